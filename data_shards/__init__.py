@@ -1,0 +1,1 @@
+"""Footage in, clips out: source readers, shards with a manifest, the read plan and the stream."""

@@ -1,0 +1,1 @@
+"""What surrounds a run: reports, SLURM, Prometheus, reproduction."""

@@ -1,0 +1,1 @@
+"""Training: the model of the paper, its latent dictionary, and the loop that moves both."""

@@ -1,0 +1,1 @@
+"""The motion RNN and the frame generator, in one module."""

@@ -1,0 +1,1 @@
+"""Hyper-parameter search under a budget of accelerator seconds."""
