@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -102,7 +102,10 @@ class Manifest:
 
 def dumps(manifest: Manifest) -> str:
     """Canonical JSON of a manifest: the same bytes for the same facts."""
-    return json.dumps({"format": FORMAT, **asdict(manifest)}, indent=1, sort_keys=True) + "\n"
+    facts: dict = {"format": FORMAT, **{f.name: getattr(manifest, f.name) for f in fields(manifest)}}
+    facts["shards"] = [shard._asdict() for shard in manifest.shards]
+    facts["videos"] = [video._asdict() for video in manifest.videos]
+    return json.dumps(facts, indent=1, sort_keys=True) + "\n"
 
 
 def loads(text: str, *, where: str) -> Manifest:
