@@ -20,10 +20,8 @@ from trainer.latents import LatentDictionary
 from trainer.networks import NavSynth
 from trainer.optim import GROUPS, NetworkOptimiser
 from trainer.parallel import Parallel, Ranks
+from trainer.schedule import pace
 from trainer.timing import Phases
-
-ALL_MOVE = frozenset({"gamma", "theta", "latents"})
-
 
 class Measured(NamedTuple):
     """Sums of this rank; added over ranks they are those of the global batch."""
@@ -50,18 +48,19 @@ class Engine:
         self.average = WeightAverage(self.networks, decay=config.train.average)
         self.parallel = Parallel(self.networks, ranks)
         self.phases = Phases()
+        self.pace = pace(config.schedule)
 
     def measure(self, batch: ClipBatch, *, step: int, moves: frozenset[str]) -> Measured:
         """Forward and backward of one batch; gradients are left where `update` finds them."""
         config, phases = self.config, self.phases
-        total_clips = config.schedule.clips
+        total_clips = self.pace.clips
         choice = draw(
             batch.slot_B,
             seed=config.seed,
             step=step,
             batch=total_clips,
             frames=batch.frames_BTCHW.shape[1],
-            drawn=config.schedule.frames,
+            drawn=self.pace.frames,
             radius=config.loss.radius,
             gap=config.loss.gap,
         )
