@@ -17,7 +17,7 @@ BINOMIAL = (1 / 16, 4 / 16, 6 / 16, 4 / 16, 1 / 16)
 
 
 class Triplets(NamedTuple):
-    """Frame indices of the triplet condition (Sec. 3.2.1), one row per clip, one anchor a column."""
+    """Frame indices of the triplet condition (Sec. 3.2.1): a row per clip, a column per anchor."""
 
     anchor_BA: torch.Tensor
     positive_BA: torch.Tensor
@@ -119,8 +119,8 @@ def draw_triplets(
 def semi_hard(codes_BTM: torch.Tensor, triplets: Triplets, *, gap: int) -> Triplets:
     """The same anchors and positives with semi-hard negatives (FaceNet, as the authors' code has).
 
-    Of the frames more than `gap` from the anchor: the nearest one that is farther than the positive;
-    where none is, the farthest. The choice carries no gradient.
+    Of the frames more than `gap` from the anchor: the nearest one that is farther than the
+    positive; where none is, the farthest. The choice carries no gradient.
     """
     with torch.no_grad():
         anchor_BAM = _frames_of(codes_BTM, triplets.anchor_BA)

@@ -40,7 +40,7 @@ class Kind(NamedTuple):
     clips: int
     frames: int
     stages: tuple[tuple[Stage, str, int], ...]
-    """Of a visit, in order: stage, the setting with its number of steps, and that number's default."""
+    """Of a visit, in order: stage, the setting with its number of steps, that number's default."""
 
 
 KINDS: dict[str, Kind] = {
@@ -61,8 +61,8 @@ class ScheduleConfig:
     """What a visit is. Settings left null take the number of their kind's row in the table."""
 
     kind: str = "fast"
-    """fast: many clips a step | joint: one video at a time, as the authors' code | alternate: gamma,
-    then theta and latents, as the paper."""
+    """fast: many clips a step | joint: one video at a time, as the authors' code | alternate:
+    gamma, then theta and latents, as the paper."""
     passes: int | None = None
     """Passes over the clips when neither train.steps nor train.minutes says when to stop.
     null: fast 2000, joint 5, alternate 5."""
@@ -76,7 +76,8 @@ class ScheduleConfig:
     inner_gamma: int | None = None
     """Steps on each batch that move gamma alone (alternate; mu_gamma in Tab. 6). null: 5."""
     inner_latents: int | None = None
-    """Steps on each batch that move theta and the latents (alternate; mu_Z in Tab. 6). null: 300."""
+    """Steps on each batch that move theta and the latents (alternate; mu_Z in Tab. 6).
+    null: 300."""
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:

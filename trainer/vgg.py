@@ -93,7 +93,9 @@ def _network(weights: dict[str, torch.Tensor], path: Path) -> nn.Module:
     chosen = {name: weights[key].float() for key, name in wanted.items()}
     for name, tensor in network.state_dict().items():
         if chosen[name].shape != tensor.shape:
-            raise UserError(f"{path}: features.{name} is not of VGG16's shape {tuple(tensor.shape)}")
+            raise UserError(
+                f"{path}: features.{name} is not of VGG16's shape {tuple(tensor.shape)}"
+            )
     network.load_state_dict(chosen, assign=True)
     return network.eval().requires_grad_(False).to(memory_format=torch.channels_last)
 

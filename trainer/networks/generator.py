@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import nn
 
@@ -27,14 +29,14 @@ class Generator(nn.Module):
         super().__init__()
         if size not in WIDTHS:
             raise UserError(
-                f"networks: no generator for frames of {size} pixels; prepare the footage at one of "
-                f"{', '.join(map(str, WIDTHS))}"
+                f"networks: no generator for frames of {size} pixels; prepare the footage at "
+                f"one of {', '.join(map(str, WIDTHS))}"
             )
         widths = [config.channels * factor for factor in WIDTHS[size]]
         bias = config.norm == "none"
         self.first = nn.Linear(latent, 16 * widths[0], bias=bias)
         layers: list[nn.Module] = [*_after(config, widths[0])]
-        for before, after in zip(widths, widths[1:], strict=False):
+        for before, after in pairwise(widths):
             layers += [nn.ConvTranspose2d(before, after, 4, 2, 1, bias=bias)]
             layers += _after(config, after)
         layers += [nn.ConvTranspose2d(widths[-1], 3, 4, 2, 1), OUTPUTS[config.output]()]
