@@ -57,7 +57,7 @@ def start(*, threads: int, precision: str, timeout_seconds: float) -> Ranks:
             f"launch: {asked} processes were started and {accelerator.num_processes} found each "
             "other; launch with accelerate_config.yaml"
         )
-    return Ranks(accelerator, Comm(device=accelerator.device), accelerator.device)
+    return Ranks(accelerator, Comm.from_environment(device=accelerator.device), accelerator.device)
 
 
 class Parallel:
