@@ -87,5 +87,5 @@ def second_rank_fails(comm: Comm) -> None:
 @pytest.mark.ranks
 def test_an_error_of_a_rank_is_shown() -> None:
     """The traceback of the rank that raised reaches the test, while the other is still waiting."""
-    with pytest.raises(RankError, match="rank 1 of 2 raised(.|\n)*the lost row"):
+    with pytest.raises(RankError, match=r"(?s)rank 1 of 2 raised.*the lost row"):
         run_ranks(second_rank_fails, 2)
