@@ -93,7 +93,7 @@ class Resident:
                 damages.append(pixels)
                 continue
             first = int(self.first_N[clip_B[slot]])
-            frames_TCHW = torch.from_numpy(pixels).permute(0, 3, 1, 2)
-            self.frames_FCHW[first : first + len(frames_TCHW)] = frames_TCHW
+            place_TCHW = self.frames_FCHW[first : first + len(pixels)].numpy()
+            np.copyto(place_TCHW, pixels.transpose(0, 3, 1, 2))
             self.valid_N[int(clip_B[slot])] = True
         return len(clip_B), damages, read

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, get_worker_info
 
 from data_shards.config import DataConfig
 from data_shards.dataset import ClipReader, Part, Request
+from data_shards.errors import UserError
 from data_shards.memory import Resident
 
 
@@ -113,7 +114,13 @@ class Processes:
     def next(self) -> Part:
         """The oldest batch asked for."""
         assert self._iterator is not None
-        part = next(self._iterator)
+        try:
+            part = next(self._iterator)
+        except RuntimeError as error:
+            raise UserError(
+                f"data.workers: a loader process is gone ({str(error).splitlines()[0]}); "
+                "if memory ran out, lower data.workers or data.prefetch"
+            ) from error
         self._taken += 1
         return part
 

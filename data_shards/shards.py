@@ -121,10 +121,11 @@ class Shards:
         threading.Thread(target=self._fetch_all, args=(missing,), daemon=True).start()
 
     def close(self) -> None:
-        """End downloads under way and close the files."""
+        """End downloads under way and close the files; both may be opened again."""
         self.store.close()
         with self._lock:
             self._files.clear()
+        self._ahead = set()
 
     def _fetch_all(self, numbers: list[int]) -> None:
         assert self.cache is not None

@@ -95,8 +95,9 @@ class Store:
         self._guarded(name, lambda beat: self._download(name, into, beat))
 
     def close(self) -> None:
-        """Let calls under way in other threads end at their next sign of life."""
+        """End the calls under way in other threads; later calls go through."""
         self._stop.set()
+        self._stop = threading.Event()
 
     def _download(self, name: str, into: Path, beat: Callable[[], None]) -> None:
         from fsspec.callbacks import Callback

@@ -62,7 +62,7 @@ def web(footage) -> Iterator[ThreadingHTTPServer]:
     handler = functools.partial(Handler, directory=str(footage))
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.asked, server.failures = Counter(), Counter()  # type: ignore[attr-defined]
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     yield server
     server.shutdown()

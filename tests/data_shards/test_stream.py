@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import multiprocessing
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +78,7 @@ def test_global_batches_do_not_depend_on_the_world(sets, counts, batch, start, m
             assert_same(one, other)
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
 @pytest.mark.parametrize(
     ("workers", "world", "start"), [(1, 3, "fork"), (4, 2, "fork"), (1, 1, "forkserver")]
 )
@@ -195,3 +198,34 @@ def test_settings_out_of_range_are_named(field, value):
     """A wrong setting is refused where it is made."""
     with pytest.raises(UserError, match=rf"^data\.{field}: "):
         DataConfig(**{field: value})
+
+
+def test_a_killed_loader_process_is_an_error_and_no_hang(sets):
+    """The batches that wait are given out, then the stream says what happened."""
+    config = DataConfig(cache_mib=0, workers=1, prefetch=1)
+    opened = open_manifest(str(sets[(7, 5, 1)]), config=config)
+    before = set(multiprocessing.active_children())
+    with Stream(opened, config, seed=0, batch=3) as stream:
+        next(stream)
+        for child in set(multiprocessing.active_children()) - before:
+            child.kill()
+            child.join()
+        with pytest.raises(UserError, match="a loader process is gone"):
+            for _ in range(3):
+                next(stream)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("end", ["pass", "raise SystemExit(3)", "stream.close()"])
+def test_leaving_never_hangs(sets, workers, end):
+    """A program that ends, fails or closes in the middle of an epoch leaves with its own code."""
+    code = (
+        "import sys\n"
+        "from data_shards.stream import DataConfig, Stream, open_manifest\n"
+        "config = DataConfig(cache_mib=0, workers=int(sys.argv[2]))\n"
+        "stream = Stream(open_manifest(sys.argv[1]), config, seed=0, batch=3)\n"
+        f"next(stream)\n{end}\n"
+    )
+    command = [sys.executable, "-c", code, str(sets[(7, 5, 1)]), str(workers)]
+    ended = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (3 if "3" in end else 0, "")
