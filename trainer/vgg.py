@@ -85,7 +85,7 @@ def motion_of(vgg: Vgg, videos_BTHWC: torch.Tensor, *, batch: int = 16) -> torch
 
 def _network(weights: dict[str, torch.Tensor], path: Path) -> nn.Module:
     with torch.device("meta"):
-        network = torchvision.models.vgg16().features[:LAYERS]
+        network = nn.Sequential(*list(torchvision.models.vgg16().features.children())[:LAYERS])
     wanted = {f"features.{name}": name for name in network.state_dict()}
     missing = sorted(set(wanted) - set(weights))
     if missing:
