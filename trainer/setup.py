@@ -14,8 +14,16 @@ from trainer.config import Config
 from trainer.draws import generator_of
 from trainer.latents import LatentDictionary
 from trainer.networks import NavSynth
+from trainer.networks.generator import WIDTHS
 
-SIZES = (32, 64, 128)
+
+def require_size(manifest: Manifest) -> None:
+    """Refuse frames that no generator makes (UserError)."""
+    if manifest.height != manifest.width or manifest.height not in WIDTHS:
+        raise UserError(
+            f"data.manifest: frames of {manifest.height}x{manifest.width}; generators exist for "
+            f"{', '.join(f'{s}x{s}' for s in WIDTHS)}: prepare the footage with --size"
+        )
 
 
 def build_networks(config: Config, manifest: Manifest) -> NavSynth:
@@ -24,11 +32,7 @@ def build_networks(config: Config, manifest: Manifest) -> NavSynth:
     Raises:
         UserError: frames that are not square or of a size that no generator has.
     """
-    if manifest.height != manifest.width or manifest.height not in SIZES:
-        raise UserError(
-            f"data.manifest: frames of {manifest.height}x{manifest.width}; generators exist for "
-            f"{', '.join(f'{s}x{s}' for s in SIZES)}: prepare the footage with --size"
-        )
+    require_size(manifest)
     seed = int(torch.randint(2**62, (), generator=generator_of(config.seed, 0, "networks")))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -41,20 +45,17 @@ def build_networks(config: Config, manifest: Manifest) -> NavSynth:
 
 
 def build_dictionary(
-    config: Config, manifest: Manifest, clips: Any, *, comm: Comm, scratch: str | None = None
+    config: Config, manifest: Manifest, clips: Any, *, comm: Comm
 ) -> LatentDictionary:
     """The latent dictionary of the config's layout, rows initialised from the seed.
 
     Args:
         clips: the manifest's clip records.
-        scratch: folder for disk-resident tables.
     """
+    keys = {
+        "static": row_keys(manifest, clips, config.latents.static_key),
+        "transient": row_keys(manifest, clips, config.latents.transient_key),
+    }
     return LatentDictionary(
-        config.latents,
-        static_keys=row_keys(manifest, clips, config.latents.static_key),
-        transient_keys=row_keys(manifest, clips, config.latents.transient_key),
-        frames=manifest.frames,
-        comm=comm,
-        seed=config.seed,
-        scratch=scratch,
+        config.latents, frames=manifest.frames, keys=keys, comm=comm, seed=config.seed
     )

@@ -15,7 +15,7 @@ from data_shards.config import DataConfig
 from data_shards.dataset import ClipReader, Damage, Request
 from data_shards.errors import UserError
 from data_shards.stream import DamagedShard, Stream, open_manifest
-from tests.support.footage import pixels, write_set
+from tests.support.shards import pixels, write_set
 
 FAIL = DataConfig(cache_mib=0, prefetch=1)
 QUARANTINE = DataConfig(cache_mib=0, on_damage="quarantine")

@@ -26,7 +26,7 @@ from data_shards.errors import UserError
 from data_shards.manifest import CLIPS, MANIFEST, Shard
 from data_shards.store import Store
 from data_shards.stream import DamagedShard, Stream, open_manifest
-from tests.support.footage import write_set
+from tests.support.shards import write_set
 
 COUNTS = (5, 4, 3)
 SHARDS = tuple(f"shard-{number:05d}.tar" for number in range(len(COUNTS)))

@@ -20,7 +20,7 @@ from data_shards.config import DataConfig
 from data_shards.dataset import ClipReader
 from data_shards.errors import UserError
 from data_shards.stream import Stream, open_manifest
-from tests.support.footage import pixels, write_set
+from tests.support.shards import pixels, write_set
 
 WORLDS = (1, 2, 3, 4, 6, 8)
 IN_MEMORY = DataConfig()
