@@ -103,9 +103,7 @@ def recombine(run: Run, out: Output, options: argparse.Namespace) -> None:
     across = options.transient or render.spread_videos(run, options.count)
     static = render.rows_of(run, render.clips_of(run, down)).static_N
     transient = render.rows_of(run, render.clips_of(run, across)).transient_N
-    videos = render.render(
-        run, np.repeat(static, len(transient)), np.tile(transient, len(static))
-    )
+    videos = render.render(run, np.repeat(static, len(transient)), np.tile(transient, len(static)))
     grid = pictures.wall(videos, columns=len(transient))
     film = pictures.label_wall(grid, across=across, down=down)
     out.film("recombine", film)

@@ -36,7 +36,7 @@ class Row(NamedTuple):
 
 
 def to_pixels(images: torch.Tensor) -> np.ndarray:
-    """Generator output (..., C, H, W), about [-1, 1], to uint8 (..., H, W, C): round(127.5 (x+1))."""
+    """Generator output (..., C, H, W) to uint8 (..., H, W, C), by round(127.5 (x + 1))."""
     scaled = images.detach().float().add(1).mul(127.5).round().clamp(0, 255)
     return channels_last(scaled.to(torch.uint8))
 
@@ -134,7 +134,7 @@ def picture(frame_HWC: np.ndarray) -> Image.Image:
 
 def write_png(path: Path, picture: Image.Image) -> Path:
     """Write a PNG (atomically)."""
-    return _whole(path, lambda part: picture.save(part, format="PNG", optimize=True))
+    return _whole(path, lambda part: picture.save(part, format="PNG"))
 
 
 # Moving pictures ----------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from trainer import pictures, render
+from trainer.scores import video_psnr
 
 if TYPE_CHECKING:
     from trainer.run import Run
@@ -49,7 +50,7 @@ def write_extremes(
     folder: Path, names: list[str], real_BTHWC: np.ndarray, fake_BTHWC: np.ndarray
 ) -> list[Path]:
     """Write best.png and worst.png: up to three videos each, by PSNR, which the labels tell."""
-    psnr_B = video_psnr(real_BTHWC, fake_BTHWC)
+    psnr_B = video_psnr(fake_BTHWC, real_BTHWC)
     order = np.argsort(psnr_B, kind="stable")
     each = min(3, (len(order) + 1) // 2)
     labels = [f"{pictures.shorten(n, 20)} {p:.1f} dB" for n, p in zip(names, psnr_B, strict=True)]
@@ -60,16 +61,6 @@ def write_extremes(
     ]
 
 
-def video_psnr(real_BTHWC: np.ndarray, fake_BTHWC: np.ndarray) -> np.ndarray:
-    """PSNR of each video, dB, peak 255, from the mean squared error over all its pixels; (B,).
-
-    Equal videos get 100 dB and not infinity, so that they can be averaged and drawn.
-    """
-    difference = real_BTHWC.astype(np.float32) - fake_BTHWC.astype(np.float32)
-    error_B = np.square(difference).mean(axis=(1, 2, 3, 4), dtype=np.float64)
-    return 10 * np.log10(255.0**2 / np.maximum(error_B, 255.0**2 * 1e-10))
-
-
 def _sheet(path: Path, names: list[str], real: np.ndarray, fake: np.ndarray, at: list[int]) -> Path:
     shown = [names[index] for index in at]
     rows = pictures.real_above_generated(shown, real[at], fake[at])
@@ -78,7 +69,7 @@ def _sheet(path: Path, names: list[str], real: np.ndarray, fake: np.ndarray, at:
 
 def _wall(path: Path, real: np.ndarray, fake: np.ndarray) -> list[Path]:
     pairs = [pictures.wall(pair, columns=2, gap=1) for pair in zip(real, fake, strict=True)]
-    page = pictures.wall(pairs, columns=max(1, round(len(pairs) ** 0.5)))
+    page = pictures.wall(pairs, columns=4 if len(pairs) > 4 else 2)
     small = pictures.enlarge(page, factor=max(1, 600 // max(page.shape[1:3])))
     return [
         pictures.write_gif(path.with_suffix(".gif"), small),

@@ -40,7 +40,9 @@ def test_a_film_strip_shows_every_frame_in_order():
 def test_a_sheet_holds_its_rows_exactly_and_keeps_groups_apart():
     """Real and generated of one video touch nearly; the next video stands further away."""
     first, second = clip(1), clip(2)
-    rows = pictures.real_above_generated(["a", "b"], np.stack([first, second]), np.stack([first] * 2))
+    rows = pictures.real_above_generated(
+        ["a", "b"], np.stack([first, second]), np.stack([first] * 2)
+    )
     page = np.asarray(pictures.sheet(rows))
     strip = pictures.film_strip(first)
     assert (page[:10, -strip.shape[1] :] == strip).all()
