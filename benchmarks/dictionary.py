@@ -1,0 +1,189 @@
+"""Does a dictionary step's time depend on the table's size, and is the promised memory kept?
+
+    python -m benchmarks.dictionary [--rows 5000 583508] [--steps 200] [--out FOLDER]
+
+Two ranks train tables of rows (16, 200) that are written in full before, resident on host and on
+disk, with the same random batches of distinct rows. Prints the median step time per size, each
+rank's growth in resident memory beside `LatentDictionary.promise_bytes`, and bytes and seconds of
+the low-rank methods; writes `dictionary.png`; ends with one line of JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from tests.support.ranks import run_ranks
+from trainer.comm import Comm
+from trainer.latents import LatentDictionary, LatentsConfig
+from trainer.lowrank import METHODS, find_basis
+
+FRAMES, WIDTH, WORLD = 16, 200, 2
+
+
+def resident_bytes() -> int:
+    """Memory of this process that is in RAM now (Linux)."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+
+def build(comm: Comm, rows: int, where: str, scratch: str) -> LatentDictionary:
+    """A dictionary whose transient rows have all been written once."""
+    config = LatentsConfig(static_key="dataset", residence=where, scratch=scratch)
+    keys = {"static": np.zeros(1, dtype=np.int64), "transient": np.arange(rows)}
+    dictionary = LatentDictionary(config, frames=FRAMES, keys=keys, comm=comm)
+    table = dictionary.tables["transient"]
+    for part in table.owned(torch.arange(rows)).split(1024):
+        slots = table.slots(part)
+        table.write_(slots, table.store.read(slots))
+    comm.barrier()
+    return dictionary
+
+
+def one_step(dictionary: LatentDictionary, comm: Comm, rows: torch.Tensor) -> None:
+    """A whole step on this rank's share of the global batch, with a gradient that costs nothing."""
+    batch = len(rows)
+    mine = rows[comm.rank * batch // comm.world : (comm.rank + 1) * batch // comm.world]
+    latents = dictionary.gather(torch.zeros_like(mine), mine)
+    latents.static_BS.grad = torch.full_like(latents.static_BS, 1e-3)
+    latents.transient_BTM.grad = torch.full_like(latents.transient_BTM, 1e-3)
+    dictionary.accumulate(latents)
+    dictionary.step(0.1)
+    dictionary.project_()
+
+
+def measure(comm: Comm, rows: int, where: str, steps: int, batch: int, scratch: str) -> dict:
+    """Median seconds of a step and the growth of memory, on one rank."""
+    before = resident_bytes()
+    dictionary = build(comm, rows, where, scratch)
+    draw = torch.Generator().manual_seed(1)
+    batches = [torch.randperm(rows, generator=draw)[:batch] for _ in range(steps + 11)]
+    seconds, peak = [], 0
+    for now, ahead in zip(batches, batches[1:], strict=False):
+        comm.barrier()
+        start = time.perf_counter()
+        dictionary.fetch_ahead(torch.zeros(1, dtype=torch.int64), ahead)
+        one_step(dictionary, comm, now)
+        seconds.append(time.perf_counter() - start)
+        peak = max(peak, resident_bytes())
+    promise = LatentDictionary.promise_bytes(
+        dictionary.config, static_rows=1, transient_rows=rows, frames=FRAMES,
+        world=comm.world, batch=batch,
+    )  # fmt: skip
+    dictionary.close()
+    return {
+        "rows": rows,
+        "residence": where,
+        "milliseconds": 1e3 * statistics.median(seconds[10:]),
+        "resident_mib": (peak - before) / 2**20,
+        "promised_mib": (promise.host + promise.device) / 2**20,
+    }
+
+
+def measure_low_rank(comm: Comm, rows: int) -> list[dict]:
+    """Bytes sent and seconds of each way to find the dictionary's directions, on one rank."""
+    table = build(comm, rows, "host", "").tables["transient"]
+    found = []
+    for method in METHODS:
+        comm.barrier()
+        basis = find_basis(table, rank=10, method=method)
+        found.append(
+            {"method": method, "rows": rows, "mib": basis.bytes_sent / 2**20}
+            | {"seconds": basis.seconds}
+        )
+    return found
+
+
+def plot(sizes: list[dict], path: Path) -> None:
+    """Step time, and memory beside its promise, against rows."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.5), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for where in dict.fromkeys(r["residence"] for r in sizes):
+        mine = [r for r in sizes if r["residence"] == where]
+        rows = [r["rows"] for r in mine]
+        left.plot(rows, [r["milliseconds"] for r in mine], "o-", label=where)
+        (line,) = right.plot(rows, [r["resident_mib"] for r in mine], "o-", label=where)
+        right.plot(rows, [r["promised_mib"] for r in mine], ":", color=line.get_color())
+    left.set(xscale="log", ylim=(0, None), xlabel="rows", ylabel="ms per step (median)")
+    right.set(xscale="log", yscale="log", xlabel="rows", ylabel="MiB per rank (dotted: promised)")
+    left.legend()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
+
+
+def arguments(argv: list[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("--rows", type=int, nargs="+", default=[5_000, 50_000, 583_508])
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--batch", type=int, default=64, help="clips of the global batch")
+    parser.add_argument("--residences", nargs="+", default=["host", "disk"])
+    parser.add_argument("--low-rank-rows", type=int, default=20_268)
+    parser.add_argument("--out", type=Path, default=Path("runs/benchmarks"))
+    return parser.parse_args(argv)
+
+
+def minutes(args: argparse.Namespace) -> float:
+    """A guess from 25,000 rows written a second and 20 ms a step."""
+    each = [rows / 25_000 + args.steps * 0.02 + 6 for rows in args.rows]
+    return (sum(each) * len(args.residences) + args.low_rank_rows / 500 + 10) / 60
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measure, print, plot."""
+    args = arguments(argv)
+    disk = max(args.rows) * FRAMES * WIDTH * 8 / 1e9
+    print(f"about {minutes(args):.1f} minutes, 2 ranks, up to {disk:.1f} GB of memory or disk")
+    sizes: list[dict[str, Any]] = []
+    args.out.mkdir(parents=True, exist_ok=True)
+    print("residence      rows  ms/step  resident MiB  promised MiB  (worst rank)")
+    for where in args.residences:
+        for rows in args.rows:
+            with tempfile.TemporaryDirectory(dir=args.out) as scratch:
+                ranks = run_ranks(
+                    measure, WORLD, rows, where, args.steps, args.batch, scratch, timeout=3600
+                )
+            worst = {key: max(r[key] for r in ranks) for key in ranks[0]}
+            sizes.append(worst)
+            print(
+                f"{where:9} {rows:9,} {worst['milliseconds']:8.2f} "
+                f"{worst['resident_mib']:13.1f} {worst['promised_mib']:13.1f}",
+                flush=True,
+            )
+    low = run_ranks(measure_low_rank, WORLD, args.low_rank_rows, timeout=3600)[0]
+    print("low rank         rows  MiB sent  seconds  (rank 0)")
+    for r in low:
+        print(f"{r['method']:9} {r['rows']:11,} {r['mib']:9.2f} {r['seconds']:8.2f}")
+    plot(sizes, args.out / "dictionary.png")
+    print(
+        json.dumps(
+            {"benchmark": "dictionary", "growth": growth(sizes), "sizes": sizes, "low_rank": low}
+        )
+    )
+    return 0
+
+
+def growth(sizes: list[dict]) -> dict[str, dict[str, float]]:
+    """Per residence: step time of the largest table over the smallest's; worst memory ratio."""
+    out = {}
+    for where in dict.fromkeys(r["residence"] for r in sizes):
+        mine = sorted((r for r in sizes if r["residence"] == where), key=lambda r: r["rows"])
+        out[where] = {
+            "step_time_ratio": mine[-1]["milliseconds"] / mine[0]["milliseconds"],
+            "memory_over_promise": max(r["resident_mib"] / r["promised_mib"] for r in mine),
+        }
+    return out
+
+
+if __name__ == "__main__":
+    sys.exit(main())

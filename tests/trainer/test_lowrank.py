@@ -1,0 +1,123 @@
+"""Low rank: the SVD of the gathered table, from any shards, with the same bits on any ranks."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from data_shards.errors import UserError
+from tests.support.dictionaries import contents, make, train
+from tests.support.ranks import run_ranks
+from trainer.comm import Comm
+from trainer.lowrank import LowRankConfig, find_basis, fix_signs, subtrees, truncate
+from trainer.ownership import PAGES, pages_of
+
+METHODS = ("gather", "gram", "tsqr")
+COUNTS = (3, 131, 700)
+
+
+def spectrum(count: int) -> torch.Tensor:
+    """Rows (N, 3, 6) whose singular values fall by halves, so that directions are distinct."""
+    draw = torch.Generator().manual_seed(count)
+    turn = torch.linalg.qr(torch.randn(6, 6, generator=draw)).Q
+    return torch.randn(count, 3, 6, generator=draw) * 0.5 ** torch.arange(6) @ turn
+
+
+def bases(comm: Comm) -> dict:
+    out = {}
+    for count in COUNTS:
+        table = make(comm, rows={"static": 1, "transient": count}).tables["transient"]
+        rows = table.owned(torch.arange(count))
+        full = table.store.read(table.slots(rows))
+        table.write_(table.slots(rows), full | {"value": spectrum(count)[rows]})
+        for method in METHODS:
+            out[count, method] = find_basis(table, rank=3, method=method)
+    for method in METHODS:
+        settings = LowRankConfig(rank=2, scope="dictionary", method=method, every=2)
+        dictionary = make(comm, low_rank=settings)
+        train(dictionary, comm, last=5)
+        out["trained", method] = contents(dictionary)
+    return out
+
+
+@pytest.fixture(scope="module")
+def alone() -> dict:
+    return run_ranks(bases, 1)[0]
+
+
+@pytest.mark.parametrize("count", COUNTS)
+@pytest.mark.parametrize("method", METHODS)
+def test_basis_is_the_svd_of_the_table(count: int, method: str, alone: dict) -> None:
+    """Kept directions and singular values equal float64's to 1e-10, signs fixed."""
+    frames = spectrum(count).double().reshape(-1, 6)
+    _, singular, vh = torch.linalg.svd(frames, full_matrices=False)
+    basis = alone[count, method]
+    torch.testing.assert_close(basis.vectors_MR, fix_signs(vh.T[:, :3]), rtol=0, atol=1e-10)
+    torch.testing.assert_close(basis.singular_M[:3], singular[:3], rtol=1e-10, atol=0)
+    largest = basis.vectors_MR.gather(0, basis.vectors_MR.abs().argmax(0, keepdim=True))
+    assert (largest > 0).all()
+    assert basis.method == method
+
+
+@pytest.mark.ranks
+@pytest.mark.parametrize("world", [2, 3, 4])
+def test_ranks_agree_bit_for_bit(world: int, alone: dict) -> None:
+    """Every method gives one rank's bits on every rank, for uneven and empty shards."""
+    for out in run_ranks(bases, world):
+        for count in COUNTS:
+            for method in METHODS:
+                mine, theirs = out[count, method], alone[count, method]
+                assert torch.equal(mine.vectors_MR, theirs.vectors_MR), (count, method)
+                assert mine.bytes_sent > 0 or (count, method) == (3, "gather")
+        gather, gram = out[700, "gather"], out[700, "gram"]
+        assert gram.bytes_sent < gather.bytes_sent
+        for method in METHODS:
+            for kind, rows in alone["trained", method].items():
+                assert torch.equal(out["trained", method][kind], rows)
+
+
+def test_rows_read_have_the_rank(alone: dict) -> None:
+    """With `scope: dictionary` all rows, touched or not, are read inside the kept directions."""
+    for method in METHODS:
+        frames = alone["trained", method]["transient"].reshape(-1, 6)
+        values = torch.linalg.svdvals(frames.double())
+        assert values[2] < 1e-5 * values[0]
+        assert values[1] > 0.1 * values[0]
+
+
+def test_truncate_is_the_best_approximation() -> None:
+    """A clip's matrix becomes the sum of its first singular pairs; a full rank changes nothing."""
+    values = torch.randn(2, 5, 4, generator=torch.Generator().manual_seed(0))
+    low = truncate(values, 2)
+    for matrix, got in zip(values, low, strict=True):
+        u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
+        want = sum(s[k] * torch.outer(u[:, k], vh[k]) for k in range(2))
+        torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-6)
+    assert truncate(values, 4) is values
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 5, 64])
+def test_subtrees_tile_the_pages(world: int) -> None:
+    """The whole subtrees of the ranks cover every page once, few to a rank."""
+    covered = []
+    for rank in range(world):
+        nodes = subtrees(pages_of(rank, world))
+        assert len(nodes) <= 10
+        for level, index in nodes:
+            covered += range(index << level, (index + 1) << level)
+    assert covered == list(range(PAGES))
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"rank": -1}, "rank"),
+        ({"scope": "video"}, "scope"),
+        ({"method": "qr"}, "method"),
+        ({"every": 0}, "every"),
+    ],
+)
+def test_settings_are_checked(setting: dict, message: str) -> None:
+    """A setting out of range is named with its place in the configuration."""
+    with pytest.raises(UserError, match=f"latents.low_rank.{message}"):
+        LowRankConfig(**setting)

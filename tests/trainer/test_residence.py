@@ -1,0 +1,110 @@
+"""Device, host and disk hold the same bits; fresh rows depend on nothing but their address."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from data_shards.errors import UserError
+from tests.support.dictionaries import contents, make, train
+from tests.support.ranks import run_ranks
+from trainer import residence
+from trainer.comm import Comm
+from trainer.residence import initial_rows
+
+
+def everywhere(comm: Comm, folder: str) -> dict:
+    out = {}
+    for where in residence.RESIDENCES:
+        for ahead in (False, True):
+            dictionary = make(comm, residence=where, scratch=folder)
+            train(dictionary, comm, last=5, ahead=ahead)
+            pages = {name: t.clone() for name, t in dictionary.export() if name[0] != "d"}
+            dictionary.close()
+            out[where, ahead] = contents(dictionary) | pages
+    return out
+
+
+@pytest.mark.ranks
+@pytest.mark.parametrize("world", [1, 2])
+def test_residences_agree_bit_for_bit(world: int, tmp_path: Path) -> None:
+    """Five steps leave the same rows and optimiser state wherever they live, fetched or not."""
+    for out in run_ranks(everywhere, world, str(tmp_path)):
+        reference = out["device", False]
+        for place, tables in out.items():
+            assert tables.keys() == reference.keys()
+            for name, tensor in tables.items():
+                assert torch.equal(tensor, reference[name]), (place, name)
+    assert list(tmp_path.iterdir()) == []
+
+
+def slow_word(index: int, key: int) -> int:
+    """splitmix64's finaliser with Python's whole numbers."""
+    mask = (1 << 64) - 1
+
+    def mix(x: int) -> int:
+        x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & mask
+        x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & mask
+        return x ^ (x >> 31)
+
+    return mix((index * 0x9E3779B97F4A7C15 + mix(key)) & mask)
+
+
+def test_fresh_rows_follow_their_address() -> None:
+    """A row's first value is the plain-integer draw of (seed, table, row, element)."""
+    import zlib
+
+    rows = torch.tensor([5, 0, 583_507])
+    got = initial_rows(rows, (2, 3), seed=7, table="transient", scale=0.5)
+    key = (7 * 0x9E3779B97F4A7C15 ^ zlib.crc32(b"transient")) % 2**64
+    for row, values in zip(rows.tolist(), got, strict=True):
+        for frame in range(2):
+            words = [slow_word(row * 6 + frame * 3 + m, key) for m in range(3)]
+            draws = [sum(w >> k & 0xFFFF for k in (0, 16, 32, 48)) - 131070 for w in words]
+            x = np.array(draws) * 0.5 * np.sqrt(3) / (65536 * np.sqrt(3))
+            x = x / max(1.0, float(np.sqrt((x * x).sum())))
+            np.testing.assert_allclose(values[frame].numpy(), x, rtol=1e-6)
+    one = initial_rows(rows[1:2], (2, 3), seed=7, table="transient", scale=0.5)
+    assert torch.equal(one[0], got[1])
+
+
+def test_fresh_rows_look_normal() -> None:
+    """Mean 0, the asked norm, light correlation between elements, other draws per table and seed."""
+    rows = torch.arange(400)
+    draws = initial_rows(rows, (16, 50), seed=0, table="a", scale=0.5).double() * 50**0.5 / 0.5
+    assert abs(float(draws.mean())) < 0.01
+    assert abs(float(draws.std()) - 1) < 0.01
+    assert abs(float((draws**4).mean()) - 2.7) < 0.1
+    assert abs(float((draws[..., 1:] * draws[..., :-1]).mean())) < 0.01
+    for other in ({"seed": 1, "table": "a"}, {"seed": 0, "table": "b"}):
+        assert abs(float((initial_rows(rows, (16, 50), scale=0.5, **other) * draws).mean())) < 0.01
+
+
+def test_windows_are_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unmapping visited pages after every access loses nothing that was written."""
+    monkeypatch.setattr(residence, "WINDOW", 0)
+    dictionary, other = make(Comm(), residence="disk", scratch=str(tmp_path)), make(Comm())
+    for each in (dictionary, other):
+        train(each, Comm(), last=4)
+    for kind, rows in contents(other).items():
+        assert torch.equal(contents(dictionary)[kind], rows)
+
+
+def test_disk_without_room_is_refused(tmp_path: Path) -> None:
+    """No scratch folder, or one that is too small, is said before training."""
+    with pytest.raises(UserError, match="latents.scratch"):
+        make(Comm(), residence="disk")
+    with pytest.raises(UserError, match="GB free and the dictionary needs"):
+        make(Comm(), residence="disk", scratch=str(tmp_path), transient=1 << 40)
+
+
+def test_an_error_of_the_fetching_thread_is_raised(tmp_path: Path) -> None:
+    """A fetch that fails in the background is not lost."""
+    dictionary = make(Comm(), residence="disk", scratch=str(tmp_path))
+    del dictionary.tables["static"].store._tensors["momentum"]
+    dictionary.fetch_ahead(torch.tensor([0]), torch.tensor([0]))
+    with pytest.raises(KeyError, match="momentum"):
+        dictionary.close()

@@ -1,0 +1,192 @@
+"""Low-rank latents (Eq. 7): the top singular directions of one clip, or of the whole dictionary.
+
+`scope: clip` replaces the transient latents of a row (T, M) by their best rank-rho approximation.
+`scope: dictionary` constrains the matrix of all frames of all rows, (N T, M): its top right
+singular vectors are a basis (M, rho), and rows are projected on it when they are read. Methods:
+
+    gather   every rank collects all rows and takes the SVD (the reference; N T M floats move)
+    gram     sums of X^T X in float64, then eigh (the default; M x M doubles move)
+    tsqr     QR of pages, combined pairwise, then the SVD of R (keeps small directions exact)
+
+Sums and QRs follow one fixed binary tree over the 64 pages. A rank reduces the largest whole
+subtrees of its pages, the few nodes that are left are gathered, and every rank finishes the same
+tree: the same bits for every number of ranks.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+
+from data_shards.errors import UserError
+from trainer.ownership import PAGES, page_rows, pages_of
+from trainer.table import ShardedTable
+
+SCOPES = ("clip", "dictionary")
+CHUNK = 256
+"""Rows of a page that are summed at once: fixed, since it sets the order of the sums."""
+Node = tuple[int, int]
+"""Level and index in the tree: node (l, i) covers pages [i 2^l, (i + 1) 2^l)."""
+
+
+@dataclass(frozen=True)
+class LowRankConfig:
+    """The constraint on the rank of the transient latents; off by default."""
+
+    rank: int = 0
+    """rho, the number of directions kept; 0 turns the constraint off."""
+    scope: str = "clip"
+    """`clip`: the frames of each row; `dictionary`: the frames of all rows together."""
+    method: str = "gram"
+    """How the dictionary's directions are found: `gather`, `gram` or `tsqr`."""
+    every: int = 1
+    """Steps between two searches for the dictionary's directions; each reads the whole table."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        if self.rank < 0:
+            raise UserError("latents.low_rank.rank: must not be negative; 0 turns it off")
+        if self.scope not in SCOPES:
+            raise UserError(f"latents.low_rank.scope: {self.scope!r} is none of {SCOPES}")
+        if self.method not in METHODS:
+            raise UserError(f"latents.low_rank.method: {self.method!r} is none of {tuple(METHODS)}")
+        if self.every < 1:
+            raise UserError("latents.low_rank.every: must be at least 1")
+
+
+class Basis(NamedTuple):
+    """Directions of the dictionary, and what finding them cost this rank."""
+
+    vectors_MR: torch.Tensor
+    """float64, orthonormal columns, the largest entry of each positive."""
+    singular_M: torch.Tensor
+    method: str
+    bytes_sent: int
+    seconds: float
+
+
+def truncate(transient_BTM: torch.Tensor, rank: int) -> torch.Tensor:
+    """Best rank-`rank` approximation of each (T, M) matrix (Eq. 7), by a batched SVD."""
+    if rank >= min(transient_BTM.shape[-2:]) or not len(transient_BTM):
+        return transient_BTM
+    u, s, vh = torch.linalg.svd(transient_BTM.to(torch.float64), full_matrices=False)
+    low = (u[..., :rank] * s[..., None, :rank]) @ vh[..., :rank, :]
+    return low.to(transient_BTM.dtype)
+
+
+def find_basis(table: ShardedTable, *, rank: int, method: str) -> Basis:
+    """Top `rank` right singular vectors of the table seen as (N T, M); the same on every rank."""
+    comm = table.comm
+    before, start = sum(comm.bytes_sent.values()), time.perf_counter()
+    singular, vectors = METHODS[method](table)
+    rank = min(rank, vectors.shape[1])
+    vectors = fix_signs(vectors[:, :rank]).contiguous()
+    sent = sum(comm.bytes_sent.values()) - before
+    return Basis(vectors, singular, method, sent, time.perf_counter() - start)
+
+
+def fix_signs(vectors_MR: torch.Tensor) -> torch.Tensor:
+    """The same directions with the largest entry of each column positive."""
+    at = vectors_MR.abs().argmax(0, keepdim=True)
+    return vectors_MR * torch.where(vectors_MR.gather(0, at) < 0, -1.0, 1.0)
+
+
+def _chunks(table: ShardedTable, page: int) -> Iterator[torch.Tensor]:
+    """Frames (rows T, M) of an owned page in float64 on the CPU, `CHUNK` rows at a time."""
+    for rows in page_rows(page, table.count).split(CHUNK):
+        values = table.store.read(table.slots(rows), ("value",))["value"]
+        yield values.reshape(-1, values.shape[-1]).to("cpu", torch.float64)
+
+
+def _gather(table: ShardedTable) -> tuple[torch.Tensor, torch.Tensor]:
+    width = table.trail[-1]
+    mine = [frames for page in table.pages for frames in _chunks(table, page)]
+    parts = table.comm.gather_tensors(
+        torch.cat([torch.empty(0, width, dtype=torch.float64), *mine])
+    )
+    _, singular, vh = torch.linalg.svd(torch.cat(parts), full_matrices=False)
+    return singular, vh.T
+
+
+def _gram(table: ShardedTable) -> tuple[torch.Tensor, torch.Tensor]:
+    width = table.trail[-1]
+
+    def page_sum(page: int) -> torch.Tensor:
+        total = torch.zeros(width, width, dtype=torch.float64)
+        for frames in _chunks(table, page):
+            total += frames.T @ frames
+        return total
+
+    gram = _reduce_tree(table, page_sum, lambda left, right: left + right)
+    values, vectors = torch.linalg.eigh((gram + gram.T) / 2)
+    return values.flip(0).clamp(min=0).sqrt(), vectors.flip(1)
+
+
+def _tsqr(table: ShardedTable) -> tuple[torch.Tensor, torch.Tensor]:
+    width = table.trail[-1]
+
+    def combine(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+        return torch.linalg.qr(torch.cat([left, right]), mode="r").R
+
+    def page_factor(page: int) -> torch.Tensor:
+        factor = torch.zeros(0, width, dtype=torch.float64)
+        for frames in _chunks(table, page):
+            factor = combine(factor, frames)
+        return _square(factor)
+
+    factor = _reduce_tree(table, page_factor, lambda a, b: _square(combine(a, b)))
+    _, singular, vh = torch.linalg.svd(factor)
+    return singular, vh.T
+
+
+def _square(factor: torch.Tensor) -> torch.Tensor:
+    """R with zero rows below, so that every node of the tree has one shape."""
+    missing = factor.shape[1] - factor.shape[0]
+    return torch.cat([factor, factor.new_zeros(missing, factor.shape[1])]) if missing else factor
+
+
+def subtrees(pages: range) -> list[Node]:
+    """The largest whole subtrees that tile a contiguous range of pages, from left to right."""
+    nodes, at = [], pages.start
+    while at < pages.stop:
+        level = (at & -at).bit_length() - 1 if at else PAGES.bit_length() - 1
+        while at + (1 << level) > pages.stop:
+            level -= 1
+        nodes.append((level, at >> level))
+        at += 1 << level
+    return nodes
+
+
+def _reduce_tree(
+    table: ShardedTable,
+    leaf: Callable[[int], torch.Tensor],
+    combine: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+) -> torch.Tensor:
+    """Root of the tree over all pages; leaves are computed by their owners."""
+    comm, width = table.comm, table.trail[-1]
+    owners = [subtrees(pages_of(rank, comm.world)) for rank in range(comm.world)]
+    mine = [_node(level, index, {}, leaf, combine) for level, index in owners[comm.rank]]
+    empty = torch.empty(0, width, width, dtype=torch.float64)
+    parts = comm.gather_tensors(torch.stack(mine) if mine else empty)
+    known = {
+        node: value
+        for nodes, values in zip(owners, parts, strict=True)
+        for node, value in zip(nodes, values, strict=True)
+    }
+    return _node(PAGES.bit_length() - 1, 0, known, leaf, combine)
+
+
+def _node(level: int, index: int, known: dict, leaf: Callable, combine: Callable) -> torch.Tensor:
+    if (level, index) in known:
+        return known[level, index]
+    if level == 0:
+        return leaf(index)
+    left = _node(level - 1, 2 * index, known, leaf, combine)
+    return combine(left, _node(level - 1, 2 * index + 1, known, leaf, combine))
+
+
+METHODS = {"gather": _gather, "gram": _gram, "tsqr": _tsqr}

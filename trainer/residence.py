@@ -1,0 +1,206 @@
+"""Where a rank's part of a table lives: on the device, in host memory, or in a mapped file.
+
+The value of a row that was never written is a function of (seed, table, row, element) and of
+nothing else, so a table of any size costs nothing before its rows are read, and starts the same on
+every number of ranks and in every residence, bit for bit: the draw is whole-number arithmetic, a
+sum of four uniforms (nearly normal), scaled and put into the unit ball as the paper does with its
+normal samples.
+
+A mapped file is sparse, has no name once it is open (a killed run leaves nothing behind), and its
+pages are given back to the system whenever about `WINDOW` bytes of them were visited.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+import os
+import shutil
+import tempfile
+import zlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from data_shards.errors import UserError
+
+RESIDENCES = ("device", "host", "disk")
+WINDOW = 32 << 20
+FAULT = 64 << 10
+"""Bytes that the system maps around a touched page, at most."""
+
+
+class Field(NamedTuple):
+    """One thing stored per row: its trailing shape and dtype."""
+
+    trail: tuple[int, ...]
+    dtype: torch.dtype
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row."""
+        return math.prod(self.trail) * self.dtype.itemsize
+
+
+def _signed(value: int) -> int:
+    return value - (1 << 64) if value >> 63 else value
+
+
+def _shift(x: torch.Tensor, bits: int) -> torch.Tensor:
+    return (x >> bits) & ((1 << (64 - bits)) - 1)
+
+
+_GOLDEN, _MIX1, _MIX2 = map(_signed, (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
+
+
+def _mix(x: torch.Tensor) -> torch.Tensor:
+    """The finaliser of splitmix64 (Steele et al. 2014) on int64 words."""
+    x = (x ^ _shift(x, 30)) * _MIX1
+    x = (x ^ _shift(x, 27)) * _MIX2
+    return x ^ _shift(x, 31)
+
+
+def initial_rows(
+    rows: torch.Tensor, trail: tuple[int, ...], *, seed: int, table: str, scale: float
+) -> torch.Tensor:
+    """First values (n, *trail) of `rows` (n,), float32, on the device of `rows`.
+
+    `scale` is the root mean square norm of a vector (the last dimension) before the unit ball.
+    """
+    key = torch.tensor(_signed((seed * 0x9E3779B97F4A7C15 ^ zlib.crc32(table.encode())) % 2**64))
+    size = math.prod(trail)
+    index = rows[:, None] * size + torch.arange(size, device=rows.device)
+    bits = _mix(index * _GOLDEN + _mix(key).to(rows.device))
+    pieces = (_shift(bits, k) & 0xFFFF if k else bits & 0xFFFF for k in (0, 16, 32, 48))
+    draws = sum(pieces, torch.full_like(bits, -2 * 65535)).view(-1, *trail)
+    unit = scale * math.sqrt(3) / (65536 * math.sqrt(trail[-1]))
+    # The sum of squares is a sum of whole numbers: exact, whatever its order.
+    norm = (draws * draws).sum(-1, keepdim=True).to(torch.float64).sqrt() * unit
+    return (draws.to(torch.float64) * (unit / norm.clamp(min=1.0))).to(torch.float32)
+
+
+class _Mapped:
+    """A sparse file of `slots` rows, mapped; `tensor` reads and writes it."""
+
+    def __init__(self, folder: Path, field: Field, slots: int) -> None:
+        size = max(1, slots * field.row_bytes)
+        descriptor, name = tempfile.mkstemp(prefix="latents-", dir=folder)
+        try:
+            os.unlink(name)  # noqa: PTH108
+            os.ftruncate(descriptor, size)
+            self._map = mmap.mmap(descriptor, size)
+        finally:
+            os.close(descriptor)
+        self._map.madvise(mmap.MADV_RANDOM)
+        flat = torch.from_numpy(np.frombuffer(self._map, dtype=np.uint8))
+        flat = flat[: slots * field.row_bytes].view(field.dtype)
+        self.tensor = flat.view(slots, *field.trail)
+
+    def release(self) -> None:
+        """Unmap every page; what was written stays in the file."""
+        self._map.madvise(mmap.MADV_DONTNEED)
+
+
+class Store:
+    """The fields of a rank's slots. Slots are int64 in host memory; rows come on the device.
+
+    `fresh(slots)` gives the first values of the field "value"; all other fields begin at zero.
+    """
+
+    def __init__(
+        self,
+        fields: Mapping[str, Field],
+        slots: int,
+        *,
+        residence: str,
+        device: torch.device,
+        folder: Path | None,
+        fresh: Callable[[torch.Tensor], torch.Tensor],
+    ) -> None:
+        """Make room for `slots` rows, filled at once on the device and elsewhere when read."""
+        self.fields, self.slots, self.residence = dict(fields), slots, residence
+        self._fresh, self._device = fresh, device
+        self._maps: list[_Mapped] = []
+        self._visited = 0
+        self._ready = torch.zeros(slots, dtype=torch.bool)
+        if residence == "disk":
+            self._tensors = self._map_files(folder)
+        else:
+            where = device if residence == "device" else torch.device("cpu")
+            self._tensors = {
+                name: torch.zeros(slots, *f.trail, dtype=f.dtype, device=where)
+                for name, f in self.fields.items()
+            }
+        self.reset_()
+
+    def _map_files(self, folder: Path | None) -> dict[str, torch.Tensor]:
+        if folder is None:
+            raise UserError("latents.residence: disk needs a scratch folder; give latents.scratch")
+        folder.mkdir(parents=True, exist_ok=True)
+        need = self.slots * sum(f.row_bytes for f in self.fields.values())
+        free = shutil.disk_usage(folder).free
+        if need > free:
+            raise UserError(
+                f"latents.scratch: {folder} has {free / 1e9:.1f} GB free and the dictionary needs "
+                f"{need / 1e9:.1f} GB; choose another folder"
+            )
+        tensors = {}
+        for name, field in self.fields.items():
+            self._maps.append(_Mapped(folder, field, self.slots))
+            tensors[name] = self._maps[-1].tensor
+        return tensors
+
+    def reset_(self) -> None:
+        """Every row as it was in the beginning."""
+        self._ready.zero_()
+        if self.residence != "device":
+            return
+        for name, tensor in self._tensors.items():
+            if name != "value":
+                tensor.zero_()
+        for part in torch.arange(self.slots).split(4096):
+            at = part.to(self._device)
+            self._tensors["value"].index_copy_(0, at, self._fresh(at))
+        self._ready.fill_(True)
+
+    def read(self, slots: torch.Tensor, names: tuple[str, ...] | None = None) -> dict:
+        """Copies of the rows in `slots` (n,), per field, on the device."""
+        names = names or tuple(self.fields)
+        if self.residence == "device":
+            at = slots.to(self._device)
+            return {name: self._tensors[name].index_select(0, at) for name in names}
+        ready = self._ready.index_select(0, slots)
+        rows = {name: self._tensors[name].index_select(0, slots) for name in names}
+        if not bool(ready.all()):
+            new = (~ready).nonzero().squeeze(1)
+            for name in names:
+                rows[name][new] = self._fresh(slots[new]) if name == "value" else 0
+        self._visit(len(slots), names)
+        return {name: t.to(self._device, non_blocking=True) for name, t in rows.items()}
+
+    def write_(self, slots: torch.Tensor, rows: Mapping[str, torch.Tensor]) -> None:
+        """Store rows (n, ...) of some fields; a row's first write gives all of them."""
+        at = slots.to(self._device) if self.residence == "device" else slots
+        for name, value in rows.items():
+            self._tensors[name].index_copy_(0, at, value.to(self._tensors[name].device))
+        if self.residence != "device":
+            self._ready.index_fill_(0, slots, True)
+            self._visit(len(slots), tuple(rows))
+
+    def touch(self, slots: torch.Tensor) -> None:
+        """Bring rows from disk into memory; safe beside reads and writes of another thread."""
+        known = slots[self._ready.index_select(0, slots)]
+        for name in self.fields:
+            self._tensors[name].index_select(0, known)
+
+    def _visit(self, count: int, names: tuple[str, ...]) -> None:
+        if self.residence != "disk":
+            return
+        self._visited += count * sum(self.fields[name].row_bytes + FAULT for name in names)
+        if self._visited > WINDOW:
+            self._visited = 0
+            for mapped in self._maps:
+                mapped.release()

@@ -1,0 +1,203 @@
+"""One table of the latent dictionary, sharded by row over ranks.
+
+Reading and writing rows is two all-to-alls: the asked rows to their owners, their values back;
+then the gradients to the owners. The owner sums duplicates in the order of the global batch (rank
+by rank, slot by slot), so the sums do not depend on arrival or on the number of ranks.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from data_shards.errors import UserError
+from trainer import ownership
+from trainer.comm import Comm
+from trainer.residence import Field, Store, initial_rows
+from trainer.rowopt import RULES
+from trainer.snapshot import Snapshot
+
+
+class Route(NamedTuple):
+    """How one batch of rows went to its owners, so that gradients can follow."""
+
+    rows_B: torch.Tensor
+    order_B: torch.Tensor | None
+    """Positions in the batch, by owner; None for one rank."""
+    sent: list[int]
+    asked: torch.Tensor
+    """Rows that other ranks (and this one) asked of this one, by rank."""
+    asked_counts: list[int]
+
+
+class TableSpec(NamedTuple):
+    """What a table is made of."""
+
+    name: str
+    count: int
+    trail: tuple[int, ...]
+    seed: int
+    init_scale: float
+    optimiser: str
+    residence: str
+    folder: Path | None
+
+
+class ShardedTable:
+    """Rows (count, *trail) of float32 with their row-optimiser state and keys."""
+
+    def __init__(self, spec: TableSpec, keys: np.ndarray, comm: Comm, device: torch.device) -> None:
+        """`keys` (count,) int64 say which sample a row belongs to; only owned ones are kept."""
+        if len(keys) != spec.count:
+            raise UserError(f"{spec.name} table: {spec.count} rows but {len(keys)} keys")
+        self.spec, self.comm, self.device = spec, comm, device
+        self.name, self.count, self.trail = spec.name, spec.count, spec.trail
+        self.pages = ownership.pages_of(comm.rank, comm.world)
+        self.depth = ownership.depth(spec.count)
+        self.rule = RULES[spec.optimiser]
+        self.lock = threading.Lock()
+        self._keys = [
+            torch.from_numpy(np.array(keys[page :: ownership.PAGES], dtype=np.int64))
+            for page in self.pages
+        ]
+        fields = {"value": Field(spec.trail, torch.float32)}
+        fields |= {name: Field(spec.trail, torch.float32) for name in self.rule.element_fields}
+        fields |= {name: Field((), torch.int64) for name in self.rule.row_fields}
+        self.store = Store(
+            fields,
+            len(self.pages) * self.depth,
+            residence=spec.residence,
+            device=device,
+            folder=spec.folder,
+            fresh=self._fresh,
+        )
+        self._pending: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self._moved: tuple[torch.Tensor, torch.Tensor] | None = None
+        self._snapshot: Snapshot | None = None
+
+    def slots(self, rows: torch.Tensor) -> torch.Tensor:
+        """This rank's slots of rows that it owns."""
+        return ownership.slot_of(rows, self.comm.rank, self.comm.world, self.count)
+
+    def page_keys(self, page: int) -> torch.Tensor:
+        """Keys of an owned page's rows (int64)."""
+        return self._keys[page - self.pages.start]
+
+    def owned(self, rows: torch.Tensor) -> torch.Tensor:
+        """Those of `rows` that this rank owns, in their order."""
+        return rows[ownership.owner_of(rows, self.comm.world) == self.comm.rank]
+
+    def gather(self, rows_B: torch.Tensor) -> tuple[torch.Tensor, Route]:
+        """Values (B, *trail) of any rows, from their owners, and the way back for gradients."""
+        rows_B = rows_B.detach().to("cpu", torch.int64)
+        if len(rows_B) and (int(rows_B.min()) < 0 or int(rows_B.max()) >= self.count):
+            raise UserError(
+                f"latents: a clip names row {int(rows_B.min())}..{int(rows_B.max())} of the "
+                f"{self.name} table, which has {self.count} rows; is a label absent?"
+            )
+        if self.comm.world == 1:
+            values = self._read_values(rows_B)
+            return values, Route(rows_B, None, [len(rows_B)], rows_B, [len(rows_B)])
+        owner = ownership.owner_of(rows_B, self.comm.world)
+        order = owner.argsort(stable=True)
+        sent = owner.bincount(minlength=self.comm.world).tolist()
+        asked = self.comm.exchange(rows_B[order].split(sent))
+        counts = [len(part) for part in asked]
+        route = Route(rows_B, order, sent, torch.cat(asked), counts)
+        answers = self._read_values(route.asked).split(counts)
+        values = torch.cat(self.comm.exchange(answers, receive=sent))
+        out = torch.empty_like(values)
+        out[order.to(self.device)] = values
+        return out, route
+
+    def _read_values(self, rows: torch.Tensor) -> torch.Tensor:
+        return self.store.read(self.slots(rows), ("value",))["value"]
+
+    def accumulate(self, route: Route, grad_B: torch.Tensor, keep_B: torch.Tensor | None) -> None:
+        """Send gradients to the owners of their rows, without those where `keep_B` is False."""
+        grad_B = grad_B.detach().to(torch.float32)
+        asked = route.asked
+        if route.order_B is not None:
+            back = grad_B[route.order_B.to(self.device)].split(route.sent)
+            grad_B = torch.cat(self.comm.exchange(back, receive=route.asked_counts))
+        if keep_B is not None:
+            keep = keep_B.to("cpu", torch.bool)
+            if route.order_B is not None:
+                parts = keep[route.order_B].split(route.sent)
+                keep = torch.cat(self.comm.exchange(parts, receive=route.asked_counts))
+            asked, grad_B = asked[keep], grad_B[keep.to(self.device)]
+        self._pending.append((asked, grad_B))
+
+    def step(self, rate: float, *, basis: torch.Tensor | None, **settings: object) -> None:
+        """Move the rows that got gradients since the last step; `basis` (M, rho) projects first."""
+        if not self._pending:
+            return
+        rows, grad = sum_duplicates(self._pending)
+        self._pending = []
+        slots = self.slots(rows)
+        state = self.store.read(slots)
+        if basis is not None:
+            state["value"] = state["value"] @ basis @ basis.T
+        self.rule.update_(state, grad, rate=rate, **settings)
+        self.write_(slots, state)
+        self._moved = (slots, state["value"])
+
+    def moved(self) -> torch.Tensor | None:
+        """Values of the rows that the last step moved, until `replace_moved_`."""
+        return None if self._moved is None else self._moved[1]
+
+    def replace_moved_(self, values: torch.Tensor) -> None:
+        """Write projected values of the rows that the last step moved."""
+        if self._moved is not None:
+            self.write_(self._moved[0], {"value": values})
+            self._moved = None
+
+    def write_(self, slots: torch.Tensor, rows: Mapping[str, torch.Tensor]) -> None:
+        """Store rows of owned slots, after a running snapshot has kept what they held."""
+        with self.lock:
+            if self._snapshot is not None:
+                self._snapshot.keep(slots)
+                self._snapshot = None if self._snapshot.done else self._snapshot
+            self.store.write_(slots, rows)
+
+    def snapshot(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Names and tensors of this rank's pages as they are now; read them in any one thread."""
+        if self._snapshot is not None and not self._snapshot.done:
+            raise RuntimeError(f"{self.name}: the last snapshot is still being read")
+        sizes = [len(keys) for keys in self._keys]
+        picture = Snapshot(self.store, self.lock, self.pages, sizes, self.depth)
+        self._snapshot = picture
+        return self._named(picture)
+
+    def _named(self, picture: Snapshot) -> Iterator[tuple[str, torch.Tensor]]:
+        for page, fields in picture.pages():
+            yield f"{self.name}.key.{page:02d}", self.page_keys(page)
+            for field, tensor in fields.items():
+                yield f"{self.name}.{field}.{page:02d}", tensor
+
+    def _fresh(self, slots: torch.Tensor) -> torch.Tensor:
+        rows = ownership.row_of(slots, self.comm.rank, self.comm.world, self.count)
+        spec = self.spec
+        return initial_rows(
+            rows, spec.trail, seed=spec.seed, table=spec.name, scale=spec.init_scale
+        )
+
+
+def sum_duplicates(
+    pending: list[tuple[torch.Tensor, torch.Tensor]],
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Distinct rows (n,) ascending and the sums (n, ...) of their gradients, in batch order."""
+    rows = torch.cat([r for r, _ in pending]) if len(pending) > 1 else pending[0][0]
+    grads = torch.cat([g for _, g in pending]) if len(pending) > 1 else pending[0][1]
+    order = rows.argsort(stable=True)
+    distinct, counts = rows[order].unique_consecutive(return_counts=True)
+    grads = grads[order.to(grads.device)]
+    if len(distinct) < len(rows):
+        lengths = counts.to(grads.device)
+        grads = torch.segment_reduce(grads, "sum", lengths=lengths, axis=0, unsafe=True)
+    return distinct, grads
