@@ -3,30 +3,52 @@
 from __future__ import annotations
 
 import logging
+import subprocess
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 
+from data_shards.dataset import ClipReader, Request
 from data_shards.errors import UserError
-from data_shards.stream import OpenManifest, Stream
-from trainer import beginning, setup
+from data_shards.memory import decoded_bytes
+from data_shards.rows import rows_of
+from data_shards.stream import OpenManifest
+from trainer import beginning, pictures, setup
 from trainer.checkpoint import Checkpointer
 from trainer.comm import Comm
 from trainer.commit import read_json, replace_durable, update_json
 from trainer.config import Config
 from trainer.engine import Engine
-from trainer.fidelity import fidelity
+from trainer.fidelity import fidelity, to_uint8
 from trainer.latents import KINDS
-from trainer.leaving import DONE, FAILED, PREEMPTED, RUN_FILE, Ending, ending_of, leave, one_line
-from trainer.leaving import signals as watch_signals
-from trainer.loop import Parts, Progress, open_stream, save, train
+from trainer.leaving import (
+    DONE,
+    FAILED,
+    PREEMPTED,
+    RUN_FILE,
+    Asked,
+    Ending,
+    ending_of,
+    leave,
+    one_line,
+    signals,
+)
+from trainer.loop import Parts, Progress, save, train
 from trainer.parallel import Ranks, start
-from trainer.run import CONFIG
+from trainer.run import CONFIG, open_run
+from trainer.runlock import take_lock
 from trainer.settings import to_yaml
+from trainer.summary import write_samples
 from trainer.telemetry import Telemetry
 from trainer.watchdog import Watchdog
+
+NEXT = """next:
+  python -m trainer.generate {run} sample          new combinations of content and motion
+  python -m trainer.evaluate {run}                 PSNR, SSIM, FCS and MCS with their protocol
+  {run}/report.html                                everything on one page"""
 
 log = logging.getLogger("navsynth")
 
@@ -42,7 +64,7 @@ def run_job(config: Config, opened: OpenManifest, *, folder: Path) -> Ending:
     watchdog = Watchdog(folder, hang_seconds=config.train.hang_seconds, rank=ranks.comm.rank,
                         world=ranks.comm.world)  # fmt: skip
     try:
-        with watch_signals() as asked:
+        with signals() as asked:
             return _with_lock(config, opened, folder, ranks, watchdog, asked)
     except Exception as error:
         ending = ending_of(error)
@@ -212,9 +234,6 @@ def write_sheet(parts: Parts, at: Progress, *, count: int = 8) -> None:
     engine.average.swap_()
     engine.networks.train()
     names = [opened.manifest.videos[v].name for v in opened.table["video"][clips]]
-    pictures.save_sheet(
-        parts.folder / "samples" / f"step-{at.step:08d}.png",
-        names=names,
-        real_BTHWC=part.frames_BTCHW.permute(0, 1, 3, 4, 2).numpy(),
-        fake_BTHWC=fake.permute(0, 1, 3, 4, 2).numpy(),
-    )
+    real_BTHWC, fake_BTHWC = (x.permute(0, 1, 3, 4, 2).numpy() for x in (part.frames_BTCHW, fake))
+    sheet = pictures.sheet(pictures.real_above_generated(names, real_BTHWC, fake_BTHWC))
+    pictures.write_png(parts.folder / "samples" / f"step-{at.step:08d}.png", sheet)

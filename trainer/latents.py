@@ -234,6 +234,13 @@ class LatentDictionary:
             return values @ self._basis_MR @ self._basis_MR.T
         return values
 
+    def assign(self, kind: str, values_N: torch.Tensor | None) -> None:
+        """Give the rows of a table new values (N, ...), rank 0's; put into the unit ball."""
+        table = self.tables[kind]
+        if values_N is None or self.comm.rank:
+            values_N = torch.empty(table.count, *table.trail)
+        table.assign_(unit_ball(self.comm.broadcast_(values_N.contiguous())))
+
     def fetch_ahead(self, static_rows: torch.Tensor, transient_rows: torch.Tensor) -> None:
         """Begin to read rows of a coming step (of its whole global batch) from disk."""
         if self.config.residence != "disk":
