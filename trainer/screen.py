@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping
 from typing import Protocol
 
-STYLES = ("auto", "bar", "lines", "json", "off")
+STYLES = ("auto", "bar", "lines", "json", "none")
 
 
 class Screen(Protocol):
@@ -39,7 +39,7 @@ def open_screen(style: str) -> Screen:
     """The display of one of `STYLES`; warnings of the logger `navsynth` go through it too."""
     if style == "auto":
         style = "bar" if sys.stderr.isatty() else "lines"
-    screen = {"bar": _Bar, "lines": _Lines, "json": _Json, "off": _Off}[style]()
+    screen = {"bar": _Bar, "lines": _Lines, "json": _Json, "none": _Off}[style]()
     return screen
 
 

@@ -37,7 +37,7 @@ class TelemetryConfig:
     port: int = 0
     """Port of the endpoint; 0: any free one (see run.json); a port that is taken: the next free."""
     log: str = "auto"
-    """auto (a bar in a terminal, lines elsewhere) | bar | lines | json | off."""
+    """auto (a bar in a terminal, lines elsewhere) | bar | lines | json | none."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65435:
