@@ -93,8 +93,9 @@ def _finished(options: Options, out: Path) -> Manifest:
         before, json.loads(disk.dump(options.facts())), f"{out}: already holds footage prepared"
     )
     print(f"{out}: already prepared with these options", file=sys.stderr)
-    if (out / PARTIAL).exists():
-        shutil.rmtree(out / PARTIAL)
+    for folder in (out / HELD_OUT, out):
+        if (folder / PARTIAL).exists():
+            shutil.rmtree(folder / PARTIAL)
     return read_manifest(out)
 
 

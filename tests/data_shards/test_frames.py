@@ -55,7 +55,7 @@ def test_first_window_decodes_no_more() -> None:
 def test_frames_of_other_sizes() -> None:
     """Both sizes and the frame are named."""
     source = iter([moving(1)[0], moving(1, width=30)[0]])
-    with pytest.raises(UnusableError, match="^frame 1 is 30x24, frame 0 24x24$"):
+    with pytest.raises(UnusableError, match=r"^frame 1 is 30x24, frame 0 24x24$"):
         list(frames.cut(source, frames=2, stride=1, windows="first", prepare=lambda frame: frame))
 
 

@@ -65,9 +65,9 @@ def test_strips_split_into_their_frames() -> None:
     clip = moving(5)
     assert np.array_equal(images.split_strip(side_by_side(clip), stacked=False), clip)
     assert np.array_equal(images.split_strip(stacked(clip), stacked=True), clip)
-    with pytest.raises(UnusableError, match="^its width 119 is no multiple of its height 24$"):
+    with pytest.raises(UnusableError, match=r"^its width 119 is no multiple of its height 24$"):
         images.split_strip(side_by_side(clip)[:, :-1], stacked=False)
-    with pytest.raises(UnusableError, match="^its height 119 is no multiple of its width 24$"):
+    with pytest.raises(UnusableError, match=r"^its height 119 is no multiple of its width 24$"):
         images.split_strip(stacked(clip)[:-1], stacked=True)
 
 
@@ -82,13 +82,15 @@ def test_fit() -> None:
     assert stretched.shape == (10, 10, 3) and stretched.min() == 0
     assert images.fit(frame, height=20, width=40, crop=0, how="crop") is not None
     assert np.array_equal(images.fit(frame, height=20, width=40, crop=0, how="crop"), frame)
-    with pytest.raises(UnusableError, match="^the crop of 21 pixels is larger than its frames of 40x20$"):
+    with pytest.raises(
+        UnusableError, match=r"^the crop of 21 pixels is larger than its frames of 40x20$"
+    ):
         images.fit(frame, **size, crop=21, how="crop")
 
 
 def test_absurd_sizes() -> None:
     """Sides beyond 8192 pixels are refused."""
-    with pytest.raises(UnusableError, match="^x is 9000x10: sides are 1 to 8192 pixels$"):
+    with pytest.raises(UnusableError, match=r"^x is 9000x10: sides are 1 to 8192 pixels$"):
         images.check_size(10, 9000, what="x")
 
 

@@ -118,7 +118,7 @@ def test_golf(tmp_path: Path, archive: str) -> None:
         assert item.name == plain.name
         assert np.array_equal(pixels("golf", where, item), pixels("golf", root, plain))
         count += 1
-    assert count == 4 and [item.name for item in unpacked][0] == "golf/0000/000000"
+    assert count == 4 and unpacked[0].name == "golf/0000/000000"
     if archive:
         assert listing.position is not None and 0 < listing.position() <= listing.total
     labelled_items = names("golf", where, labels="folders")
@@ -151,7 +151,8 @@ def test_golf_archive_cut_off(tmp_path: Path, keep: float, suffix: str) -> None:
     path.write_bytes(whole[: int(keep * len(whole)) if isinstance(keep, float) else int(keep)])
     with pytest.raises(UserError, match=rf"{path.name}: damaged or cut off (after|at its start)"):
         for item in listing_of(Options(source="golf", root=str(path))).items:
-            item.load and item.load()
+            if item.load:
+                item.load()
 
 
 def test_links_out_of_the_root(tmp_path: Path) -> None:

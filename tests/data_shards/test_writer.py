@@ -7,9 +7,9 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-import webdataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from webdataset.compat import WebDataset
 
 from data_shards.manifest import CLIP_RECORD, digest_of
 from data_shards.writer import PARTIAL, Clip, Result, SetWriter, member_span
@@ -21,7 +21,9 @@ def video(number: int, sizes: list[int]) -> Result:
     return Result(f"v{number}", "someone", "", 8 * len(sizes), tuple(clips), reject)
 
 
-def fill(out: Path, videos: list[Result], *, clips: int, size: int, stop: int = 1 << 30) -> SetWriter:
+def fill(
+    out: Path, videos: list[Result], *, clips: int, size: int, stop: int = 1 << 30
+) -> SetWriter:
     """Add the videos from where an earlier writer stopped; `stop` leaves after so many."""
     writer = SetWriter(out, codec="png", shard_clips=clips, shard_bytes=size)
     done, skip = writer.resume(), writer.skip_clips
@@ -86,7 +88,7 @@ def test_shards_are_plain_tars(tmp_path: Path) -> None:
         ("00000001.png", 0, 0, 0, ""),
         ("00000002.png", 512, 0, 0, ""),
     ]
-    samples = list(webdataset.WebDataset([str(path)], shardshuffle=False))
+    samples = list(WebDataset([str(path)], shardshuffle=False))
     assert [len(sample["png"]) for sample in samples] == [700, 0, 512]
 
 
