@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch.utils.data import default_collate, get_worker_info
 
 from data_shards.codecs import decode
 from data_shards.config import DataConfig
@@ -71,10 +72,9 @@ class ClipReader(torch.utils.data.Dataset):
     def __getitem__(self, request: Request) -> Part:
         """Read a request; damage takes its place as zeros with `valid_B` False."""
         manifest = self.opened.manifest
-        count = len(request.clip_B)
-        shape = (count, manifest.frames, 3, manifest.height, manifest.width)
-        frames_BTCHW = torch.zeros(shape, dtype=torch.uint8)
-        valid_B = torch.zeros(count, dtype=torch.bool)
+        shape_THWC = (manifest.frames, manifest.height, manifest.width, 3)
+        windows = [np.zeros(shape_THWC, np.uint8)] * len(request.clip_B)
+        valid_B = torch.zeros(len(request.clip_B), dtype=torch.bool)
         damages, read, error = [], 0, ""
         before = self.opened.shards.store.retries
         try:
@@ -84,13 +84,12 @@ class ClipReader(torch.utils.data.Dataset):
                     damages.append(pixels)
                     continue
                 start = int(request.start_B[slot])
-                window_THWC = pixels[start : start + manifest.frames]
-                # By numpy: torch would start a team of threads for each copy.
-                np.copyto(frames_BTCHW[slot].numpy(), window_THWC.transpose(0, 3, 1, 2))
+                windows[slot] = pixels[start : start + manifest.frames]
                 valid_B[slot] = True
         except UserError as problem:
             error = str(problem)
         retries = self.opened.shards.store.retries - before
+        frames_BTCHW = _stacked(windows, shape_THWC)
         return Part(request, frames_BTCHW, valid_B, tuple(damages), read, retries, error)
 
     def clips(self, clip_B: np.ndarray) -> Iterator[tuple[int, np.ndarray | Damage, int]]:
@@ -140,6 +139,21 @@ def span_problem(span: bytes, clip: int, record: Any) -> str:
     if -(-int(size, 8) // _BLOCK) * _BLOCK + _BLOCK != len(span):
         return "its tar header tells another size"
     return ""
+
+
+def _stacked(windows: list[np.ndarray], shape_THWC: tuple[int, ...]) -> torch.Tensor:
+    """Windows (T, H, W, C) as one tensor (B, T, C, H, W), moved once."""
+    windows_TCHW = [window_THWC.transpose(0, 3, 1, 2) for window_THWC in windows]
+    if get_worker_info() is not None and windows:
+        # In a loader process torch's own collation writes straight into shared memory.
+        return default_collate([torch.from_numpy(window) for window in windows_TCHW])
+    frames, height, width, channels = shape_THWC
+    shape = (len(windows), frames, channels, height, width)
+    frames_BTCHW = torch.empty(shape, dtype=torch.uint8)
+    for place_TCHW, window_TCHW in zip(frames_BTCHW.numpy(), windows_TCHW, strict=True):
+        # By numpy: torch would start a team of threads for each copy.
+        np.copyto(place_TCHW, window_TCHW)
+    return frames_BTCHW
 
 
 def _reopen(where: str, config: DataConfig) -> ClipReader:

@@ -16,7 +16,7 @@ from trainer import objective
 from trainer.average import WeightAverage
 from trainer.config import Config
 from trainer.draws import draw
-from trainer.latents import LatentDictionary
+from trainer.latents import LatentDictionary, Latents
 from trainer.networks import NavSynth
 from trainer.optim import GROUPS, NetworkOptimiser
 from trainer.parallel import Parallel, Ranks
@@ -49,6 +49,10 @@ class Engine:
         self.parallel = Parallel(self.networks, ranks)
         self.phases = Phases()
         self.pace = pace(config.schedule)
+        self.frames = 0
+        """Frames of the last global batch."""
+        self.latents: Latents
+        """Codes of the last batch, with their gradients."""
 
     def measure(self, batch: ClipBatch, *, step: int, moves: frozenset[str]) -> Measured:
         """Forward and backward of one batch; gradients are left where `update` finds them."""
@@ -82,7 +86,8 @@ class Engine:
                 )  # fmt: skip
             with phases("backward"):
                 (terms.total * self.parallel.loss_scale).backward()
-        self._latents = latents
+        self.latents, self._kept = latents, batch.valid_B
+        self.frames = total_clips * fake.shape[1]
         summary = torch.stack([term.detach() for term in terms])
         norms = self.optimiser.norms(moves)
         finite = torch.isfinite(torch.cat([summary, *(n[None] for n in norms.values())])).all()
@@ -98,7 +103,9 @@ class Engine:
             self.average.update(step)
         if "latents" in moves:
             with self.phases("rows"):
-                self.dictionary.accumulate(self._latents, scale=1 / self.parallel.loss_scale)
+                self.dictionary.accumulate(
+                    self.latents, scale=1 / self.parallel.loss_scale, keep_B=self._kept
+                )
                 self.dictionary.step(self.config.latents.rate * factor)
             with self.phases("projection"):
                 self.dictionary.project_()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import NamedTuple
 
 import torch
@@ -44,7 +45,7 @@ def open_vgg(file: str | Path | None = None, *, device: torch.device | str = "cp
     path = Path(chosen) if chosen else _download()
     try:
         weights = load_file(path) if chosen else _downloaded_weights()
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        digest = _digest(path)
     except (OSError, SafetensorError) as error:
         reason = " ".join(str(error).split())
         raise UserError(
@@ -85,7 +86,7 @@ def motion_of(vgg: Vgg, videos_BTHWC: torch.Tensor, *, batch: int = 16) -> torch
 
 def _network(weights: dict[str, torch.Tensor], path: Path) -> nn.Module:
     with torch.device("meta"):
-        network = torchvision.models.vgg16().features[:LAYERS]
+        network = nn.Sequential(*list(torchvision.models.vgg16().features.children())[:LAYERS])
     wanted = {f"features.{name}": name for name in network.state_dict()}
     missing = sorted(set(wanted) - set(weights))
     if missing:
@@ -102,17 +103,29 @@ def _network(weights: dict[str, torch.Tensor], path: Path) -> nn.Module:
 
 def _download() -> Path:
     """Where torchvision keeps the file; fetched if it is not there yet."""
-    _downloaded_weights()
     name = VGG16_Weights.IMAGENET1K_FEATURES.url.rpartition("/")[2]
-    return Path(torch.hub.get_dir()) / "checkpoints" / name
+    path = Path(torch.hub.get_dir()) / "checkpoints" / name
+    if not path.exists():
+        _downloaded_weights()
+    # The name ends in the first digits of the file's SHA-256, which torch checks only on arrival.
+    elif not _digest(path).startswith(path.stem.rpartition("-")[2]):
+        raise UserError(f"{path}: is damaged; delete it, and it is downloaded again")
+    return path
 
 
 def _downloaded_weights() -> dict[str, torch.Tensor]:
     try:
-        state = VGG16_Weights.IMAGENET1K_FEATURES.get_state_dict(progress=False, check_hash=True)
-    except (OSError, RuntimeError) as error:
+        state = VGG16_Weights.IMAGENET1K_FEATURES.get_state_dict(
+            progress=False, check_hash=True, weights_only=True
+        )
+    except (OSError, RuntimeError, UnpicklingError) as error:
         raise UserError(
             f"VGG16: the download failed ({' '.join(str(error).split())}); "
             f"set {ENVIRONMENT} to a safetensors file with its weights"
         ) from None
     return dict(state)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

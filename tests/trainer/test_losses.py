@@ -238,7 +238,8 @@ def test_triplet_reaches_neither_gamma_nor_static(codes_of):
     torch.manual_seed(0)
     networks = NavSynth(NetworksConfig(hidden=8, channels=8), static=3, transient=5, size=32)
     static_BS, transient_BTM = torch.randn(2, 3), torch.randn(2, 8, 5)
-    static_BS.requires_grad_(), transient_BTM.requires_grad_()
+    for latent in (static_BS, transient_BTM):
+        latent.requires_grad_()
     images, motion = networks(static_BS, transient_BTM)
     codes = motion if codes_of == "motion" else transient_BTM
     drawn = losses.draw_triplets(2, 8, radius=2, gap=2)

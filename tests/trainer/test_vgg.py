@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch.nn import functional
+from torchvision.models import VGG16_Weights
 
 from data_shards.errors import UserError
 from trainer import scores, vgg
@@ -70,6 +71,30 @@ def test_the_environment_names_a_file(random_file, monkeypatch):
     """Without an argument the variable decides; nothing is downloaded."""
     monkeypatch.setenv(vgg.ENVIRONMENT, str(random_file))
     assert vgg.open_vgg().sha256 == vgg.open_vgg(random_file).sha256
+
+
+def test_a_download_that_fails_says_what_to_set(tmp_path, monkeypatch):
+    """Without weights and without a network: one line that names the variable."""
+    monkeypatch.delenv(vgg.ENVIRONMENT, raising=False)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("https_proxy", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    with pytest.raises(UserError, match=vgg.ENVIRONMENT) as error:
+        vgg.open_vgg()
+    assert "\n" not in str(error.value)
+
+
+def test_a_damaged_download_is_refused(tmp_path, monkeypatch):
+    """A kept file that is not the published one is named before it is read."""
+    monkeypatch.delenv(vgg.ENVIRONMENT, raising=False)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    kept = tmp_path / "hub" / "checkpoints" / VGG16_Weights.IMAGENET1K_FEATURES.url.split("/")[-1]
+    kept.parent.mkdir(parents=True)
+    kept.write_bytes(b"half a file")
+    with pytest.raises(UserError, match="damaged"):
+        vgg.open_vgg()
 
 
 @pytest.mark.parametrize("content", [None, b"not weights"])
