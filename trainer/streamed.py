@@ -133,8 +133,9 @@ def check_header(path: Path, names: Iterable[str]) -> None:
 
 
 def _as_bytes(tensor: torch.Tensor) -> np.ndarray:
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
-    return flat.view(torch.uint8).numpy()
+    # Through numpy: a tensor of one element may have any stride, and torch then refuses the view.
+    flat = np.ascontiguousarray(tensor.detach().cpu().contiguous().numpy())
+    return flat.reshape(-1).view(np.uint8)
 
 
 def _write_all(file: FileIO | None, data: bytes | memoryview) -> None:

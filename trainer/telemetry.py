@@ -134,12 +134,12 @@ class Telemetry:
                 "kind": "step",
                 "step": step,
                 "time": round(time.time(), 3),
-                "loss": dict(terms),
                 "psnr": psnr,
                 "clips_per_second": clips_per_second,
-                "rates": dict(rates or {}),
-                "norms": dict(norms or {}),
-                "phases": dict(phases or {}),
+                **_flat("loss", terms),
+                **_flat("rate", rates or {}),
+                **_flat("norm", norms or {}),
+                **_flat("time", phases or {}),
                 **more,
             }
         )
@@ -228,3 +228,7 @@ class Telemetry:
         labels = {name: str(info.get(name, "")) for name in ("run", "preset", "world")}
         self.values.set("navsynth_run_info", 1, **labels)
         self.values.set("navsynth_ranks", int(info.get("world", 1)))
+
+
+def _flat(prefix: str, values: Mapping[str, float]) -> dict[str, float]:
+    return {f"{prefix}/{name}": value for name, value in values.items()}
