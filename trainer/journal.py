@@ -27,7 +27,7 @@ class Journal:
         self._warned = False
 
     def write(self, line: Mapping[str, Any]) -> bool:
-        """Append a line; False if the disk did not take it (told once, and nothing half-written)."""
+        """Append a line; False if the disk did not take it (told once, nothing is half-written)."""
         data = (json.dumps(_plain(line), separators=(",", ":")) + "\n").encode()
         try:
             written = self._file.write(data)
