@@ -8,6 +8,8 @@ import sys
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from trainer.journal import plain
+
 STYLES = ("auto", "bar", "lines", "json", "off")
 
 
@@ -77,7 +79,7 @@ class JsonLines(Lines):
 
     def _emit(self, value: Mapping[str, object]) -> None:
         value = {name: item for name, item in value.items() if name != "values"}
-        print(json.dumps(value), file=sys.stderr, flush=True)
+        print(json.dumps(plain(value)), file=sys.stderr, flush=True)
 
 
 class Off(Lines):

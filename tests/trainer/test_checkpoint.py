@@ -195,7 +195,10 @@ def test_what_is_saved_in_the_background_is_what_was(tmp_path: Path) -> None:
 
 def test_when_a_save_is_due(tmp_path: Path) -> None:
     """By steps, by the clock, by a touch file; never twice for one step."""
-    assert [step for step in range(1, 10) if saver(tmp_path, steps=4, minutes=0).due(step)] == [4, 8]
+    assert [step for step in range(1, 10) if saver(tmp_path, steps=4, minutes=0).due(step)] == [
+        4,
+        8,
+    ]
     assert saver(tmp_path, minutes=1e-9).due(1)
     checkpoints = saver(tmp_path, minutes=0)
     (tmp_path / TOUCH).touch()
