@@ -16,6 +16,7 @@ import statistics
 import sys
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,7 @@ def measure(comm: Comm, rows: int, where: str, steps: int, batch: int, scratch: 
     draw = torch.Generator().manual_seed(1)
     batches = [torch.randperm(rows, generator=draw)[:batch] for _ in range(steps + 11)]
     seconds, peak = [], 0
-    for now, ahead in zip(batches, batches[1:], strict=False):
+    for now, ahead in pairwise(batches):
         comm.barrier()
         start = time.perf_counter()
         dictionary.fetch_ahead(torch.zeros(1, dtype=torch.int64), ahead)

@@ -45,7 +45,7 @@ def restore_table(table: ShardedTable, reader: Reader) -> Restored:
             _fill(table, reader, page, ownership.page_rows(page, table.count), None)
         return Restored(table.count, 0, 0)
     matched, saved = _match(table, reader)
-    total = int(table.comm.sum_(torch.tensor([matched])))
+    total = matched if table.replicated else int(table.comm.sum_(torch.tensor([matched])))
     if not total:
         raise UserError(
             f"{table.name} table: no key of the checkpoint is in this data set; resume with the "

@@ -17,6 +17,7 @@ SETTINGS = {
     "momentum": {},
     "adam": {"optimiser": "adam", "rate": 0.05},
     "one row": {"optimiser": "momentum", "rows": {"static": 1, "transient": 2}},
+    "replicated": {"replicate_kib": 64},
     "clip rank": {"low_rank": {"rank": 1}},
 }
 
@@ -141,7 +142,7 @@ def test_rows_outside_the_table_are_refused() -> None:
     for row in (-1, ROWS["static"]):
         with pytest.raises(UserError, match="static table, which has 5 rows"):
             dictionary.gather(torch.tensor([row]), torch.tensor([0]))
-    with pytest.raises(UserError, match="5 rows but 4 keys|keys"):
+    with pytest.raises(UserError, match="5 rows but 4 keys"):
         make(Comm(), rows={"static": 5, "transient": 3}).tables["static"].__class__(
             dictionary.tables["static"].spec, np.arange(4), Comm(), torch.device("cpu")
         )
@@ -174,7 +175,7 @@ def test_promise_counts_the_fields() -> None:
     table = 583_508 * 16 * 200 * 4 * 2 // 2
     assert table <= promise.disk <= table * 1.01
     assert promise.host < 300 << 20
-    assert promise.device == 0
+    assert promise.device < 1 << 20
 
 
 def test_an_empty_batch_moves_nothing() -> None:
