@@ -169,6 +169,13 @@ class LatentDictionary:
             return values @ self._basis_MR @ self._basis_MR.T
         return values
 
+    def assign_(self, kind: str, rows: torch.Tensor, values: torch.Tensor) -> None:
+        """Give rows (n,) other values (n, ...), e.g. a computed start; optimiser state stays.
+
+        Every rank passes the same rows and values and writes those that it holds.
+        """
+        self.tables[kind].assign_(rows, values)
+
     def fetch_ahead(self, static_rows: torch.Tensor, transient_rows: torch.Tensor) -> None:
         """Begin to read rows of a coming step (of its whole global batch) from disk."""
         if self.config.residence != "disk":

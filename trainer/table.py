@@ -188,6 +188,14 @@ class ShardedTable:
                 picture.keep(slots)
             self.store.write_(slots, rows)
 
+    def assign_(self, rows: torch.Tensor, values: torch.Tensor) -> None:
+        """Overwrite the values of those of `rows` that this rank holds."""
+        rows = rows.to("cpu", torch.int64)
+        held = ownership.owner_of(rows, self._place[1]) == self._place[0]
+        slots = self.slots(rows[held])
+        new = values.detach()[held.to(values.device)].to(self.device, torch.float32)
+        self.write_(slots, self.store.read(slots) | {"value": new})
+
     def snapshot(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Names and tensors of this rank's pages as they are now; read them in any one thread."""
         running = self._snapshot()

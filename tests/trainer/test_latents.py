@@ -41,6 +41,11 @@ def trained(comm: Comm) -> dict:
     latents.static_BS.sum().backward()
     kept.accumulate(latents, keep_B=rows % 2 == 0)
     kept.step()
+    values = torch.arange(3 * 3 * 6).reshape(3, 3, 6) / 100
+    for kib in (0, 64):
+        start = make(comm, replicate_kib=kib)
+        start.assign_("transient", torch.tensor([64, 3, 130]), values)
+        out[f"assigned {kib}"] = {"last": contents(start)}
     out["kept"] = {"first": contents(make(comm)), "last": contents(kept)}
     return out
 
@@ -121,11 +126,20 @@ def test_untouched_rows_do_not_move(alone: dict) -> None:
 
 def test_codes_stay_in_the_unit_ball(alone: dict) -> None:
     """Fresh and trained codes have norms of at most one, and fresh ones fill the ball's rim."""
-    for states in alone.values():
+    for states in (alone[name] for name in SETTINGS):
         assert states["first"]["transient"].norm(dim=-1).max() <= 1 + 1e-6
     assert alone["momentum"]["last"]["static"].norm(dim=-1).max() <= 1 + 1e-6
     values = torch.tensor([[3.0, 4.0], [0.3, 0.4]])
     torch.testing.assert_close(unit_ball(values), torch.tensor([[0.6, 0.8], [0.3, 0.4]]))
+
+
+def test_assigned_rows_are_the_only_ones_that_change(alone: dict) -> None:
+    """A computed start lands in its rows, sharded or replicated."""
+    values = torch.arange(3 * 3 * 6).reshape(3, 3, 6) / 100
+    want = contents(make(Comm()))["transient"]
+    want[[64, 3, 130]] = values
+    for kib in (0, 64):
+        assert torch.equal(alone[f"assigned {kib}"]["last"]["transient"], want)
 
 
 def test_clip_rank_is_kept(alone: dict) -> None:

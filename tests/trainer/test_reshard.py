@@ -13,6 +13,7 @@ from tests.support.ranks import run_ranks
 from trainer import snapshot
 from trainer.comm import Comm
 from trainer.lowrank import LowRankConfig
+from trainer.reshard import saved_rows
 
 LOW = LowRankConfig(rank=2, scope="dictionary", every=3)
 KINDS = {
@@ -79,6 +80,19 @@ def test_all_pairs_of_worlds_are_bit_equal(world: int, saved: dict[int, dict]) -
                     assert torch.equal(out["last"][kind], rows), (before, world, name)
             assert again.keys() == pages.keys()
             assert all(torch.equal(again[key], tensor) for key, tensor in pages.items())
+
+
+def test_rows_are_read_straight_from_pages(saved: dict[int, dict]) -> None:
+    """A checkpoint's rows come without a dictionary, in any order, inside the kept directions."""
+    rows = torch.tensor([130, 0, 64, 0])
+    for name, settings in KINDS.items():
+        pages = saved[3][name]
+        dictionary = make(Comm(), **settings)
+        dictionary.restore(pages.__getitem__)
+        got = saved_rows(pages.__getitem__, "transient", rows)
+        torch.testing.assert_close(got, dictionary.rows("transient", rows))
+    with pytest.raises(KeyError):
+        saved_rows(pages.__getitem__, "moving", rows)
 
 
 def change(comm: Comm, pages: dict, names: list[int], kib: int) -> dict:
