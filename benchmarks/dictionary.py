@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import sys
 import tempfile
@@ -45,6 +46,7 @@ def build(comm: Comm, rows: int, where: str, scratch: str) -> LatentDictionary:
     for part in table.owned(torch.arange(rows)).split(64):
         slots = table.slots(part)
         table.write_(slots, table.store.read(slots))
+    os.sync()  # the system is not to write the filling back while steps are timed
     comm.barrier()
     return dictionary
 

@@ -14,6 +14,9 @@ from trainer.residence import RESIDENCES, WINDOW
 from trainer.rowopt import RULES
 from trainer.table import replicated
 
+WORKSPACE = 8 << 20
+"""Buffers of messages and what the allocator keeps, in host memory."""
+
 
 @dataclass(frozen=True)
 class LatentsConfig:
@@ -89,7 +92,7 @@ def promise_bytes(
     """Bytes per rank of a dictionary, before it is made; `batch` is the global batch."""
     rule = RULES[config.optimiser]
     copies = 1 + len(rule.element_fields)
-    place = {"device": 0, "host": 0, "disk": 0, "saving": 0}
+    place = {"device": 0, "host": WORKSPACE, "disk": 0, "saving": 0}
     for count, trail in (
         (static_rows, (config.static,)), (transient_rows, (frames, config.transient)),
     ):  # fmt: skip

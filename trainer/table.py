@@ -149,7 +149,7 @@ class ShardedTable:
         self._pending.append((asked, grad_B))
 
     def _share(self, rows: torch.Tensor, grad: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Every rank's rows and gradients, by rank, in one message: a row's number goes in front."""
+        """Every rank's rows and gradients, by rank, in one message with the numbers in front."""
         flat = grad.reshape(len(rows), -1)
         numbers = rows.view(torch.float32).reshape(len(rows), 2).to(self.device)
         everyone = torch.cat(self.comm.gather_tensors(torch.cat([numbers, flat], 1)))

@@ -101,11 +101,22 @@ def test_disk_without_room_is_refused(tmp_path: Path) -> None:
         make(Comm(), residence="disk", scratch=str(tmp_path), transient=1 << 40)
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_disk_that_fills_up_is_named(tmp_path: Path) -> None:
+    """A write that finds no room ends in one line, not in a signal."""
+    dictionary = make(Comm(), residence="disk", scratch=str(tmp_path))
+    store = dictionary.tables["static"].store
+    with Path("/dev/full").open("r+b", buffering=0) as full:
+        store._maps["value"]._file = full  # type: ignore[assignment]
+        with pytest.raises(UserError, match=r"latents\.scratch: .* is full"):
+            dictionary.assign_("static", torch.tensor([1]), torch.zeros(1, 4))
+
+
 def test_an_error_of_the_fetching_thread_is_raised(tmp_path: Path) -> None:
     """A fetch that fails in the background is not lost."""
     dictionary = make(Comm(), residence="disk", scratch=str(tmp_path))
     dictionary.fetch_ahead(torch.tensor([0]), torch.tensor([0]))
-    dictionary.tables["static"].store._maps.append(None)  # type: ignore[arg-type]
+    dictionary.tables["static"].store._maps["lost"] = None  # type: ignore[assignment]
     dictionary.fetch_ahead(torch.tensor([0]), torch.tensor([0]))
     with pytest.raises(AttributeError, match="fetch"):
         dictionary.close()
