@@ -35,7 +35,10 @@ CLIP_RECORD = np.dtype(
         ("offset", "<i8"),  # of the member's tar header in the shard, bytes
         ("size", "<i8"),  # of header + payload + padding, bytes
         ("digest", "V16"),  # blake2b-16 of those bytes, see `digest_of`
-        ("content", "<i8"),  # hash of the pixels, see `content_of`; pairs a latent row with its clip
+        (
+            "content",
+            "<i8",
+        ),  # hash of the pixels, see `content_of`; pairs a latent row with its clip
     ]
 )
 
@@ -102,7 +105,10 @@ class Manifest:
 
 def dumps(manifest: Manifest) -> str:
     """Canonical JSON of a manifest: the same bytes for the same facts."""
-    facts: dict = {"format": FORMAT, **{f.name: getattr(manifest, f.name) for f in fields(manifest)}}
+    facts: dict = {
+        "format": FORMAT,
+        **{f.name: getattr(manifest, f.name) for f in fields(manifest)},
+    }
     facts["shards"] = [shard._asdict() for shard in manifest.shards]
     facts["videos"] = [video._asdict() for video in manifest.videos]
     return json.dumps(facts, indent=1, sort_keys=True) + "\n"
@@ -117,7 +123,9 @@ def loads(text: str, *, where: str) -> Manifest:
     try:
         raw = json.loads(text)
         if not isinstance(raw, dict) or raw.pop("format", None) != FORMAT:
-            raise UserError(f"{where}: not a manifest of format {FORMAT}; prepare the footage again")
+            raise UserError(
+                f"{where}: not a manifest of format {FORMAT}; prepare the footage again"
+            )
         raw["shards"] = tuple(Shard(**item) for item in raw["shards"])
         raw["videos"] = tuple(Video(**item) for item in raw["videos"])
         raw["identities"] = tuple(raw["identities"])

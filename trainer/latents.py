@@ -169,12 +169,13 @@ class LatentDictionary:
             return values @ self._basis_MR @ self._basis_MR.T
         return values
 
-    def assign_(self, kind: str, rows: torch.Tensor, values: torch.Tensor) -> None:
-        """Give rows (n,) other values (n, ...), e.g. a computed start; optimiser state stays.
-
-        Every rank passes the same rows and values and writes those that it holds.
-        """
-        self.tables[kind].assign_(rows, values)
+    def assign(self, kind: str, values_N: torch.Tensor | None) -> None:
+        """Give the rows of a table new values (N, ...), rank 0's, put into the unit ball."""
+        table = self.tables[kind]
+        if values_N is None or self.comm.rank:
+            values_N = torch.empty(table.count, *table.trail)
+        values_N = unit_ball(self.comm.broadcast_(values_N.contiguous()))
+        table.assign_(torch.arange(table.count), values_N)
 
     def fetch_ahead(self, static_rows: torch.Tensor, transient_rows: torch.Tensor) -> None:
         """Begin to read rows of a coming step (of its whole global batch) from disk."""

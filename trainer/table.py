@@ -189,7 +189,7 @@ class ShardedTable:
             self.store.write_(slots, rows)
 
     def assign_(self, rows: torch.Tensor, values: torch.Tensor) -> None:
-        """Overwrite the values of those of `rows` that this rank holds."""
+        """Overwrite the values of those of `rows` that this rank holds; optimiser state stays."""
         rows = rows.to("cpu", torch.int64)
         held = ownership.owner_of(rows, self._place[1]) == self._place[0]
         slots = self.slots(rows[held])

@@ -1,0 +1,28 @@
+"""What this machine can do at best: matrix products and reading."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import torch
+
+
+def gemm_peak(*, seconds: float = 2.0, size: int = 1536) -> float:
+    """Best float32 GFLOP/s of square matrix products with the current number of threads."""
+    a, b = torch.randn(size, size), torch.randn(size, size)
+    best, end = 0.0, time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        start = time.perf_counter()
+        torch.mm(a, b)
+        best = max(best, 2 * size**3 / (time.perf_counter() - start) / 1e9)
+    return best
+
+
+def describe() -> dict[str, object]:
+    """Cores, threads and torch's version, for the line of JSON."""
+    return {
+        "cores": len(os.sched_getaffinity(0)),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }

@@ -1,0 +1,162 @@
+"""A clip's pixels as the payload of a tar member, and back.
+
+| codec | payload | exact |
+| --- | --- | --- |
+| `png` | one PNG with the frames stacked from top to bottom (the default) | yes |
+| `jpg` | one JPEG with the frames stacked from top to bottom, quality 95, 4:4:4 | no |
+| `raw` | a `.npy` of uint8 (T, H, W, 3) | yes |
+| `mp4` | H.264, 4:4:4, constant rate factor 16 | no |
+
+Decoding checks the sizes that the payload claims before it spends memory on them, and never
+unpickles.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from collections.abc import Callable
+from typing import NamedTuple
+
+import av
+import numpy as np
+from PIL import Image
+
+_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error)
+_DAMAGE += (Image.DecompressionBombError, av.FFmpegError)  # type: ignore[operator]
+_NPY_HEADER_BYTES = 1024
+_JPEG_ROWS = 65500
+_LAST_BYTES = {"PNG": b"IEND\xaeB`\x82", "JPEG": b"\xff\xd9"}
+
+
+class Codec(NamedTuple):
+    """How one payload format is written and read."""
+
+    encode: Callable[[np.ndarray], bytes]
+    decode: Callable[[bytes, tuple[int, int, int]], np.ndarray]
+    exact: bool
+    """Whether every pixel comes back as it was."""
+
+
+def encode(frames_THWC: np.ndarray, codec: str) -> bytes:
+    """Payload of a clip: uint8 (T, H, W, 3) -> bytes; the same bytes for the same pixels.
+
+    Raises:
+        ValueError: unknown codec, not uint8 RGB, or a clip too long for the image codecs.
+    """
+    if frames_THWC.ndim != 4 or frames_THWC.dtype != np.uint8 or frames_THWC.shape[3] != 3:
+        raise ValueError(f"a clip is uint8 (T, H, W, 3), not {_describe(frames_THWC)}")
+    return _find(codec).encode(np.ascontiguousarray(frames_THWC))
+
+
+def decode(payload: bytes, codec: str, *, frames: int, height: int, width: int) -> np.ndarray:
+    """Pixels of a payload, uint8 (frames, height, width, 3), writable.
+
+    Raises:
+        ValueError: unknown codec, a damaged payload, or one of another size than asked for.
+    """
+    found = _find(codec)
+    try:
+        frames_THWC = found.decode(payload, (frames, height, width))
+    except _DAMAGE as error:
+        raise ValueError(f"damaged {codec} payload: {error}") from error
+    if frames_THWC.shape != (frames, height, width, 3):
+        raise ValueError(f"damaged {codec} payload: {_describe(frames_THWC)}")
+    return frames_THWC
+
+
+def _find(codec: str) -> Codec:
+    if codec not in CODECS:
+        raise ValueError(f"unknown codec {codec!r}: choose from {', '.join(CODECS)}")
+    return CODECS[codec]
+
+
+def _describe(array: np.ndarray) -> str:
+    return f"{array.dtype} {array.shape}"
+
+
+def _encode_image(frames_THWC: np.ndarray, kind: str, **options: int) -> bytes:
+    frames, height, width, _ = frames_THWC.shape
+    rows = frames * height
+    if rows * width > (Image.MAX_IMAGE_PIXELS or 0) or (kind == "JPEG" and rows > _JPEG_ROWS):
+        raise ValueError(f"{frames} frames are too many for one {kind} image: use raw or mp4")
+    buffer = io.BytesIO()
+    Image.fromarray(frames_THWC.reshape(rows, width, 3)).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def _decode_image(payload: bytes, size_THW: tuple[int, int, int], kind: str) -> np.ndarray:
+    frames, height, width = size_THW
+    if not payload.endswith(_LAST_BYTES[kind]):
+        raise ValueError("its end is missing")
+    with Image.open(io.BytesIO(payload), formats=(kind,)) as image:
+        if image.size != (width, frames * height) or image.mode != "RGB":
+            raise ValueError(f"{image.mode} image of {image.width}x{image.height} pixels")
+        return np.array(image).reshape(frames, height, width, 3)
+
+
+def _encode_raw(frames_THWC: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.lib.format.write_array(buffer, frames_THWC, version=(1, 0), allow_pickle=False)
+    return buffer.getvalue()
+
+
+def _decode_raw(payload: bytes, size_THW: tuple[int, int, int]) -> np.ndarray:
+    stream = io.BytesIO(payload)
+    if np.lib.format.read_magic(stream) != (1, 0):
+        raise ValueError("another version of the .npy format")
+    shape, fortran, dtype = np.lib.format.read_array_header_1_0(
+        stream, max_header_size=_NPY_HEADER_BYTES
+    )
+    body = memoryview(payload)[stream.tell() :]
+    if shape != (*size_THW, 3) or fortran or dtype != np.uint8 or len(body) != np.prod(shape):
+        raise ValueError(f"{dtype} {shape} in {len(body)} bytes")
+    return np.frombuffer(body, np.uint8).reshape(shape).copy()
+
+
+def _encode_mp4(frames_THWC: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="mp4") as container:
+        # One thread: slices, and with them the bytes, must not depend on the machine.
+        stream = container.add_stream("libx264", rate=25, options={"crf": "16", "threads": "1"})
+        stream.height, stream.width = frames_THWC.shape[1:3]
+        stream.pix_fmt = "yuv444p"
+        for frame_HWC in frames_THWC:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame_HWC, format="rgb24")))
+        container.mux(stream.encode())
+    return buffer.getvalue()
+
+
+def _decode_mp4(payload: bytes, size_THW: tuple[int, int, int]) -> np.ndarray:
+    frames, height, width = size_THW
+    frames_THWC = np.empty((frames, height, width, 3), np.uint8)
+    count = 0
+    with av.open(io.BytesIO(payload), format="mp4") as container:
+        stream = container.streams.video[0]
+        if (stream.height, stream.width) != (height, width):
+            raise ValueError(f"video of {stream.width}x{stream.height} pixels")
+        stream.codec_context.thread_count = 1
+        for count, frame in enumerate(container.decode(stream), start=1):
+            if count <= frames:
+                frames_THWC[count - 1] = frame.to_ndarray(format="rgb24")
+    if count != frames:
+        raise ValueError(f"video of {count} frames")
+    return frames_THWC
+
+
+CODECS = {
+    "png": Codec(
+        lambda frames: _encode_image(frames, "PNG", compress_level=6),
+        lambda payload, size: _decode_image(payload, size, "PNG"),
+        exact=True,
+    ),
+    "jpg": Codec(
+        lambda frames: _encode_image(frames, "JPEG", quality=95, subsampling=0),
+        lambda payload, size: _decode_image(payload, size, "JPEG"),
+        exact=False,
+    ),
+    "raw": Codec(_encode_raw, _decode_raw, exact=True),
+    "mp4": Codec(_encode_mp4, _decode_mp4, exact=False),
+}
+"""Every codec by its name, which is also the extension of the tar members."""

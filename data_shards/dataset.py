@@ -1,0 +1,176 @@
+"""Clips by number: read by byte range, verified, decoded.
+
+A clip is `size` bytes at `offset` of its shard: tar header, payload, padding. Their digest stands
+in the clip table, whose own SHA-256 stands in the manifest; so a flipped bit or a missing byte
+anywhere in a clip is found before its pixels go anywhere. What is found is not raised here but told
+(`Damage`), as this code also runs in loader processes; `stream.Stream` applies the policy.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch.utils.data import default_collate, get_worker_info
+
+from data_shards.codecs import decode
+from data_shards.config import DataConfig
+from data_shards.errors import UserError
+from data_shards.manifest import digest_of
+from data_shards.shards import OpenManifest, open_manifest
+
+_BLOCK = 512
+_NAME, _SIZE, _MAGIC = slice(0, 100), slice(124, 136), slice(257, 262)
+"""Fields of a ustar header."""
+
+
+class DamagedShard(UserError):
+    """Bytes of a shard are not those that were written; names shard, clip and byte range."""
+
+
+class Damage(NamedTuple):
+    """A clip that cannot be trusted."""
+
+    clip: int
+    reason: str
+
+
+class Request(NamedTuple):
+    """One rank's part of one global batch, still on disk."""
+
+    step: int
+    clip_B: np.ndarray
+    start_B: np.ndarray
+    """First frame of each clip's window."""
+
+
+class Part(NamedTuple):
+    """The same, read. `error` is a user's error met on the way (its message), or empty."""
+
+    request: Request
+    frames_BTCHW: torch.Tensor
+    valid_B: torch.Tensor
+    damages: tuple[Damage, ...]
+    bytes: int
+    retries: int
+    error: str
+
+
+class ClipReader(torch.utils.data.Dataset):
+    """Reads clips of one data set; safe to share by threads and to send to other processes."""
+
+    def __init__(self, opened: OpenManifest) -> None:
+        self.opened = opened
+
+    def __reduce__(self) -> tuple:
+        """Another process opens the manifest itself: files and locks do not travel."""
+        return _reopen, (self.opened.where, self.opened.config)
+
+    def __getitem__(self, request: Request) -> Part:
+        """Read a request; damage takes its place as zeros with `valid_B` False."""
+        manifest = self.opened.manifest
+        shape_THWC = (manifest.frames, manifest.height, manifest.width, 3)
+        windows = [np.zeros(shape_THWC, np.uint8)] * len(request.clip_B)
+        valid_B = torch.zeros(len(request.clip_B), dtype=torch.bool)
+        damages, read, error = [], 0, ""
+        before = self.opened.shards.store.retries
+        try:
+            for slot, pixels, size in self.clips(request.clip_B):
+                read += size
+                if isinstance(pixels, Damage):
+                    damages.append(pixels)
+                    continue
+                start = int(request.start_B[slot])
+                windows[slot] = pixels[start : start + manifest.frames]
+                valid_B[slot] = True
+        except UserError as problem:
+            error = str(problem)
+        retries = self.opened.shards.store.retries - before
+        frames_BTCHW = _stacked(windows, shape_THWC)
+        return Part(request, frames_BTCHW, valid_B, tuple(damages), read, retries, error)
+
+    def clips(self, clip_B: np.ndarray) -> Iterator[tuple[int, np.ndarray | Damage, int]]:
+        """(slot, all stored frames as uint8 THWC or the damage, bytes read), shard by shard.
+
+        Raises:
+            UserError: a shard is out of reach.
+        """
+        records_B = self.opened.table[clip_B]
+        slots = np.lexsort((records_B["offset"], records_B["shard"]))
+        bounds = np.flatnonzero(np.diff(records_B["shard"][slots])) + 1
+        for group in np.split(slots, bounds) if len(slots) else ():
+            with self.opened.shards.open(int(records_B["shard"][group[0]])) as descriptor:
+                spans = [_pread(descriptor, records_B[slot]) for slot in group]
+            for slot, span in zip(group, spans, strict=True):
+                clip = int(clip_B[slot])
+                yield int(slot), self._verified(clip, records_B[slot], span), len(span)
+
+    def _verified(self, clip: int, record: Any, span: bytes | str) -> np.ndarray | Damage:
+        """Pixels of a span, once it is known to be what was written."""
+        manifest = self.opened.manifest
+        reason = span if isinstance(span, str) else span_problem(span, clip, record)
+        if isinstance(span, bytes) and not reason:
+            payload = span[_BLOCK : _BLOCK + int(span[_SIZE].strip(b"\0 "), 8)]
+            size = {"height": manifest.height, "width": manifest.width}
+            try:
+                return decode(payload, manifest.codec, frames=int(record["frames"]), **size)
+            except ValueError as error:
+                reason = f"cannot be decoded ({error})"
+        start, end = int(record["offset"]), int(record["offset"] + record["size"])
+        shard = manifest.shards[int(record["shard"])].file
+        where = f"{self.opened.shards.store.url(shard)}: clip {clip}, bytes {start}..{end - 1}"
+        return Damage(clip, f"{where}: {reason}")
+
+
+def span_problem(span: bytes, clip: int, record: Any) -> str:
+    """What is wrong with the bytes of a clip (header, payload, padding), or nothing."""
+    if len(span) != int(record["size"]):
+        return f"cut short, {len(span)} of {int(record['size'])} bytes are there"
+    if digest_of(span) != record["digest"].tobytes():
+        return "its bytes have changed (digest)"
+    name = span[_NAME].rstrip(b"\0").decode("ascii", "replace")
+    size = span[_SIZE].strip(b"\0 ")
+    digits = bool(size) and set(size) <= set(b"01234567")
+    if span[_MAGIC] != b"ustar" or name.partition(".")[0] != f"{clip:08d}" or not digits:
+        return f"its tar header is that of {name!r}"
+    if -(-int(size, 8) // _BLOCK) * _BLOCK + _BLOCK != len(span):
+        return "its tar header tells another size"
+    return ""
+
+
+def _stacked(windows: list[np.ndarray], shape_THWC: tuple[int, ...]) -> torch.Tensor:
+    """Windows (T, H, W, C) as one tensor (B, T, C, H, W), moved once."""
+    windows_TCHW = [window_THWC.transpose(0, 3, 1, 2) for window_THWC in windows]
+    if get_worker_info() is not None and windows:
+        # In a loader process torch's own collation writes straight into shared memory.
+        return default_collate([torch.from_numpy(window) for window in windows_TCHW])
+    frames, height, width, channels = shape_THWC
+    shape = (len(windows), frames, channels, height, width)
+    frames_BTCHW = torch.empty(shape, dtype=torch.uint8)
+    for place_TCHW, window_TCHW in zip(frames_BTCHW.numpy(), windows_TCHW, strict=True):
+        # By numpy: torch would start a team of threads for each copy.
+        np.copyto(place_TCHW, window_TCHW)
+    return frames_BTCHW
+
+
+def _reopen(where: str, config: DataConfig) -> ClipReader:
+    return ClipReader(open_manifest(where, config=config))
+
+
+def _pread(descriptor: int, record: Any) -> bytes | str:
+    """The bytes of a clip, fewer where the shard ends early; or why the disk refuses them."""
+    size, offset = int(record["size"]), int(record["offset"])
+    pieces = []
+    while size > 0:
+        try:
+            piece = os.pread(descriptor, size, offset)
+        except OSError as error:
+            return f"cannot be read ({error.strerror})"
+        if not piece:
+            break
+        pieces.append(piece)
+        size, offset = size - len(piece), offset + len(piece)
+    return b"".join(pieces)

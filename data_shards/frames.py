@@ -1,0 +1,117 @@
+"""From a video's frames to clips: which frames make a clip, and how video files are decoded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import av
+import numpy as np
+
+from data_shards.footage import Footage, Unusable
+from data_shards.images import check_size
+
+WINDOWS = ("first", "all", "whole")
+SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv")
+SUFFIXES += (".3gp", ".ogv", ".ts", ".gif")
+
+# Playlists and scripts name other files and addresses; only containers are opened.
+_CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,avi,matroska,webm,mpeg,mpegts,mpegvideo,asf,flv,ogg,gif"
+_MISSING_SHARE = 0.05
+
+
+def starts(count: int, *, frames: int, stride: int, windows: str) -> list[int]:
+    """First source frames of the clips of a video of `count` frames; empty if it is too short.
+
+    A clip holds the source frames `start + i * stride`, i < `frames`. `all` lays clips end to end
+    (`frames * stride` apart); `first` and `whole` have one at 0.
+    """
+    if count < shortest(frames=frames, stride=stride):
+        return []
+    if windows != "all":
+        return [0]
+    return list(range(0, count - (frames - 1) * stride, frames * stride))
+
+
+def shortest(*, frames: int, stride: int) -> int:
+    """Frames that a video must have for one clip."""
+    return (frames - 1) * stride + 1
+
+
+def cut(
+    source: Iterator[np.ndarray],
+    *,
+    frames: int,
+    stride: int,
+    windows: str,
+    prepare: Callable[[np.ndarray], np.ndarray],
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Clips of a video as (start, uint8 (T, H, W, 3)), decoding no frame after the last needed.
+
+    T is `frames`, or with `whole` every `stride`-th frame of the video. `prepare` brings a frame to
+    its final size and is called for the frames kept only.
+
+    Raises:
+        Unusable: frames of different sizes.
+    """
+    start, kept, first_shape = 0, [], None
+    for index, frame_HWC in enumerate(source):
+        first_shape = first_shape or frame_HWC.shape
+        if frame_HWC.shape != first_shape:
+            raise Unusable(
+                f"frame {index} is {_size(frame_HWC.shape)}, frame 0 {_size(first_shape)}"
+            )
+        if (index - start) % stride == 0:
+            kept.append(prepare(frame_HWC))
+        if windows == "whole" or len(kept) < frames or (index - start) % stride:
+            continue
+        yield start, np.stack(kept)
+        if windows == "first":
+            return
+        kept = []
+        start += frames * stride
+    if windows == "whole" and len(kept) >= frames:
+        yield 0, np.stack(kept)
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return f"{shape[1]}x{shape[0]}"
+
+
+def open_video(path: Path) -> Footage:
+    """Frames of a video file through PyAV, turned upright; playlists are not followed.
+
+    Raises:
+        Unusable: not a video, damaged or cut off; also while its frames are read.
+    """
+    try:
+        container = av.open(str(path), options={"format_whitelist": _CONTAINERS})
+    except (av.FFmpegError, ValueError) as error:
+        raise Unusable(f"{path.name} is not a video ({_reason(error)})") from None
+    if not container.streams.video:
+        container.close()
+        raise Unusable(f"{path.name} has no video stream")
+    return Footage(_decode(container, path.name), max(0, container.streams.video[0].frames))
+
+
+def _decode(container: av.container.InputContainer, name: str) -> Iterator[np.ndarray]:
+    with container:
+        stream = container.streams.video[0]
+        stream.codec_context.thread_count = 1
+        check_size(stream.height, stream.width, what=name)
+        count = 0
+        try:
+            for frame in container.decode(stream):
+                if frame.is_corrupt:
+                    raise Unusable(f"{name} is damaged at frame {count}")
+                check_size(frame.height, frame.width, what=name)
+                yield np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
+                count += 1
+        except av.FFmpegError as error:
+            raise Unusable(f"{name} is damaged after frame {count} ({_reason(error)})") from None
+        if count < stream.frames * (1 - _MISSING_SHARE):
+            raise Unusable(f"{name} is cut off: {count} of {stream.frames} frames can be read")
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)

@@ -1,0 +1,279 @@
+"""Turn footage into shards and a manifest.
+
+    python -m data_shards.prepare SOURCE --root DIR --out DIR
+
+The same command again goes on where an interrupted one was, and does nothing where one has finished.
+Equal options on equal footage make equal bytes, with any number of `--workers`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import shutil
+import sys
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+
+from data_shards import disk, pool, select, summary
+from data_shards.errors import UserError
+from data_shards.footage import Item, Listing
+from data_shards.manifest import MANIFEST, REJECTS, Manifest, Video, dumps, read_manifest
+from data_shards.options import Cell, Options
+from data_shards.prepare_cli import parse
+from data_shards.progress import bar
+from data_shards.sources.tree import natural
+from data_shards.writer import PARTIAL, SetWriter, refuse_foreign
+
+FACTS = "prepare.json"
+HELD_OUT = "held-out"
+
+
+def prepare(options: Options, *, out: str | Path, workers: int = 0) -> Manifest:
+    """Prepare footage into `out`; progress goes to stderr.
+
+    Cells that are held out go to `out/held-out`, a set of its own with the same label tables.
+    `workers` are the processes that decode; 0 and 1 work in this process.
+
+    Returns:
+        The manifest of `out`.
+
+    Raises:
+        UserError: bad options or footage, nothing usable, a full disk, or an `out` that holds
+            something else.
+    """
+    out = Path(out)
+    if (out / MANIFEST).exists():
+        return _finished(options, out)
+    refuse_foreign(out)
+    listing = select.listing_of(options)
+    wanted, chosen = select.wanted(options, listing)
+    items = _chosen(options, listing, wanted)
+    cells = select.cells_of(options)
+    if cells:
+        items = list(items)
+        select.check_cells(cells, items)
+    facts = disk.dump({**options.facts(), "footage": listing.digest, "chosen": chosen})
+    with _locked(out):
+        _begin(out, facts)
+        try:
+            sets = _fill_sets(options, out, listing, items, cells, workers)
+        except _NothingLeft as error:
+            _clear(out)
+            raise UserError(str(error)) from None
+        return _finish(options, sets, facts)
+
+
+class _NothingLeft(UserError):
+    """No usable video."""
+
+
+def _chosen(options: Options, listing: Listing, wanted) -> Iterable[Item]:
+    items = _unique(item for item in select.labelled(listing.items, options) if wanted(item))
+    return islice(items, options.limit or None)
+
+
+def _unique(items: Iterable[Item]) -> Iterator[Item]:
+    seen: set[str] = set()
+    for item in items:
+        if item.name in seen:
+            item = item._replace(refusal="a video of this name came before", load=None)
+        seen.add(item.name)
+        yield item
+
+
+def _finished(options: Options, out: Path) -> Manifest:
+    try:
+        before = json.loads((out / FACTS).read_text())
+    except (OSError, ValueError):
+        raise UserError(f"{out}: prepared by other means; choose another --out") from None
+    _compare(
+        before, json.loads(disk.dump(options.facts())), f"{out}: already holds footage prepared"
+    )
+    print(f"{out}: already prepared with these options", file=sys.stderr)
+    if (out / PARTIAL).exists():
+        shutil.rmtree(out / PARTIAL)
+    return read_manifest(out)
+
+
+def _compare(before: dict, now: dict, what: str) -> None:
+    other = sorted(key for key in now if before.get(key) != now[key])
+    if other:
+        raise UserError(
+            f"{what} with another {', '.join(other)}; choose another --out or remove it"
+        )
+
+
+@contextlib.contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    with disk.disk_errors(out):
+        (out / PARTIAL).mkdir(parents=True, exist_ok=True)
+        lock = (out / PARTIAL / "lock").open("wb")
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"{out}: another preparation is at work there; wait for it") from None
+        yield
+
+
+def _begin(out: Path, facts: bytes) -> None:
+    path = out / PARTIAL / FACTS
+    if path.exists():
+        what = f"{out}: holds an unfinished preparation"
+        _compare(json.loads(path.read_bytes()), json.loads(facts), what)
+    with disk.disk_errors(out):
+        disk.write_whole(path, facts)
+
+
+def _fill_sets(
+    options: Options,
+    out: Path,
+    listing: Listing,
+    items: Iterable[Item],
+    cells: tuple[Cell, ...],
+    workers: int,
+) -> list[SetWriter]:
+    parts = [(out, items)]
+    if cells:
+        items = list(items)
+        held = [item for item in items if (item.identity, item.action) in cells]
+        rest = [item for item in items if (item.identity, item.action) not in cells]
+        parts = [(out / HELD_OUT, held), (out, rest)]
+    elif not listing.position:
+        items = list(items)
+        parts = [(out, items)]
+    total = listing.total if listing.position else sum(len(list(part)) for _, part in parts)
+    unit = "bytes" if listing.position else "videos"
+    sets = [_writer(options, folder) for folder, _ in parts]
+    with bar(f"prepare {options.title}", total, unit=unit) as shown:
+        before = 0
+        for writer, (_, part) in zip(sets, parts, strict=True):
+            for done in _fill(writer, options, part, workers):
+                shown.at(listing.position() if listing.position else before + done, _note(sets))
+            before += writer.items
+    for writer in sets:
+        _need_videos(writer, options)
+    return sets
+
+
+def _writer(options: Options, out: Path) -> SetWriter:
+    size = options.shard_mib << 20
+    return SetWriter(out, codec=options.codec, shard_clips=options.shard_clips, shard_bytes=size)
+
+
+def _note(sets: list[SetWriter]) -> str:
+    shards = sum(len(writer.entries) for writer in sets)
+    rejects = sum(len(writer.rejects) for writer in sets)
+    return f"{shards} shards full" + (f", {rejects} rejected" if rejects else "")
+
+
+def _fill(
+    writer: SetWriter, options: Options, items: Iterable[Item], workers: int
+) -> Iterator[int]:
+    with disk.disk_errors(writer.out):
+        done = writer.resume()
+    skip = writer.skip_clips
+    yield done
+    todo = (_loaded(item) for item in islice(items, done, None))
+    try:
+        for result in pool.results(todo, options, workers=workers):
+            writer.add(result, skip=skip)
+            skip = 0
+            yield writer.items
+        writer.close()
+    finally:
+        writer.abandon()
+
+
+def _loaded(item: Item) -> Item:
+    if item.load is None:
+        return item
+    return item._replace(payload=b"" if item.refusal else item.load(), load=None)
+
+
+def _need_videos(writer: SetWriter, options: Options) -> None:
+    if writer.videos:
+        return
+    where = options.root or options.source
+    if not writer.rejects:
+        raise _NothingLeft(f"{where}: no video is left; check --list, --limit and --hold-out")
+    name, reason = writer.rejects[0]
+    more = "" if len(writer.rejects) == 1 else f" and {len(writer.rejects) - 1} more"
+    raise _NothingLeft(f"{where}: no usable video; rejected {name}: {reason}{more}")
+
+
+def _finish(options: Options, sets: list[SetWriter], facts: bytes) -> Manifest:
+    videos = [video for writer in sets for video in writer.videos]
+    tables = [
+        tuple(sorted({video[column] for video in videos} - {""}, key=natural)) for column in (1, 2)
+    ]
+    manifest = None
+    for writer in sets:
+        manifest = _publish(options, writer, tables, facts)
+    for writer in sets:
+        writer.clean()
+    assert manifest is not None
+    return manifest
+
+
+def _publish(
+    options: Options, writer: SetWriter, tables: list[tuple[str, ...]], facts: bytes
+) -> Manifest:
+    rows = [{"": -1, **{label: row for row, label in enumerate(table)}} for table in tables]
+    with disk.disk_errors(writer.out):
+        clips_sha256 = writer.join_records()
+    manifest = Manifest(
+        name=options.title + ("-held-out" if writer.out.name == HELD_OUT else ""),
+        source=options.source,
+        height=options.height,
+        width=options.width,
+        frames=options.frames,
+        stride=options.stride,
+        windows=options.windows,
+        codec=options.codec,
+        clips_sha256=clips_sha256,
+        shards=tuple(entry.shard for entry in writer.entries),
+        videos=tuple(Video(n, rows[0][i], rows[1][a], f) for n, i, a, f in writer.videos),
+        identities=tables[0],
+        actions=tables[1],
+    )
+    files = {
+        REJECTS: summary.rejects_csv(writer.rejects),
+        FACTS: facts,
+        MANIFEST: dumps(manifest).encode(),
+    }
+    writer.publish(files, manifest=MANIFEST)
+    return manifest
+
+
+def _clear(out: Path) -> None:
+    for folder in (out / HELD_OUT, out):
+        if (folder / PARTIAL).exists():
+            shutil.rmtree(folder / PARTIAL)
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; returns 0, 2 after bad input, or 130 when interrupted."""
+    options, out, workers = None, None, 0
+    try:
+        options, out, workers = parse(argv)
+        prepare(options, out=out, workers=workers)
+        for folder in (out, out / HELD_OUT):
+            if (folder / MANIFEST).exists():
+                summary.show(folder, stream=sys.stdout)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on where this one was", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,147 @@
+"""How requests become clips: from memory, on threads, or in loader processes; always in order."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from multiprocessing.sharedctypes import RawArray
+from typing import Any, Protocol
+
+import torch
+from torch.utils.data import DataLoader, get_worker_info
+
+from data_shards.config import DataConfig
+from data_shards.dataset import ClipReader, Part, Request
+from data_shards.errors import UserError
+from data_shards.memory import Resident
+
+
+class Source(Protocol):
+    """Reads requests one after the other."""
+
+    def next(self) -> Part:
+        """The next part, waiting for it."""
+        ...
+
+    def ready(self) -> int:
+        """Parts that lie ready."""
+        ...
+
+    def close(self) -> None:
+        """End threads and processes."""
+        ...
+
+
+class Memory:
+    """Gathers from memory."""
+
+    def __init__(self, resident: Resident, requests: Iterator[Request]) -> None:
+        self._resident, self._requests = resident, requests
+
+    def next(self) -> Part:
+        """Gather the next batch."""
+        request = next(self._requests)
+        frames_BTCHW, valid_B = self._resident.gather(request)
+        return Part(request, frames_BTCHW, valid_B, (), 0, 0, "")
+
+    def ready(self) -> int:
+        """The next batch always is."""
+        return 1
+
+    def close(self) -> None:
+        """Nothing to end."""
+
+
+class Threads:
+    """Reads ahead on threads of this process."""
+
+    def __init__(self, reader: ClipReader, requests: Iterator[Request], config: DataConfig) -> None:
+        self._reader, self._requests = reader, requests
+        self._pool = ThreadPoolExecutor(config.threads, thread_name_prefix="navsynth-stream")
+        self._queue: deque[Future[Part]] = deque()
+        for _ in range(config.prefetch):
+            self._ask()
+
+    def next(self) -> Part:
+        """The oldest batch asked for."""
+        part = self._queue.popleft().result()
+        self._ask()
+        return part
+
+    def ready(self) -> int:
+        """Batches decoded."""
+        return sum(future.done() for future in self._queue)
+
+    def close(self) -> None:
+        """End the threads."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _ask(self) -> None:
+        self._queue.append(self._pool.submit(self._reader.__getitem__, next(self._requests)))
+
+
+class _Counted(torch.utils.data.Dataset):
+    """A reader in a loader process that counts, in shared memory, what it has finished."""
+
+    def __init__(self, reader: ClipReader, done: Any) -> None:
+        self.reader, self.done = reader, done
+
+    def __getitem__(self, request: Request) -> Part:
+        part = self.reader[request]
+        info = get_worker_info()
+        self.done[info.id if info else 0] += 1
+        return part
+
+
+class Processes:
+    """Reads ahead in loader processes."""
+
+    def __init__(self, reader: ClipReader, requests: Iterator[Request], config: DataConfig) -> None:
+        self._done = RawArray("q", config.workers)
+        self._taken = 0
+        loader = DataLoader(
+            _Counted(reader, self._done),
+            batch_size=None,
+            sampler=_Endless(requests),  # type: ignore[arg-type]
+            collate_fn=_as_is,  # type: ignore[arg-type]
+            num_workers=config.workers,
+            prefetch_factor=config.prefetch,
+            multiprocessing_context=config.worker_start,
+        )
+        self._iterator: Iterator[Part] | None = iter(loader)
+
+    def next(self) -> Part:
+        """The oldest batch asked for."""
+        assert self._iterator is not None
+        try:
+            part = next(self._iterator)
+        except RuntimeError as error:
+            raise UserError(
+                f"data.workers: a loader process is gone ({str(error).splitlines()[0]}); "
+                "if memory ran out, lower data.workers or data.prefetch"
+            ) from error
+        self._taken += 1
+        return part
+
+    def ready(self) -> int:
+        """Batches decoded."""
+        return sum(self._done) - self._taken
+
+    def close(self) -> None:
+        """End the processes."""
+        self._iterator = None  # Its finaliser ends the processes and waits for them.
+
+
+class _Endless:
+    """A sampler over an endless iterator."""
+
+    def __init__(self, requests: Iterator[Request]) -> None:
+        self._requests = requests
+
+    def __iter__(self) -> Iterator[Request]:
+        return self._requests
+
+
+def _as_is(part: Part) -> Part:
+    return part

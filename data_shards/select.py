@@ -1,0 +1,128 @@
+"""Which videos of a source are prepared, what their labels are, and which are held out."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import re
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path, PurePosixPath
+
+from data_shards.errors import UserError
+from data_shards.footage import Item, Listing
+from data_shards.options import Cell, Options
+from data_shards.sources import SOURCES
+from data_shards.sources.synthetic import held_out
+
+
+def listing_of(options: Options) -> Listing:
+    """What the source lists below the root."""
+    source = SOURCES[options.source]
+    root = Path(options.root)
+    if source.rooted and not root.exists():
+        raise UserError(f"{root}: no such folder; --root names the footage")
+    return source.listing(root, options.about)
+
+
+def labelled(items: Iterable[Item], options: Options) -> Iterator[Item]:
+    """The items with their labels, which are empty where the name does not tell."""
+    pattern = options.pattern()
+    for item in items:
+        match = pattern.fullmatch(item.name) if pattern else None
+        found = {key: value or "" for key, value in match.groupdict().items()} if match else {}
+        yield item._replace(**found)
+
+
+def wanted(options: Options, listing: Listing) -> tuple[Callable[[Item], bool], str]:
+    """A test of whether an item is wanted, and a digest of what it depends on.
+
+    `--videos` draws by the rank of a keyed hash of the names, so the draw does not depend on the
+    order of the listing. An archive's names are read for that in a pass of its own, unless a list
+    names them.
+
+    Raises:
+        UserError: an unreadable list, or one that names files outside of the root.
+    """
+    if not options.list_file and not options.videos:
+        return (lambda item: True), ""
+    if not options.list_file:
+        drawn = draw((item.name for item in listing.items), options.videos, options.seed)
+        return (lambda item: item.name in drawn), _digest(drawn)
+    names = read_list(Path(options.list_file))
+    if options.videos:
+        names = draw(names, options.videos, options.seed)
+    tails = {tail for name in names for tail in _tails(name)}
+    return (lambda item: item.name in tails or any(t in names for t in _tails(item.name))), _digest(
+        names
+    )
+
+
+def draw(names: Iterable[str], count: int, seed: int) -> set[str]:
+    """`count` of the names, by a hash keyed with the seed; all if there are fewer."""
+    key = seed.to_bytes(8, "little", signed=True)
+
+    def rank(name: str) -> bytes:
+        return hashlib.blake2b(name.encode(), key=key, digest_size=16).digest()
+
+    return set(sorted(set(names), key=rank)[:count])
+
+
+def read_list(path: Path) -> set[str]:
+    """Names out of a list file, one a line, without suffix; a number after the name is a label."""
+    try:
+        lines = path.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not text"
+        raise UserError(f"{path}: the list cannot be read ({reason}); see --list") from None
+    names = set()
+    for number, line in enumerate(lines, start=1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        entry = PurePosixPath(re.sub(r"\s+-?\d+$", "", line.strip()))
+        if entry.is_absolute() or ".." in entry.parts:
+            raise UserError(f"{path}:{number}: {entry} leads out of the root")
+        names.add(str(entry.with_suffix("")))
+    if not names:
+        raise UserError(f"{path}: the list names no video; see --list")
+    return names
+
+
+def _tails(name: str) -> Iterator[str]:
+    parts = PurePosixPath(name).parts
+    yield name
+    yield from ("/".join(parts[start:]) for start in range(1, len(parts)))
+
+
+def _digest(names: set[str]) -> str:
+    return hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest()
+
+
+def cells_of(options: Options) -> tuple[Cell, ...]:
+    """The cells held out, the source's own where none were named."""
+    if options.hold_out is not None:
+        return options.hold_out
+    return held_out(options.about) if options.source == "synthetic" else ()
+
+
+def check_cells(cells: tuple[Cell, ...], items: list[Item]) -> None:
+    """Refuse cells that hold no video, or that leave a label without one (UserError)."""
+    there = {(item.identity, item.action) for item in items if not item.refusal}
+    for axis, what in enumerate(("identity", "action")):
+        labels = sorted({cell[axis] for cell in there} - {""})
+        left = {cell[axis] for cell in there - set(cells)}
+        for cell in cells:
+            if cell[axis] not in labels:
+                close = difflib.get_close_matches(cell[axis], labels, 1)
+                hint = f"did you mean {close[0]!r}?" if close else f"there are {_some(labels)}"
+                raise UserError(f"--hold-out: no {what} {cell[axis]!r}; {hint}")
+            if cell[axis] not in left:
+                raise UserError(
+                    f"--hold-out: leaves {what} {cell[axis]!r} without a video to learn from"
+                )
+    for cell in cells:
+        if cell not in there:
+            raise UserError(f"--hold-out: there is no video of {cell[0]}:{cell[1]}")
+
+
+def _some(labels: list[str]) -> str:
+    return ", ".join(labels[:8]) + (", ..." if len(labels) > 8 else "") if labels else "no labels"

@@ -1,0 +1,226 @@
+"""Where footage lies: a folder, or an http(s) or S3 store reached through fsspec.
+
+Every call to a remote store has two guards: failures are tried again with exponential backoff, and
+a watchdog ends the call with one clear line when nothing has arrived for `timeout` seconds, also
+where the library below would wait for ever. Local files are read in place and never retried.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import tenacity
+
+from data_shards.errors import UserError
+
+T = TypeVar("T")
+_PERMANENT = (FileNotFoundError, PermissionError, IsADirectoryError, ImportError, UserError)
+_EXTRAS = {"s3": "s3", "http": "http", "https": "http"}
+"""The extra of this package that brings each protocol's client."""
+
+
+class Store:
+    """One folder of a local or remote store.
+
+    Args:
+        where: the folder: a path or a URL.
+        timeout: seconds without any progress after which a call fails.
+        attempts: tries of each call.
+    """
+
+    def __init__(self, where: str, *, timeout: float = 60.0, attempts: int = 10) -> None:
+        self.where, self.timeout, self.attempts = where.rstrip("/") or "/", timeout, attempts
+        self.protocol = where.split("://", 1)[0] if "://" in where else "file"
+        if self.protocol == "file":
+            self.where = self.where.removeprefix("file://")
+        elif self.protocol not in _EXTRAS:
+            raise UserError(
+                f"data.manifest: {where}: unknown kind of store; use a path, http(s):// or s3://"
+            )
+        self.local = self.protocol == "file"
+        self.retries = 0
+        self._stop = threading.Event()
+        self._opened: tuple[int, Any] | None = None
+
+    def path(self, name: str) -> Path:
+        """Path of a file of a local store, which may be no link out of the folder (UserError)."""
+        folder = Path(self.where)
+        path = folder / name
+        if path.is_symlink() and path.resolve().parent != folder.resolve():
+            raise UserError(f"{path}: the link leaves {folder}; put the file itself there")
+        return path
+
+    def url(self, name: str) -> str:
+        """Address of a file, as errors name it."""
+        return f"{self.where}/{name}"
+
+    def size(self, name: str) -> int | None:
+        """Bytes of a file; None where the store does not tell.
+
+        Raises:
+            UserError: missing or out of reach.
+        """
+        if self.local:
+            try:
+                return self.path(name).stat().st_size
+            except OSError as error:
+                raise UserError(f"{self.url(name)}: {error.strerror}; is it complete?") from None
+        return self._guarded(name, lambda beat: self._fs().info(self.url(name)).get("size"))
+
+    def read(self, name: str) -> bytes:
+        """A small file's bytes.
+
+        Raises:
+            UserError: missing or out of reach.
+        """
+        if self.local:
+            try:
+                return self.path(name).read_bytes()
+            except OSError as error:
+                hint = "run data_shards.prepare first"
+                raise UserError(f"{self.url(name)}: {error.strerror}; {hint}") from None
+        return self._guarded(name, lambda beat: self._fs().cat_file(self.url(name)))
+
+    def fetch(self, name: str, *, into: Path) -> None:
+        """Download a file of a remote store.
+
+        Raises:
+            UserError: missing or out of reach.
+        """
+        self._guarded(name, lambda beat: self._download(name, into, beat))
+
+    def close(self) -> None:
+        """End the calls under way in other threads; later calls go through."""
+        self._stop.set()
+        self._stop = threading.Event()
+
+    def _download(self, name: str, into: Path, beat: Callable[[], None]) -> None:
+        from fsspec.callbacks import Callback
+
+        class Heartbeat(Callback):
+            def relative_update(self, inc: int = 1) -> None:
+                beat()
+
+        self._fs().get_file(self.url(name), str(into), callback=Heartbeat())
+
+    def _fs(self) -> Any:
+        """The file system, opened once in each process (its event loop does not survive a fork)."""
+        if self._opened is None or self._opened[0] != os.getpid():
+            try:
+                self._opened = (os.getpid(), self._open())
+            except ImportError as error:
+                extra = _EXTRAS[self.protocol]
+                raise UserError(
+                    f"{self.where}: {self.protocol}:// needs {error.name}; "
+                    f"run: pip install 'navsynth[{extra}]'"
+                ) from None
+        return self._opened[1]
+
+    def _open(self) -> Any:
+        import fsspec
+
+        if self.protocol == "s3":
+            waits = {"connect_timeout": self.timeout, "read_timeout": self.timeout}
+            options: dict[str, Any] = {"config_kwargs": {**waits, "retries": {"max_attempts": 1}}}
+        else:
+            import aiohttp
+
+            limit = aiohttp.ClientTimeout(
+                total=None, sock_connect=self.timeout, sock_read=self.timeout
+            )
+            options = {"client_kwargs": {"timeout": limit}}
+        return fsspec.filesystem(self.protocol, skip_instance_cache=True, **options)
+
+    def _guarded(self, name: str, call: Callable[[Callable[[], None]], T]) -> T:
+        """Run `call(beat)` with retries in a thread of its own and watch its heart."""
+        watch = _Watch(self.timeout, self._stop)
+
+        def tries() -> T:
+            retrying = tenacity.Retrying(
+                stop=lambda state: state.attempt_number >= self.attempts or watch.over(),
+                wait=tenacity.wait_random_exponential(multiplier=0.1, max=10),
+                retry=tenacity.retry_if_exception(lambda error: not _permanent(error)),
+                before_sleep=watch.failed,
+                reraise=True,
+            )
+            return retrying(call, watch.beat)
+
+        result = watch.run(tries)
+        self.retries += watch.failures
+        if isinstance(result, _Failure):
+            raise self._explain(name, result.error) from None
+        return result
+
+    def _explain(self, name: str, error: BaseException | None) -> UserError:
+        """One line for what went wrong with a file."""
+        if isinstance(error, UserError):
+            return error
+        if isinstance(error, FileNotFoundError):
+            return UserError(f"{self.url(name)}: not in the store; check data.manifest")
+        reason = f"{type(error).__name__}: {error}".splitlines()[0][:200] if error else "silence"
+        return UserError(
+            f"{self.url(name)}: the store gave nothing within {self.timeout:g} s or "
+            f"{self.attempts} tries ({reason}); check address, network and access, "
+            "or raise data.timeout_seconds"
+        )
+
+
+class _Failure:
+    """The end of a guarded call that has no result; `error` is None for silence."""
+
+    def __init__(self, error: BaseException | None) -> None:
+        self.error = error
+
+
+class _Watch:
+    """Runs a call in a daemon thread and gives up on it when its heart stops."""
+
+    def __init__(self, timeout: float, stop: threading.Event) -> None:
+        self.timeout, self.stop = timeout, stop
+        self.last, self.failures = time.monotonic(), 0
+        self.error: BaseException | None = None
+        self.outcome: list[Any] = []
+        self.done = threading.Event()
+
+    def beat(self) -> None:
+        """A sign of life; ends the call where nobody waits for it any more."""
+        if self.stop.is_set() or self.over():
+            raise UserError("download abandoned")
+        self.last = time.monotonic()
+
+    def over(self) -> bool:
+        """Whether the heart has stopped."""
+        return self.stop.is_set() or time.monotonic() - self.last > self.timeout
+
+    def failed(self, state: tenacity.RetryCallState) -> None:
+        """Remember a failure that will be tried again."""
+        self.failures += 1
+        self.error = state.outcome.exception() if state.outcome else None
+
+    def run(self, call: Callable[[], Any]) -> Any:
+        """The call's result, or a `_Failure`."""
+
+        def body() -> None:
+            try:
+                self.outcome.append(call())
+            except Exception as error:
+                self.outcome.append(_Failure(error))
+            self.done.set()
+
+        threading.Thread(target=body, name="navsynth-store", daemon=True).start()
+        while not self.done.wait(min(0.1, self.timeout / 4)):
+            if self.over():
+                return self.outcome[0] if self.outcome else _Failure(self.error)
+        return self.outcome[0]
+
+
+def _permanent(error: BaseException) -> bool:
+    """Whether trying again cannot help: missing, forbidden, or refused by the server (4xx)."""
+    status = getattr(error, "status", None)
+    refused = isinstance(status, int) and 400 <= status < 500 and status not in (408, 429)
+    return refused or isinstance(error, _PERMANENT)

@@ -1,0 +1,231 @@
+"""The stream: the same global batches whatever reads them, and every counter honest."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import multiprocessing
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from data_shards.batch import KEY_KINDS, ClipBatch
+from data_shards.config import DataConfig
+from data_shards.dataset import ClipReader
+from data_shards.errors import UserError
+from data_shards.stream import Stream, open_manifest
+from tests.support.shards import pixels, write_set
+
+WORLDS = (1, 2, 3, 4, 6, 8)
+IN_MEMORY = DataConfig()
+THREADS = DataConfig(cache_mib=0)
+SHARDS = (
+    (7, 5, 1),  # a shard of one clip, fewer shards than readers
+    (1,),  # one clip in all: every batch repeats it
+    (4, 4, 4, 4, 3),
+)
+
+
+def read(folder: Path, config: DataConfig, *, steps: int, **kwargs) -> list[ClipBatch]:
+    """The first batches of a stream."""
+    opened = open_manifest(str(folder), config=config)
+    with Stream(opened, config, **{"seed": 5, "batch": 5, **kwargs}) as stream:
+        return list(itertools.islice(stream, steps))
+
+
+def joined(parts: list[ClipBatch]) -> ClipBatch:
+    """One global batch out of the parts of all ranks."""
+    return ClipBatch(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+
+def assert_same(one: ClipBatch, other: ClipBatch) -> None:
+    for left, right in zip(one, other, strict=True):
+        assert left.dtype == right.dtype and torch.equal(left, right)
+
+
+def global_batches(folder: Path, config: DataConfig, *, world: int, steps: int, **kwargs):
+    ranks = [
+        read(folder, config, steps=steps, rank=rank, world=world, **kwargs) for rank in range(world)
+    ]
+    return [joined(list(parts)) for parts in zip(*ranks, strict=True)]
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory) -> dict[tuple[int, ...], Path]:
+    """Tiny prepared sets by their shards' clip counts."""
+    folders = {counts: tmp_path_factory.mktemp("set") for counts in SHARDS}
+    for counts, folder in folders.items():
+        write_set(folder, counts)
+    return folders
+
+
+@settings(max_examples=12, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@given(st.sampled_from(SHARDS), st.integers(1, 13), st.integers(0, 9), st.booleans())
+def test_global_batches_do_not_depend_on_the_world(sets, counts, batch, start, memory):
+    """Worlds of 1 to 8, in memory or from disk, also where ranks get nothing: same batches."""
+    config = IN_MEMORY if memory else THREADS
+    same = {"steps": 3, "batch": batch, "start_step": start}
+    expected = global_batches(sets[counts], IN_MEMORY, world=1, **same)
+    for world in WORLDS:
+        found = global_batches(sets[counts], config, world=world, **same)
+        for one, other in zip(found, expected, strict=True):
+            assert_same(one, other)
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+@pytest.mark.parametrize(
+    ("workers", "world", "start"), [(1, 3, "fork"), (4, 2, "fork"), (1, 1, "forkserver")]
+)
+def test_global_batches_do_not_depend_on_loader_processes(sets, workers, world, start):
+    """One and four loader processes give what memory gives, and are gone afterwards."""
+    config = DataConfig(cache_mib=0, workers=workers, prefetch=2, worker_start=start)
+    folder = sets[(7, 5, 1)]
+    before = set(multiprocessing.active_children())
+    found = global_batches(folder, config, world=world, steps=4, batch=5)
+    assert set(multiprocessing.active_children()) == before
+    for one, other in zip(
+        found, global_batches(folder, IN_MEMORY, world=1, steps=4, batch=5), strict=True
+    ):
+        assert_same(one, other)
+
+
+@pytest.mark.parametrize("config", [IN_MEMORY, THREADS])
+def test_pixels_and_rows_are_those_of_the_clip(sets, config):
+    """Each batch holds the clip's own pixels, its video and labels, and its slots."""
+    for step, batch in enumerate(read(sets[(7, 5, 1)], config, steps=6)):
+        assert batch.slot_B.tolist() == list(range(5)), step
+        assert batch.valid_B.all()
+        for slot, clip in enumerate(batch.clip_B.tolist()):
+            frames_TCHW = torch.from_numpy(pixels(clip, 2, 4)).permute(0, 3, 1, 2)
+            assert torch.equal(batch.frames_BTCHW[slot], frames_TCHW)
+        assert torch.equal(batch.video_B, batch.clip_B)
+        assert torch.equal(batch.identity_B, batch.clip_B % 3)
+        assert torch.equal(batch.action_B, batch.clip_B % 2 - 1)
+        for kind in KEY_KINDS:
+            assert batch.rows(kind).dtype == torch.int64
+
+
+def test_resuming_at_every_step_twice_in_a_row_at_another_world(sets):
+    """Stop, resume on two ranks, stop, resume on three: the frames of one uninterrupted run."""
+    folder, steps = sets[(7, 5, 1)], 5
+    expected = global_batches(folder, IN_MEMORY, world=1, steps=steps, batch=4)
+    for stop in range(steps):
+        found = global_batches(folder, THREADS, world=1, steps=stop, batch=4)
+        found += global_batches(folder, THREADS, world=2, steps=1, batch=4, start_step=stop)
+        found += global_batches(
+            folder, THREADS, world=3, steps=steps - stop - 1, batch=4, start_step=stop + 1
+        )
+        for one, other in zip(found, expected, strict=True):
+            assert_same(one, other)
+
+
+@pytest.mark.parametrize("config", [IN_MEMORY, THREADS])
+def test_whole_videos_give_windows(tmp_path, config):
+    """With `windows: whole` a clip's frames are consecutive ones from the start that was drawn."""
+    write_set(tmp_path, (4, 3), frames=3, extra=(0, 2, 5))
+    starts = set()
+    for batch in read(tmp_path, config, steps=12, batch=4):
+        assert batch.frames_BTCHW.shape == (4, 3, 3, 4, 4)
+        for clip, frames_TCHW in zip(batch.clip_B.tolist(), batch.frames_BTCHW, strict=True):
+            start = int(frames_TCHW[0, 1, 0, 0])
+            stored = 3 + (0, 2, 5)[clip % 3]
+            expected = pixels(clip, stored, 4)[start : start + 3].transpose(0, 3, 1, 2)
+            np.testing.assert_array_equal(frames_TCHW.numpy(), expected)
+            starts.add((clip % 3, start))
+    assert {start for kind, start in starts if kind == 0} == {0}
+    assert len({start for kind, start in starts if kind == 2}) > 2
+
+
+@pytest.mark.parametrize("codec", ["png", "raw"])
+def test_exact_codecs_come_back_exactly(tmp_path, codec):
+    """PNG and raw shards give the pixels that went in."""
+    write_set(tmp_path, (3,), codec=codec)
+    (batch,) = read(tmp_path, IN_MEMORY, steps=1, batch=3)
+    for clip, frames_TCHW in zip(batch.clip_B.tolist(), batch.frames_BTCHW, strict=True):
+        np.testing.assert_array_equal(frames_TCHW.permute(0, 2, 3, 1), pixels(clip, 2, 4))
+
+
+def test_counters_tell_what_was_done(sets):
+    """Clips and bytes add up, and the queue holds at most what was asked for ahead."""
+    config = dataclasses.replace(THREADS, prefetch=3)
+    opened = open_manifest(str(sets[(7, 5, 1)]), config=config)
+    with Stream(opened, config, seed=0, batch=5) as stream:
+        clips = torch.cat([batch.clip_B for batch in itertools.islice(stream, 4)])
+        counters = stream.counters()
+        assert stream.step == 4 and stream.plan.state(4)["step"] == 4
+        assert counters.clips == 20 and counters.damaged == counters.retries == 0
+        assert counters.bytes == opened.table["size"][clips.numpy()].sum()
+        assert 0 <= counters.queue_depth <= 3 and counters.wait_seconds >= 0
+    with pytest.raises(UserError, match="closed"):
+        next(stream)
+
+
+def test_a_rank_without_clips_gets_empty_batches(sets):
+    """One clip for four ranks: three of them step along with nothing."""
+    batches = read(sets[(1,)], THREADS, steps=2, batch=1, rank=0, world=4)
+    assert [len(batch.clip_B) for batch in batches] == [0, 0]
+    assert batches[0].frames_BTCHW.shape == (0, 2, 3, 4, 4)
+
+
+def test_only_the_rank_s_own_bytes_are_read(sets):
+    """A rank's reader sees the bytes of its own clips and no others."""
+    config = THREADS
+    opened = open_manifest(str(sets[(4, 4, 4, 4, 3)]), config=config)
+    with Stream(opened, config, seed=0, batch=7, rank=1, world=3) as stream:
+        part = ClipReader(opened)[stream.request(2)]
+        assert part.bytes == opened.table["size"][part.request.clip_B].sum()
+        assert len(part.request.clip_B) == len(stream.slots)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("workers", -1),
+        ("prefetch", 0),
+        ("on_damage", "ignore"),
+        ("timeout_seconds", 0.0),
+        ("worker_start", "thread"),
+        ("cache_gib", float("nan")),
+    ],
+)
+def test_settings_out_of_range_are_named(field, value):
+    """A wrong setting is refused where it is made."""
+    with pytest.raises(UserError, match=rf"^data\.{field}: "):
+        DataConfig(**{field: value})
+
+
+def test_a_killed_loader_process_is_an_error_and_no_hang(sets):
+    """The batches that wait are given out, then the stream says what happened."""
+    config = DataConfig(cache_mib=0, workers=1, prefetch=1)
+    opened = open_manifest(str(sets[(7, 5, 1)]), config=config)
+    before = set(multiprocessing.active_children())
+    with Stream(opened, config, seed=0, batch=3) as stream:
+        next(stream)
+        for child in set(multiprocessing.active_children()) - before:
+            child.kill()
+            child.join()
+        with pytest.raises(UserError, match="a loader process is gone"):
+            for _ in range(3):
+                next(stream)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("end", ["pass", "raise SystemExit(3)", "stream.close()"])
+def test_leaving_never_hangs(sets, workers, end):
+    """A program that ends, fails or closes in the middle of an epoch leaves with its own code."""
+    code = (
+        "import sys\n"
+        "from data_shards.stream import DataConfig, Stream, open_manifest\n"
+        "config = DataConfig(cache_mib=0, workers=int(sys.argv[2]))\n"
+        "stream = Stream(open_manifest(sys.argv[1]), config, seed=0, batch=3)\n"
+        f"next(stream)\n{end}\n"
+    )
+    command = [sys.executable, "-c", code, str(sets[(7, 5, 1)]), str(workers)]
+    ended = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (3 if "3" in end else 0, "")

@@ -1,0 +1,106 @@
+"""The whole configuration of a run: every component's settings in one frozen dataclass.
+
+Order of precedence: defaults < preset < YAML file (`--config FILE`) < `a.b=c` words. The resolved
+config is written into the run folder, and running with that file again reproduces the run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from data_shards.errors import UserError
+from data_shards.stream import DataConfig
+from trainer import settings
+from trainer.beginning import BeginConfig
+from trainer.checkpoint import CheckpointConfig
+from trainer.latents import LatentsConfig
+from trainer.networks import NetworksConfig
+from trainer.objective import LossConfig
+from trainer.optim import OptimConfig
+from trainer.presets import PRESETS
+from trainer.schedule import ScheduleConfig
+from trainer.telemetry import TelemetryConfig
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How long, how often, how exactly."""
+
+    steps: int | None = None
+    """Stop after this many steps (optimiser updates); wins over the length of the schedule."""
+    minutes: float | None = None
+    """Stop after this much training time; rates then follow time instead of steps. A resumed run
+    goes on counting where it was. Set `steps` or `minutes`, or neither: the schedule's passes."""
+    average: float = 0.0
+    """Decay of the running average of the weights that samples and evaluation use; 0: no average."""
+    log_steps: int = 20
+    """Write metrics and move the progress bar every so many steps."""
+    sample_minutes: float = 2.0
+    """Write a sample sheet every so many minutes of training, and at the end; 0: only at the end."""
+    threads: int = 0
+    """CPU threads of each process; 0: cores divided by the processes of this machine."""
+    hang_seconds: float = 300.0
+    """A rank without a sign of life for so long ends the run, stacks written; 0: never."""
+    deterministic: bool = True
+    """Use deterministic kernels, so that a resumed run repeats the bits of one never stopped."""
+    precision: str = "no"
+    """Mixed precision of the networks on a GPU: no | bf16 | fp16. Refused on a CPU."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "minutes"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise UserError(f"train.{name}: {value} is not positive")
+        if self.steps is not None and self.minutes is not None:
+            raise UserError("train.minutes: set either train.steps or train.minutes, not both")
+        if self.hang_seconds < 0:
+            raise UserError(f"train.hang_seconds: {self.hang_seconds} is below 0")
+        if not 0 <= self.average < 1:
+            raise UserError(f"train.average: {self.average} is not in [0, 1)")
+        if self.log_steps < 1 or self.sample_minutes < 0 or self.threads < 0:
+            raise UserError("train: log_steps >= 1, sample_minutes >= 0 and threads >= 0 are needed")
+        if self.precision not in ("no", "bf16", "fp16"):
+            raise UserError(f"train.precision: {self.precision!r} is none of no, bf16, fp16")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that decides what a run does."""
+
+    name: str = ""
+    """Folder under runs/; empty: the preset and the data set's name."""
+    preset: str = "folder"
+    """Table of settings to start from: demo | weizmann | chair_cad | golf | folder and variants."""
+    seed: int = 0
+    """Seed of weights, latents, order of the clips and every random draw."""
+    data: DataConfig = field(default_factory=DataConfig)
+    latents: LatentsConfig = field(default_factory=LatentsConfig)
+    begin: BeginConfig = field(default_factory=BeginConfig)
+    networks: NetworksConfig = field(default_factory=NetworksConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    telemetry: TelemetryConfig = field(default_factory=TelemetryConfig)
+
+    def __post_init__(self) -> None:
+        if self.name and (self.name.strip() != self.name or "/" in self.name or self.name[0] == "."):
+            raise UserError(f"name: {self.name!r} is not the name of a folder under runs/")
+
+
+def resolve(words: Sequence[str] = (), *, file: str | None = None) -> Config:
+    """Config from an optional YAML file and `a.b=c` words (see the module's order of precedence).
+
+    Raises:
+        UserError: one line naming the setting; an unknown preset names those that exist.
+    """
+    layer: dict[str, Any] = settings.load_yaml(file) if file else {}
+    named = [word.removeprefix("preset=") for word in words if word.startswith("preset=")]
+    preset = str((named or [layer.get("preset", "folder")])[-1])
+    if preset not in PRESETS:
+        raise UserError(f"preset: {preset!r} is none of {', '.join(PRESETS)}")
+    rest = [word for word in words if not word.startswith("preset=")]
+    return settings.compose(Config, PRESETS[preset], layer, {"preset": preset}, words=rest)

@@ -1,0 +1,81 @@
+"""PSNR over all training videos, as shown: clamped, 8 bits, averaged weights; all ranks together."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from data_shards.dataset import ClipReader, Request
+from data_shards.errors import UserError
+from data_shards.rows import rows_of
+from data_shards.stream import OpenManifest
+from trainer.engine import Engine
+
+CHUNK = 4
+"""Clips of a rank generated at a time."""
+LARGEST = 1024
+"""Clips of a larger set that are looked at: that many, evenly spread."""
+
+
+class Fidelity(NamedTuple):
+    """PSNR in dB."""
+
+    psnr: float
+    """Mean over clips of each clip's PSNR."""
+    worst: float
+    clips: int
+
+
+def to_uint8(images: torch.Tensor) -> torch.Tensor:
+    """Generated images as they are shown: [-1, 1] clamped to 0..255."""
+    return images.add(1).mul(127.5).round_().clamp_(0, 255).to(torch.uint8)
+
+
+@torch.no_grad()
+def fidelity(engine: Engine, opened: OpenManifest) -> Fidelity:
+    """PSNR of the training clips' reconstructions.
+
+    Raises:
+        UserError: a clip cannot be read.
+    """
+    comm, config = engine.ranks.comm, engine.config
+    clips_N = np.unique(
+        np.linspace(0, opened.manifest.clips - 1, min(opened.manifest.clips, LARGEST)).astype(int)
+    )
+    mine = clips_N[comm.rank :: comm.world]
+    rounds = -(-len(clips_N) // (CHUNK * comm.world))
+    sums = torch.zeros(3, dtype=torch.float64)
+    sums[2] = -1e9
+    worst = float("inf")
+    reader = ClipReader(opened)
+    engine.networks.eval()
+    engine.average.swap_()
+    for index in range(rounds):
+        chunk = mine[index * CHUNK : (index + 1) * CHUNK]
+        psnr_B = _psnr_of(engine, reader, chunk, config.latents.static_key,
+                          config.latents.transient_key)  # fmt: skip
+        sums[:2] += torch.tensor([psnr_B.sum(), len(psnr_B)], dtype=torch.float64)
+        worst = min([worst, *psnr_B.tolist()])
+    engine.average.swap_()
+    engine.networks.train()
+    comm.sum_(total := sums[:2].clone())
+    comm.max_(least := torch.tensor([-worst], dtype=torch.float64))
+    return Fidelity(float(total[0] / total[1]), -float(least), int(total[1]))
+
+
+def _psnr_of(
+    engine: Engine, reader: ClipReader, clips: np.ndarray, static_key: str, transient_key: str
+) -> torch.Tensor:
+    part = reader[Request(0, clips, np.zeros(len(clips), np.int64))]
+    if part.error or part.damages:
+        raise UserError(part.error or part.damages[0].reason)
+    latents = engine.dictionary.gather(
+        *(rows_of(reader.opened, clips, kind) for kind in (static_key, transient_key))
+    )
+    if not len(clips):
+        return torch.zeros(0)
+    fake, _ = engine.networks(latents.static_BS, latents.transient_BTM)
+    error = to_uint8(fake).cpu().float() - part.frames_BTCHW.float()
+    return 10 * torch.log10(255**2 / error.square().flatten(1).mean(dim=1).clamp_min(1e-9))

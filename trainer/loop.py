@@ -1,0 +1,240 @@
+"""The training loop, flat: read, measure, agree, move, write down.
+
+All ranks take every decision together: once per step, before anything moves, one small collective
+tells each of them whether some rank met a non-finite value, was asked to stop or to save, and how
+much time has gone by.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from data_shards.batch import ClipBatch
+from data_shards.manifest import clip_key
+from data_shards.stream import OpenManifest, Stream
+from trainer import objective, schedule
+from trainer.checkpoint import Checkpointer
+from trainer.config import Config
+from trainer.engine import TERMS, Engine, Measured
+from trainer.finite import Evidence, stop
+from trainer.leaving import Asked
+from trainer.telemetry import Progress as Done
+from trainer.telemetry import Telemetry
+from trainer.watchdog import Watchdog
+
+
+class Agreed(NamedTuple):
+    """What all ranks know before a step moves anything."""
+
+    bad: bool
+    asked: bool
+    due: bool
+    writing: bool
+    seconds: float
+
+
+class Progress(NamedTuple):
+    """Where a training is: steps taken, seconds of training over all its lives."""
+
+    step: int
+    seconds: float
+
+
+class Parts(NamedTuple):
+    """What a training is made of, on this rank."""
+
+    config: Config
+    opened: OpenManifest
+    engine: Engine
+    checkpoints: Checkpointer
+    telemetry: Telemetry
+    watchdog: Watchdog
+    asked: Asked
+    folder: Path
+
+
+def length(config: Config, clips: int) -> int | None:
+    """Steps of the whole run; None where minutes decide."""
+    if config.train.minutes is not None:
+        return None
+    return config.train.steps or schedule.total_steps(
+        clips=clips, pace=schedule.pace(config.schedule)
+    )
+
+
+def train(
+    parts: Parts, begin: Progress, *, on_sample: Callable[[Progress], None]
+) -> tuple[Progress, bool]:
+    """Train from `begin` to the end; returns where it ended and whether a signal ended it early.
+
+    Raises:
+        NonFinite: before anything moved, on every rank.
+        UserError: damaged footage, a full disk.
+    """
+    config, engine = parts.config, parts.engine
+    steps = length(config, parts.opened.manifest.clips)
+    step, seconds, sampled = begin.step, begin.seconds, begin.seconds
+    visit = schedule.visit(step, pace=engine.pace)
+    with open_stream(parts, first=visit) as stream:
+        batch, loaded, since = None, -1, begin
+        clock = time.perf_counter() - seconds
+        while not finished(config, steps, step, seconds):
+            visit = schedule.visit(step, pace=engine.pace)
+            parts.watchdog.beat(step, "data")
+            with engine.phases("data"):
+                if loaded != visit or batch is None:
+                    batch, loaded = next(stream), visit
+            stage = schedule.stage(step, pace=engine.pace)
+            factor = rate(config, steps, step, seconds)
+            parts.watchdog.beat(step, stage.name)
+            measured = engine.measure(batch, step=step, moves=stage.moves)
+            agreed = agree(parts, measured, step=step + 1, seconds=time.perf_counter() - clock)
+            if agreed.bad:
+                stop(step, evidence(parts, batch, measured), comm=engine.ranks.comm,
+                     folder=parts.folder, state={"seed": config.seed})  # fmt: skip
+            engine.update(step=step, moves=stage.moves, factor=factor)
+            step, seconds = step + 1, agreed.seconds
+            since = record(parts, stream, measured, Progress(step, seconds), steps=steps,
+                           factor=factor, since=since)  # fmt: skip
+            with engine.phases("checkpoint"):
+                parts.checkpoints.poll(ready=not agreed.writing)
+                if agreed.due and not agreed.asked:
+                    save(parts, Progress(step, seconds), background=config.checkpoint.background)
+            if agreed.asked:
+                save(parts, Progress(step, seconds))
+                return Progress(step, seconds), True
+            every = 60 * config.train.sample_minutes
+            if every and seconds - sampled >= every:
+                sampled = seconds
+                with engine.phases("evaluation"), parts.watchdog.patience(600):
+                    on_sample(Progress(step, seconds))
+    return Progress(step, seconds), False
+
+
+def open_stream(parts: Parts, *, first: int) -> Stream:
+    """This rank's stream of global batches, from number `first` on."""
+    comm = parts.engine.ranks.comm
+    return Stream(
+        parts.opened,
+        parts.config.data,
+        seed=parts.config.seed,
+        batch=parts.engine.pace.clips,
+        rank=comm.rank,
+        world=comm.world,
+        start_step=first,
+        progress=comm.rank == 0,
+    )
+
+
+def finished(config: Config, steps: int | None, step: int, seconds: float) -> bool:
+    """Whether a run has had its steps or its minutes."""
+    if steps is not None:
+        return step >= steps
+    assert config.train.minutes is not None
+    return seconds >= 60 * config.train.minutes
+
+
+def rate(config: Config, steps: int | None, step: int, seconds: float) -> float:
+    """What rates are multiplied by now."""
+    share = step / steps if steps else seconds / (60 * (config.train.minutes or 1))
+    return schedule.rate_factor(share, curve=config.optim.curve, warmup=config.optim.warmup)
+
+
+def agree(parts: Parts, measured: Measured, *, step: int, seconds: float) -> Agreed:
+    """Exchange flags and rank 0's clock: one collective of five numbers."""
+    comm = parts.engine.ranks.comm
+    flags = torch.tensor(
+        [
+            not measured.finite,
+            parts.asked.signal is not None,
+            parts.checkpoints.due(step),
+            parts.checkpoints.busy,
+            seconds if comm.rank == 0 else 0.0,
+        ],
+        dtype=torch.float64,
+    )
+    with parts.engine.phases("communication"):
+        seen = comm.max_(flags).tolist()
+    return Agreed(*(bool(flag) for flag in seen[:4]), seconds=seen[4])
+
+
+def save(parts: Parts, at: Progress, *, background: bool = False, score: float | None = None) -> None:
+    """Write a checkpoint of everything that `restore` needs."""
+    with parts.watchdog.patience(3600):
+        parts.checkpoints.save(
+            at.step,
+            common=parts.engine.common(),
+            own=parts.engine.own(),
+            state=state_of(parts, at),
+            score=score,
+            background=background,
+        )
+
+
+def state_of(parts: Parts, at: Progress) -> dict[str, Any]:
+    """Counters of a checkpoint: all that is not a tensor."""
+    return {
+        "step": at.step,
+        "seconds": at.seconds,
+        "fingerprint": parts.opened.manifest.fingerprint,
+        "seed": parts.config.seed,
+    }
+
+
+def record(
+    parts: Parts, stream: Stream, measured: Measured, at: Progress, *, steps: int | None,
+    factor: float, since: Progress,
+) -> Progress:  # fmt: skip
+    """Hand a step's figures to telemetry; sums over ranks are taken only where they are written.
+
+    Returns:
+        The last step that was written.
+    """
+    config, engine = parts.config, parts.engine
+    spent = engine.phases.step()
+    parts.telemetry.count(clips=engine.pace.clips, frames=engine.frames, phases=spent)
+    if at.step % config.train.log_steps and not finished(config, steps, at.step, at.seconds):
+        return since
+    terms = engine.ranks.comm.sum_(measured.terms.to("cpu", torch.float64))
+    counters = stream.counters()
+    total = steps or 60 * (config.train.minutes or 1)
+    passed = max(at.seconds - since.seconds, 1e-9)
+    parts.telemetry.step(
+        at.step,
+        terms=dict(zip(TERMS[:-1], terms.tolist(), strict=False)),
+        psnr=objective.psnr_of(float(terms[-1])),
+        clips_per_second=engine.pace.clips * (at.step - since.step) / passed,
+        progress=Done(at.step if steps else at.seconds, total, "steps" if steps else "seconds"),
+        rates={
+            "gamma": config.optim.gamma_rate * factor,
+            "theta": config.optim.theta_rate * factor,
+            "latents": config.latents.rate * factor,
+        },
+        norms={group: float(norm) for group, norm in measured.norms.items()},
+        phases=engine.phases.take(),
+        seconds=at.seconds,
+        damaged=counters.damaged,
+        shard_bytes=counters.bytes,
+    )
+    return at
+
+
+def evidence(parts: Parts, batch: ClipBatch, measured: Measured) -> Evidence:
+    """What replays a step that is not finite."""
+    networks, latents = parts.engine.networks, parts.engine.latents
+    manifest, table = parts.opened.manifest, parts.opened.table
+    rows = {"static": latents.static_BS, "transient": latents.transient_BTM}
+    gradients = {f"{name}.grad": row.grad for name, row in rows.items() if row.grad is not None}
+    return Evidence(
+        terms=dict(zip(TERMS, measured.terms, strict=True)),
+        gradients={n: p.grad for n, p in networks.named_parameters() if p.grad is not None},
+        rows={**{name: row.detach() for name, row in rows.items()}, **gradients},
+        batch={"frames": batch.frames_BTCHW, "clip": batch.clip_B, "slot": batch.slot_B},
+        clips=[clip_key(manifest, table[int(clip)]) for clip in batch.clip_B],
+        weights=dict(networks.state_dict()),
+    )

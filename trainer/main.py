@@ -1,0 +1,81 @@
+"""Train a NAVSynth model.
+
+Run: accelerate launch --config_file accelerate_config.yaml trainer/main.py \\
+         preset=weizmann data.manifest=DIR train.minutes=10
+The same command again resumes. Settings are words `a.b=c`, over `--config FILE`, over a preset.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from data_shards.errors import UserError
+from data_shards.stream import open_manifest
+from trainer import settings
+from trainer.config import Config, resolve
+from trainer.estimate import estimate
+from trainer.leaving import DONE, ENDINGS, USER_ERROR, leave
+from trainer.presets import PRESETS
+
+RUNS = Path("runs")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line; its help lists every setting with default and docstring."""
+    lines = []
+    for field in settings.fields_of(Config):
+        lines.append(f"  {field.path}={field.default}  ({field.type})")
+        if field.doc:
+            lines.append(f"      {field.doc}")
+    made = argparse.ArgumentParser(
+        prog="trainer/main.py",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=f"presets: {', '.join(PRESETS)}\n\nsettings:\n" + "\n".join(lines),
+    )
+    made.add_argument("words", nargs="*", metavar="setting=value", help="see the list below")
+    made.add_argument("--config", metavar="FILE", help="YAML file of settings")
+    made.add_argument("--runs", type=Path, default=RUNS, help="folder of run folders (%(default)s)")
+    made.add_argument(
+        "--dry-run", action="store_true", help="print config, sizes and memory per rank, and leave"
+    )
+    made.add_argument(
+        "--ranks", type=int, default=1, help="with --dry-run: processes to reckon with"
+    )
+    return made
+
+
+def run_name(config: Config, data_name: str) -> str:
+    """Folder of a run under runs/: the name set, or the preset and the data set."""
+    return config.name or (
+        config.preset if config.preset == data_name else f"{config.preset}-{data_name}"
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point. Exit codes: `leaving.ENDINGS`."""
+    args = parser().parse_args(argv)
+    try:
+        config = resolve(args.words, file=args.config)
+        if not config.data.manifest:
+            raise UserError("data.manifest: not set; give the folder that data_shards.prepare wrote")
+        opened = open_manifest(config.data.manifest, config=config.data)
+        if args.dry_run:
+            print(settings.to_yaml(config))
+            print(estimate(config, opened, ranks=args.ranks).text())
+            return DONE.code
+        from trainer.job import run_job  # torch's process group is not needed before
+
+        folder = args.runs / run_name(config, opened.manifest.name)
+        return run_job(config, opened, folder=folder).code
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return USER_ERROR.code
+
+
+if __name__ == "__main__":
+    code = main()
+    leave(next(ending for ending in ENDINGS if ending.code == code))

@@ -1,0 +1,116 @@
+"""The objective of a step (Eq. 6): l_rec + lambda_s * l_static + lambda_t * l_triplet.
+
+Terms are sums over a rank's clips divided by the clips of the *global* batch, so that adding the
+terms (or gradients) of all ranks gives those of one rank with the whole batch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+
+from data_shards.errors import UserError
+from trainer import losses
+from trainer.draws import Draw
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Weights and shapes of the three terms."""
+
+    levels: int = 4
+    """Levels of the Laplacian pyramid (l in Tab. 6); the last one is the low-pass residual."""
+    lambda_static: float = 0.01
+    """Weight of l_static (lambda_s in Tab. 6)."""
+    lambda_triplet: float = 0.01
+    """Weight of l_triplet (lambda_t in Tab. 6)."""
+    radius: int = 2
+    """Positives are drawn within so many frames of the anchor (alpha as a frame margin)."""
+    gap: int = 2
+    """Negatives are drawn more than so many frames away; at least `radius`."""
+    margin: float = 2.0
+    """Margin of the hinge (alpha in Tab. 6)."""
+    triplet_on: str = "motion"
+    """Codes that the triplet condition is put on: motion (output of R) | latents (z^t)."""
+    squared: bool = True
+    """Squared distances, as the paper prints; off: distances, as the authors' code has."""
+    mse: float = 0.0
+    """Weight of a mean squared error beside l_rec (not in the paper; PSNR measures it)."""
+
+    def __post_init__(self) -> None:
+        if self.levels < 1:
+            raise UserError(f"loss.levels: {self.levels} is below 1")
+        for name in ("lambda_static", "lambda_triplet", "margin", "mse"):
+            if not getattr(self, name) >= 0:
+                raise UserError(f"loss.{name}: {getattr(self, name)} is below 0")
+        if self.radius < 1 or self.gap < self.radius:
+            raise UserError(f"loss.radius: 1 <= radius <= gap is needed, got {self.radius} and "
+                            f"gap {self.gap}")  # fmt: skip
+        if self.triplet_on not in ("motion", "latents"):
+            raise UserError(f"loss.triplet_on: {self.triplet_on!r} is none of motion, latents")
+
+
+class LossTerms(NamedTuple):
+    """Scalars of one rank's part of a batch; `total` carries the graph."""
+
+    total: torch.Tensor
+    rec: torch.Tensor
+    static: torch.Tensor
+    triplet: torch.Tensor
+    mse: torch.Tensor
+    """Mean squared error on [-1, 1] pixels as shown (clamped), for PSNR."""
+
+
+def to_pixels(frames: torch.Tensor) -> torch.Tensor:
+    """uint8 0..255 to float [-1, 1]."""
+    return frames.to(torch.float32).mul_(2 / 255).sub_(1)
+
+
+def terms(
+    fake_BFCHW: torch.Tensor,
+    real_BFCHW: torch.Tensor,
+    codes_BTM: torch.Tensor,
+    draw: Draw,
+    valid_B: torch.Tensor,
+    *,
+    config: LossConfig,
+    batch: int,
+) -> LossTerms:
+    """Eq. 6 on one rank's clips.
+
+    Args:
+        fake_BFCHW: generated frames.
+        real_BFCHW: the true ones, [-1, 1].
+        codes_BTM: transient codes of all T frames.
+        valid_B: clips that weigh nothing are False.
+        batch: clips of the global batch that weigh something.
+    """
+    device = fake_BFCHW.device
+    draw = draw._replace(
+        static_B=draw.static_B.to(device),
+        triplets=losses.Triplets(*(index.to(device) for index in draw.triplets)),
+    )
+    weight_B = valid_B.to(fake_BFCHW.dtype) / batch
+    level_BF = losses.reconstruction(fake_BFCHW, real_BFCHW, levels=config.levels)
+    rec = (level_BF.mean(dim=1) * weight_B).sum()
+    # The static loss is l_rec of frame k (Eq. 4), which is in level_BF already.
+    static = (level_BF.gather(1, draw.static_B[:, None])[:, 0] * weight_B).sum()
+    triplet_B = losses.triplet(
+        codes_BTM, draw.triplets, margin=config.margin, squared=config.squared
+    )
+    triplet = (triplet_B * weight_B).sum()
+    total = rec + config.lambda_static * static + config.lambda_triplet * triplet
+    if config.mse:
+        error_B = (fake_BFCHW - real_BFCHW).square().flatten(1).mean(dim=1)
+        total = total + config.mse * (error_B * weight_B).sum()
+    with torch.no_grad():
+        shown_B = (fake_BFCHW.clamp(-1, 1) - real_BFCHW).square().flatten(1).mean(dim=1)
+        mse = (shown_B * weight_B).sum()
+    return LossTerms(total, rec.detach(), static.detach(), triplet.detach(), mse)
+
+
+def psnr_of(mse: float) -> float:
+    """PSNR in dB of a mean squared error on [-1, 1] pixels (peak to peak 2)."""
+    return float(10 * torch.log10(torch.tensor(4.0) / max(mse, 1e-12)))

@@ -1,0 +1,111 @@
+"""A run folder, read back: for generation, evaluation, fitting and reports.
+
+Nothing here needs the process group; a checkpoint of many ranks is read by one.
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from data_shards.dataset import ClipReader, Request
+from data_shards.errors import UserError
+from data_shards.manifest import Manifest
+from data_shards.rows import rows_of
+from data_shards.stream import OpenManifest, open_manifest
+from trainer import setup
+from trainer.average import WeightAverage
+from trainer.checkpoint import Checkpointer
+from trainer.comm import Comm
+from trainer.config import Config, resolve
+from trainer.latents import LatentDictionary
+from trainer.networks import NavSynth
+
+CONFIG = "config.yaml"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained model with its dictionary and footage."""
+
+    folder: Path
+    config: Config
+    manifest: Manifest
+    opened: OpenManifest
+    networks: NavSynth
+    dictionary: LatentDictionary
+    step: int
+
+    def latents(
+        self, static_rows_B: torch.Tensor, transient_rows_B: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Latents (B, S) and (B, T, M) of dictionary rows, without gradients."""
+        found = self.dictionary.gather(static_rows_B, transient_rows_B)
+        return found.static_BS.detach(), found.transient_BTM.detach()
+
+    def clip_rows(self, clips_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Rows, int64 (B,) each, of the static and the transient table that clips belong to."""
+        layout = self.config.latents
+        return (
+            rows_of(self.opened, clips_B, layout.static_key),
+            rows_of(self.opened, clips_B, layout.transient_key),
+        )
+
+    def real(self, clips_B: torch.Tensor) -> torch.Tensor:
+        """Footage of clips, uint8 (B, T, C, H, W): the first T frames of each.
+
+        Raises:
+            UserError: the footage is damaged.
+        """
+        wanted = Request(0, clips_B.numpy(), np.zeros(len(clips_B), np.int64))
+        part = ClipReader(self.opened)[wanted]
+        if part.error or part.damages:
+            raise UserError(part.error or part.damages[0].reason)
+        return part.frames_BTCHW
+
+    def clip_of_video(self, name: str) -> int:
+        """Number of the first clip of a video.
+
+        Raises:
+            UserError: no such video; the nearest name is given.
+        """
+        names = [video.name for video in self.manifest.videos]
+        if name not in names:
+            near = difflib.get_close_matches(name, names, n=1, cutoff=0.0)
+            raise UserError(f"{name}: no such video in this run; did you mean {near[0]}?")
+        return int(np.flatnonzero(self.opened.table["video"] == names.index(name))[0])
+
+
+def open_run(folder: str | Path, checkpoint: str | int = "latest") -> Run:
+    """Read a run folder: its config, footage and one checkpoint (`latest` or a step's number).
+
+    The networks carry the running average of the weights where the run keeps one.
+
+    Raises:
+        UserError: not a run folder, no checkpoint yet, footage gone or not the run's.
+    """
+    folder = Path(folder)
+    if not (folder / CONFIG).is_file():
+        raise UserError(f"{folder}: not a run folder (no {CONFIG}); runs/ holds them")
+    config = resolve(file=str(folder / CONFIG))
+    opened = open_manifest(config.data.manifest, config=config.data)
+    checkpoints = Checkpointer(folder, config.checkpoint, comm=Comm())
+    path = checkpoints.latest() if checkpoint == "latest" else checkpoints.at(int(checkpoint))
+    if path is None:
+        raise UserError(f"{folder}: no checkpoint yet; train it first")
+    saved = checkpoints.open(path)
+    networks = setup.build_networks(config, opened.manifest)
+    networks.load_state_dict(saved.common("networks"))
+    average = WeightAverage(networks, decay=config.train.average)
+    average.load(saved.common("average"))
+    average.swap_()
+    dictionary = setup.build_dictionary(config, opened.manifest, opened.table, comm=Comm())
+    dictionary.restore(saved.read)
+    networks.eval().requires_grad_(False)
+    return Run(
+        folder, config, opened.manifest, opened, networks, dictionary, int(saved.state["step"])
+    )

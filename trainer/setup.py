@@ -1,0 +1,61 @@
+"""Building a run's parts from its config and footage: the same for training, reading and fitting."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from data_shards.errors import UserError
+from data_shards.keys import row_keys
+from data_shards.manifest import Manifest
+from trainer.comm import Comm
+from trainer.config import Config
+from trainer.draws import generator_of
+from trainer.latents import LatentDictionary
+from trainer.networks import NavSynth
+from trainer.networks.generator import WIDTHS
+
+
+def require_size(manifest: Manifest) -> None:
+    """Refuse frames that no generator makes (UserError)."""
+    if manifest.height != manifest.width or manifest.height not in WIDTHS:
+        raise UserError(
+            f"data.manifest: frames of {manifest.height}x{manifest.width}; generators exist for "
+            f"{', '.join(f'{s}x{s}' for s in WIDTHS)}: prepare the footage with --size"
+        )
+
+
+def build_networks(config: Config, manifest: Manifest) -> NavSynth:
+    """Freshly initialised networks; weights depend on the seed and nothing else.
+
+    Raises:
+        UserError: frames that are not square or of a size that no generator has.
+    """
+    require_size(manifest)
+    seed = int(torch.randint(2**62, (), generator=generator_of(config.seed, 0, "networks")))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return NavSynth(
+            config.networks,
+            static=config.latents.static,
+            transient=config.latents.transient,
+            size=manifest.height,
+        )
+
+
+def build_dictionary(
+    config: Config, manifest: Manifest, clips: Any, *, comm: Comm
+) -> LatentDictionary:
+    """The latent dictionary of the config's layout, rows initialised from the seed.
+
+    Args:
+        clips: the manifest's clip records.
+    """
+    keys = {
+        "static": row_keys(manifest, clips, config.latents.static_key),
+        "transient": row_keys(manifest, clips, config.latents.transient_key),
+    }
+    return LatentDictionary(
+        config.latents, frames=manifest.frames, keys=keys, comm=comm, seed=config.seed
+    )

@@ -1,0 +1,49 @@
+"""Seconds by phase of a step: data, forward, backward, communication, optimiser, ..."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+PHASES = (
+    "data",
+    "rows",
+    "forward",
+    "backward",
+    "communication",
+    "optimiser",
+    "projection",
+    "checkpoint",
+    "evaluation",
+)
+
+
+class Phases:
+    """Adds up seconds by phase. On a GPU, kernels count where the host waits for them."""
+
+    def __init__(self) -> None:
+        self._all: dict[str, float] = defaultdict(float)
+        self._step: dict[str, float] = defaultdict(float)
+
+    @contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        """Count the body's seconds for `phase`."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._step[phase] += time.perf_counter() - start
+
+    def step(self) -> dict[str, float]:
+        """Seconds by phase since the last call."""
+        spent, self._step = dict(self._step), defaultdict(float)
+        for phase, seconds in spent.items():
+            self._all[phase] += seconds
+        return spent
+
+    def take(self) -> dict[str, float]:
+        """Seconds by phase of the steps since the last call."""
+        spent, self._all = dict(self._all), defaultdict(float)
+        return spent
