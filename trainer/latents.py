@@ -16,7 +16,6 @@ move, and any number of ranks gives the same rows.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
@@ -24,71 +23,16 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from data_shards.batch import KEY_KINDS
-from data_shards.errors import UserError
-from trainer import ownership
 from trainer.comm import Comm
-from trainer.lowrank import Basis, LowRankConfig, find_basis, truncate
+from trainer.latents_config import LatentsConfig, Promise, promise_bytes
+from trainer.lowrank import Basis, find_basis, truncate
 from trainer.prefetch import Prefetcher
 from trainer.reshard import Reader, Restored, restore_table
-from trainer.residence import RESIDENCES, WINDOW
-from trainer.rowopt import RULES
 from trainer.table import Route, ShardedTable, TableSpec
 
+__all__ = ["KINDS", "LatentDictionary", "Latents", "LatentsConfig", "Promise", "unit_ball"]
+
 KINDS = ("static", "transient")
-
-
-@dataclass(frozen=True)
-class LatentsConfig:
-    """Widths, layout, row optimiser and residence of the latent dictionary."""
-
-    static: int = 200
-    """S, the width of a static code."""
-    transient: int = 200
-    """M, the width of each frame's transient code."""
-    static_key: str = "video"
-    """What a static row belongs to: dataset, action, identity, video or clip."""
-    transient_key: str = "video"
-    """What a transient row belongs to: dataset, action, identity, video or clip."""
-    optimiser: str = "momentum"
-    """Row optimiser: `momentum` (SGD, as in the paper) or `adam` (step count per row)."""
-    rate: float = 12.5
-    """Learning rate of the rows (Tab. 6), unless a schedule gives another."""
-    momentum: float = 0.9
-    """Momentum of `momentum`."""
-    betas: tuple[float, float] = (0.9, 0.999)
-    """Decay rates of `adam`."""
-    epsilon: float = 1e-8
-    """Term of `adam` against division by zero."""
-    init_scale: float = 1.0
-    """Typical norm of a fresh code before it is put into the unit ball."""
-    residence: str = "device"
-    """Where rows live: `device`, `host` or `disk` (mapped files in `scratch`)."""
-    scratch: str = ""
-    """Folder of the mapped files of residence `disk`."""
-    low_rank: LowRankConfig = field(default_factory=LowRankConfig)
-    """The rank constraint of the interpolation experiments."""
-
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        _choose("static_key", self.static_key, KEY_KINDS)
-        _choose("transient_key", self.transient_key, KEY_KINDS)
-        _choose("optimiser", self.optimiser, tuple(RULES))
-        _choose("residence", self.residence, RESIDENCES)
-        for name in ("static", "transient"):
-            if getattr(self, name) < 1:
-                raise UserError(f"latents.{name}: must be at least 1")
-        for name in ("rate", "init_scale", "epsilon"):
-            if not getattr(self, name) > 0:
-                raise UserError(f"latents.{name}: must be positive")
-        for name, value in (("momentum", self.momentum), *(("betas", b) for b in self.betas)):
-            if not 0 <= value < 1:
-                raise UserError(f"latents.{name}: {value} is not in [0, 1)")
-
-
-def _choose(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise UserError(f"latents.{name}: {value!r} is none of {', '.join(choices)}")
 
 
 class Latents(NamedTuple):
@@ -98,16 +42,6 @@ class Latents(NamedTuple):
     transient_BTM: torch.Tensor
     static_route: Route
     transient_route: Route
-
-
-class Promise(NamedTuple):
-    """Bytes that a rank's part of the dictionary takes at most, by place."""
-
-    device: int
-    host: int
-    disk: int
-    saving: int
-    """Memory on top while a snapshot is read, without the rows that training touches meanwhile."""
 
 
 class LatentDictionary:
@@ -142,6 +76,7 @@ class LatentDictionary:
                     config.optimiser,
                     config.residence,
                     folder,
+                    config.replicate_kib,
                 ),
                 keys[kind],
                 comm,
@@ -235,11 +170,12 @@ class LatentDictionary:
         return values
 
     def assign(self, kind: str, values_N: torch.Tensor | None) -> None:
-        """Give the rows of a table new values (N, ...), rank 0's; put into the unit ball."""
+        """Give the rows of a table new values (N, ...), rank 0's, put into the unit ball."""
         table = self.tables[kind]
         if values_N is None or self.comm.rank:
             values_N = torch.empty(table.count, *table.trail)
-        table.assign_(unit_ball(self.comm.broadcast_(values_N.contiguous())))
+        values_N = unit_ball(self.comm.broadcast_(values_N.contiguous()))
+        table.assign_(torch.arange(table.count), values_N)
 
     def fetch_ahead(self, static_rows: torch.Tensor, transient_rows: torch.Tensor) -> None:
         """Begin to read rows of a coming step (of its whole global batch) from disk."""
@@ -289,28 +225,9 @@ class LatentDictionary:
             self._prefetcher = None
 
     @staticmethod
-    def promise_bytes(
-        config: LatentsConfig, *, static_rows: int, transient_rows: int, frames: int,
-        world: int = 1, batch: int = 64,
-    ) -> Promise:  # fmt: skip
-        """Bytes per rank of a dictionary, before it is made; `batch` is the global batch."""
-        rule = RULES[config.optimiser]
-        copies = 1 + len(rule.element_fields)
-        widths = (config.static, frames * config.transient)
-        stored = kept = moving = page = 0
-        for count, width in zip((static_rows, transient_rows), widths, strict=True):
-            slots = -(-ownership.PAGES // world) * ownership.depth(count)
-            row = 4 * width * copies + 8 * len(rule.row_fields)
-            stored += slots * row
-            kept += slots * (8 + 1)
-            moving += 4 * batch * row
-            page = max(page, ownership.depth(count) * row)
-        files = 2 * (copies + len(rule.row_fields))
-        place = {"device": 0, "host": 0, "disk": 0, "saving": 2 * page}
-        place[config.residence] = stored
-        place["host"] += kept + (2 * WINDOW if config.residence == "disk" else 0) + files * 4096
-        place["device" if config.residence == "device" else "host"] += moving
-        return Promise(**place)
+    def promise_bytes(config: LatentsConfig, **sizes: int) -> Promise:
+        """Bytes per rank of a dictionary, before it is made: see `latents_config.promise_bytes`."""
+        return promise_bytes(config, **sizes)
 
 
 def unit_ball(values: torch.Tensor) -> torch.Tensor:

@@ -104,7 +104,7 @@ def _chunks(table: ShardedTable, page: int) -> Iterator[torch.Tensor]:
 
 def _gather(table: ShardedTable) -> tuple[torch.Tensor, torch.Tensor]:
     width = table.trail[-1]
-    mine = [frames for page in table.pages for frames in _chunks(table, page)]
+    mine = [frames for page in table.own_pages for frames in _chunks(table, page)]
     parts = table.comm.gather_tensors(
         torch.cat([torch.empty(0, width, dtype=torch.float64), *mine])
     )

@@ -45,13 +45,38 @@ def restore_table(table: ShardedTable, reader: Reader) -> Restored:
             _fill(table, reader, page, ownership.page_rows(page, table.count), None)
         return Restored(table.count, 0, 0)
     matched, saved = _match(table, reader)
-    total = int(table.comm.sum_(torch.tensor([matched])))
+    total = matched if table.replicated else int(table.comm.sum_(torch.tensor([matched])))
     if not total:
         raise UserError(
             f"{table.name} table: no key of the checkpoint is in this data set; resume with the "
             "manifest and layout that the checkpoint was trained on"
         )
     return Restored(total, table.count - total, saved - total)
+
+
+def saved_rows(reader: Reader, kind: str, rows: torch.Tensor) -> torch.Tensor:
+    """Values (n, ...) of rows straight from a checkpoint's pages, without a dictionary.
+
+    `rows` are positions in the table that was saved. Transient rows are read inside the saved
+    directions where low rank of scope `dictionary` was on. `reader` as for `restore_table`.
+    """
+    rows = rows.to("cpu", torch.int64)
+    page = ownership.page_of(rows)
+    values: list[torch.Tensor | None] = [None] * len(rows)
+    for number in page.unique().tolist():
+        saved = reader(f"{kind}.value.{number:02d}")
+        for at in (page == number).nonzero().squeeze(1).tolist():
+            values[at] = saved[int(rows[at]) // ownership.PAGES]
+    found = torch.stack([value for value in values if value is not None])
+    basis = _saved_basis(reader) if kind == "transient" else None
+    return found if basis is None else found @ basis @ basis.T
+
+
+def _saved_basis(reader: Reader) -> torch.Tensor | None:
+    try:
+        return reader("dictionary.basis").to(torch.float32)
+    except KeyError:
+        return None
 
 
 def _match(table: ShardedTable, reader: Reader) -> tuple[int, int]:

@@ -12,6 +12,7 @@ pages are given back to the system whenever about `WINDOW` bytes of them were vi
 
 from __future__ import annotations
 
+import errno
 import math
 import mmap
 import os
@@ -92,29 +93,41 @@ def initial_rows(
 
 
 class _Mapped:
-    """A sparse file of `slots` rows, mapped; `tensor` reads and writes it."""
+    """A sparse file of `slots` rows: read through a map, written with `pwrite`.
+
+    Writing through the map would kill the process (SIGBUS) on a full disk and cost a fault a page.
+    """
 
     def __init__(self, folder: Path, field: Field, slots: int) -> None:
         size = max(1, slots * field.row_bytes)
-        self._row_bytes = field.row_bytes
-        descriptor, name = tempfile.mkstemp(prefix="latents-", dir=folder)
-        try:
-            os.unlink(name)  # noqa: PTH108
-            os.ftruncate(descriptor, size)
-            self._map = mmap.mmap(descriptor, size)
-        finally:
-            os.close(descriptor)
+        self._row_bytes, self._folder = field.row_bytes, folder
+        self._file = tempfile.TemporaryFile(prefix="latents-", dir=folder, buffering=0)  # noqa: SIM115
+        self._file.truncate(size)
+        self._map = mmap.mmap(self._file.fileno(), size)
         self._map.madvise(mmap.MADV_RANDOM)
         flat = torch.from_numpy(np.frombuffer(self._map, dtype=np.uint8))
         flat = flat[: slots * field.row_bytes].view(field.dtype)
         self.tensor = flat.view(slots, *field.trail)
 
+    def write_(self, slots: torch.Tensor, rows: torch.Tensor) -> None:
+        """Store rows; `UserError` when the disk is full."""
+        raw = rows.contiguous().numpy().reshape(-1).view(np.uint8).data
+        size = self._row_bytes
+        for index, slot in enumerate(slots.tolist()):
+            part = raw[index * size : (index + 1) * size]
+            try:
+                written = os.pwrite(self._file.fileno(), part, slot * size)
+            except OSError as error:
+                if error.errno != errno.ENOSPC:
+                    raise
+                written = -1
+            if written != size:
+                raise UserError(f"latents.scratch: {self._folder} is full; choose another folder")
+
     def fetch(self, slots: torch.Tensor) -> None:
-        """Ask the system to read rows into its cache, without mapping them here."""
+        """Read rows into the system's cache, without mapping them; other threads may run."""
         for slot in slots.tolist():
-            start = slot * self._row_bytes
-            aligned = start - start % mmap.PAGESIZE
-            self._map.madvise(mmap.MADV_WILLNEED, aligned, start + self._row_bytes - aligned)
+            os.pread(self._file.fileno(), self._row_bytes, slot * self._row_bytes)
 
     def release(self) -> None:
         """Unmap every page; what was written stays in the file."""
@@ -140,7 +153,7 @@ class Store:
         """Make room for `slots` rows, filled at once on the device and elsewhere when read."""
         self.fields, self.slots, self.residence = dict(fields), slots, residence
         self._fresh, self._device = fresh, device
-        self._maps: list[_Mapped] = []
+        self._maps: dict[str, _Mapped] = {}
         self._visited = 0
         self._ready = torch.zeros(slots, dtype=torch.bool)
         if residence == "disk":
@@ -164,11 +177,8 @@ class Store:
                 f"latents.scratch: {folder} has {free / 1e9:.1f} GB free and the dictionary needs "
                 f"{need / 1e9:.1f} GB; choose another folder"
             )
-        tensors = {}
-        for name, field in self.fields.items():
-            self._maps.append(_Mapped(folder, field, self.slots))
-            tensors[name] = self._maps[-1].tensor
-        return tensors
+        self._maps = {name: _Mapped(folder, f, self.slots) for name, f in self.fields.items()}
+        return {name: mapped.tensor for name, mapped in self._maps.items()}
 
     def reset_(self) -> None:
         """Every row as it was in the beginning."""
@@ -202,15 +212,17 @@ class Store:
         """Store rows (n, ...) of some fields; a row's first write gives all of them."""
         at = slots.to(self._device) if self.residence == "device" else slots
         for name, value in rows.items():
-            self._tensors[name].index_copy_(0, at, value.to(self._tensors[name].device))
+            if self._maps:
+                self._maps[name].write_(slots, value.cpu())
+            else:
+                self._tensors[name].index_copy_(0, at, value.to(self._tensors[name].device))
         if self.residence != "device":
             self._ready.index_fill_(0, slots, True)
-            self._visit(len(slots), tuple(rows))
 
     def touch(self, slots: torch.Tensor) -> None:
         """Bring rows from disk into memory; safe beside reads and writes of another thread."""
         known = slots[self._ready.index_select(0, slots)]
-        for mapped in self._maps:
+        for mapped in self._maps.values():
             mapped.fetch(known)
 
     def _visit(self, count: int, names: tuple[str, ...]) -> None:
@@ -219,5 +231,5 @@ class Store:
         self._visited += count * sum(self.fields[name].row_bytes + FAULT for name in names)
         if self._visited > WINDOW:
             self._visited = 0
-            for mapped in self._maps:
+            for mapped in self._maps.values():
                 mapped.release()

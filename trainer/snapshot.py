@@ -22,11 +22,11 @@ class Snapshot:
     """The picture of a store's pages at the moment of construction. `lock` guards the store."""
 
     def __init__(
-        self, store: Store, lock: threading.Lock, pages: range, sizes: list[int], depth: int
+        self, store: Store, lock: threading.Lock, sizes: dict[int, int], first: int, depth: int
     ) -> None:
-        """`sizes` are the rows of each page in `pages`; page i fills slots from `i * depth`."""
+        """`sizes`: rows per page, ascending; page p fills slots from `(p - first) * depth`."""
         self._store, self._lock = store, lock
-        self._pages, self._sizes, self._depth = pages, sizes, depth
+        self._sizes, self._first, self._depth = sizes, first, depth
         self._next = 0
         self._kept = torch.zeros(store.slots, dtype=torch.bool)
         self._aside: list[tuple[torch.Tensor, dict[str, torch.Tensor]]] = []
@@ -45,8 +45,8 @@ class Snapshot:
     def pages(self) -> Iterator[tuple[int, dict[str, torch.Tensor]]]:
         """Each page's number and fields (rows of the page, ...), in host memory."""
         try:
-            for index, (page, size) in enumerate(zip(self._pages, self._sizes, strict=True)):
-                yield page, self._page(index * self._depth, size)
+            for page, size in self._sizes.items():
+                yield page, self._page((page - self._first) * self._depth, size)
         finally:
             with self._lock:
                 self.done = True

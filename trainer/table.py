@@ -1,5 +1,8 @@
 """One table of the latent dictionary, sharded by row over ranks.
 
+A small table is replicated instead: every rank holds all rows and takes every step, gradients are
+gathered by rank, and each rank saves the pages that it would own. The bits are the same.
+
 Reading and writing rows is two all-to-alls: the asked rows to their owners, their values back;
 then the gradients to the owners. The owner sums duplicates in the order of the global batch (rank
 by rank, slot by slot), so the sums do not depend on arrival or on the number of ranks.
@@ -7,8 +10,10 @@ by rank, slot by slot), so the sums do not depend on arrival or on the number of
 
 from __future__ import annotations
 
+import math
 import threading
-from collections.abc import Iterator, Mapping
+import weakref
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -46,6 +51,7 @@ class TableSpec(NamedTuple):
     optimiser: str
     residence: str
     folder: Path | None
+    replicate_kib: int = 0
 
 
 class ShardedTable:
@@ -57,7 +63,12 @@ class ShardedTable:
             raise UserError(f"{spec.name} table: {spec.count} rows but {len(keys)} keys")
         self.spec, self.comm, self.device = spec, comm, device
         self.name, self.count, self.trail = spec.name, spec.count, spec.trail
-        self.pages = ownership.pages_of(comm.rank, comm.world)
+        self.replicated = replicated(
+            spec.count, spec.trail, world=comm.world, kib=spec.replicate_kib
+        )
+        self._place = (0, 1) if self.replicated else (comm.rank, comm.world)
+        self.pages = ownership.pages_of(*self._place)
+        self.own_pages = ownership.pages_of(comm.rank, comm.world)
         self.depth = ownership.depth(spec.count)
         self.rule = RULES[spec.optimiser]
         self.lock = threading.Lock()
@@ -71,26 +82,28 @@ class ShardedTable:
         self.store = Store(
             fields,
             len(self.pages) * self.depth,
-            residence=spec.residence,
+            residence="device" if self.replicated else spec.residence,
             device=device,
             folder=spec.folder,
             fresh=self._fresh,
         )
         self._pending: list[tuple[torch.Tensor, torch.Tensor]] = []
         self._moved: tuple[torch.Tensor, torch.Tensor] | None = None
-        self._snapshot: Snapshot | None = None
+        # Weak: a snapshot that nobody reads any more must not go on keeping rows.
+        self._snapshot: Callable[[], Snapshot | None] = lambda: None
 
     def slots(self, rows: torch.Tensor) -> torch.Tensor:
-        """This rank's slots of rows that it owns."""
-        return ownership.slot_of(rows, self.comm.rank, self.comm.world, self.count)
+        """This rank's slots of rows that it holds."""
+        return ownership.slot_of(rows, *self._place, self.count)
 
     def page_keys(self, page: int) -> torch.Tensor:
-        """Keys of an owned page's rows (int64)."""
+        """Keys of a held page's rows (int64)."""
         return self._keys[page - self.pages.start]
 
     def owned(self, rows: torch.Tensor) -> torch.Tensor:
-        """Those of `rows` that this rank owns, in their order."""
-        return rows[ownership.owner_of(rows, self.comm.world) == self.comm.rank]
+        """Those of `rows` that this rank holds, in their order."""
+        rank, world = self._place
+        return rows[ownership.owner_of(rows, world) == rank]
 
     def gather(self, rows_B: torch.Tensor) -> tuple[torch.Tensor, Route]:
         """Values (B, *trail) of any rows, from their owners, and the way back for gradients."""
@@ -100,7 +113,7 @@ class ShardedTable:
                 f"latents: a clip names row {int(rows_B.min())}..{int(rows_B.max())} of the "
                 f"{self.name} table, which has {self.count} rows; is a label absent?"
             )
-        if self.comm.world == 1:
+        if self._place == (0, 1):
             values = self._read_values(rows_B)
             return values, Route(rows_B, None, [len(rows_B)], rows_B, [len(rows_B)])
         owner = ownership.owner_of(rows_B, self.comm.world)
@@ -131,7 +144,17 @@ class ShardedTable:
                 parts = keep[route.order_B].split(route.sent)
                 keep = torch.cat(self.comm.exchange(parts, receive=route.asked_counts))
             asked, grad_B = asked[keep], grad_B[keep.to(self.device)]
+        if self.replicated:
+            asked, grad_B = self._share(asked, grad_B)
         self._pending.append((asked, grad_B))
+
+    def _share(self, rows: torch.Tensor, grad: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Every rank's rows and gradients, by rank, in one message with the numbers in front."""
+        flat = grad.reshape(len(rows), -1)
+        numbers = rows.view(torch.float32).reshape(len(rows), 2).to(self.device)
+        everyone = torch.cat(self.comm.gather_tensors(torch.cat([numbers, flat], 1)))
+        rows = everyone[:, :2].contiguous().cpu().view(torch.int64).reshape(-1)
+        return rows, everyone[:, 2:].reshape(-1, *self.trail)
 
     def step(self, rate: float, *, basis: torch.Tensor | None, **settings: object) -> None:
         """Move the rows that got gradients since the last step; `basis` (M, rho) projects first."""
@@ -160,23 +183,27 @@ class ShardedTable:
     def write_(self, slots: torch.Tensor, rows: Mapping[str, torch.Tensor]) -> None:
         """Store rows of owned slots, after a running snapshot has kept what they held."""
         with self.lock:
-            if self._snapshot is not None:
-                self._snapshot.keep(slots)
-                self._snapshot = None if self._snapshot.done else self._snapshot
+            picture = self._snapshot()
+            if picture is not None:
+                picture.keep(slots)
             self.store.write_(slots, rows)
 
-    def assign_(self, values_N: torch.Tensor) -> None:
-        """Give every row a new value (count, *trail), the same on all ranks; state stays."""
-        rows = self.owned(torch.arange(self.count))
-        self.write_(self.slots(rows), {"value": values_N[rows].to(self.device)})
+    def assign_(self, rows: torch.Tensor, values: torch.Tensor) -> None:
+        """Overwrite the values of those of `rows` that this rank holds; optimiser state stays."""
+        rows = rows.to("cpu", torch.int64)
+        held = ownership.owner_of(rows, self._place[1]) == self._place[0]
+        slots = self.slots(rows[held])
+        new = values.detach()[held.to(values.device)].to(self.device, torch.float32)
+        self.write_(slots, self.store.read(slots) | {"value": new})
 
     def snapshot(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Names and tensors of this rank's pages as they are now; read them in any one thread."""
-        if self._snapshot is not None and not self._snapshot.done:
+        running = self._snapshot()
+        if running is not None and not running.done:
             raise RuntimeError(f"{self.name}: the last snapshot is still being read")
-        sizes = [len(keys) for keys in self._keys]
-        picture = Snapshot(self.store, self.lock, self.pages, sizes, self.depth)
-        self._snapshot = picture
+        sizes = {page: len(self.page_keys(page)) for page in self.own_pages}
+        picture = Snapshot(self.store, self.lock, sizes, self.pages.start, self.depth)
+        self._snapshot = weakref.ref(picture)
         return self._named(picture)
 
     def _named(self, picture: Snapshot) -> Iterator[tuple[str, torch.Tensor]]:
@@ -186,11 +213,16 @@ class ShardedTable:
                 yield f"{self.name}.{field}.{page:02d}", tensor
 
     def _fresh(self, slots: torch.Tensor) -> torch.Tensor:
-        rows = ownership.row_of(slots, self.comm.rank, self.comm.world, self.count)
+        rows = ownership.row_of(slots, *self._place, self.count)
         spec = self.spec
         return initial_rows(
             rows, spec.trail, seed=spec.seed, table=spec.name, scale=spec.init_scale
         )
+
+
+def replicated(count: int, trail: tuple[int, ...], *, world: int, kib: int) -> bool:
+    """Whether every rank holds a table of float32 rows (count, *trail)."""
+    return world > 1 and 4 * count * math.prod(trail) <= kib << 10
 
 
 def sum_duplicates(

@@ -23,7 +23,7 @@ def keys_of(names: list[int] | range, kind: str) -> np.ndarray:
 def make(comm: Comm, *, rows: dict[str, Any] | None = None, **settings: Any) -> LatentDictionary:
     """A dictionary of S = 4, M = 6, T = 3; `rows` gives counts or lists of names per table."""
     names = {k: range(v) if isinstance(v, int) else v for k, v in (rows or ROWS).items()}
-    settings = {"static": 4, "transient": 6, "rate": 0.3} | settings
+    settings = {"static": 4, "transient": 6, "rate": 0.3, "replicate_kib": 0} | settings
     keys = {kind: keys_of(list(n), kind) for kind, n in names.items()}
     config = LatentsConfig(**settings)
     return LatentDictionary(config, frames=FRAMES, keys=keys, comm=comm, seed=3)

@@ -17,8 +17,13 @@ SETTINGS = {
     "momentum": {},
     "adam": {"optimiser": "adam", "rate": 0.05},
     "one row": {"optimiser": "momentum", "rows": {"static": 1, "transient": 2}},
+    "replicated": {"replicate_kib": 64},
     "clip rank": {"low_rank": {"rank": 1}},
 }
+
+
+def computed_start() -> torch.Tensor:
+    return torch.arange(ROWS["transient"] * 18.0).reshape(-1, 3, 6) / 1000
 
 
 def trained(comm: Comm) -> dict:
@@ -40,6 +45,11 @@ def trained(comm: Comm) -> dict:
     latents.static_BS.sum().backward()
     kept.accumulate(latents, keep_B=rows % 2 == 0)
     kept.step()
+    start = computed_start() if comm.rank == 0 else None
+    for kib in (0, 64):
+        dictionary = make(comm, replicate_kib=kib)
+        dictionary.assign("transient", start)
+        out[f"assigned {kib}"] = {"last": contents(dictionary)}
     out["kept"] = {"first": contents(make(comm)), "last": contents(kept)}
     return out
 
@@ -120,11 +130,18 @@ def test_untouched_rows_do_not_move(alone: dict) -> None:
 
 def test_codes_stay_in_the_unit_ball(alone: dict) -> None:
     """Fresh and trained codes have norms of at most one, and fresh ones fill the ball's rim."""
-    for states in alone.values():
+    for states in (alone[name] for name in SETTINGS):
         assert states["first"]["transient"].norm(dim=-1).max() <= 1 + 1e-6
     assert alone["momentum"]["last"]["static"].norm(dim=-1).max() <= 1 + 1e-6
     values = torch.tensor([[3.0, 4.0], [0.3, 0.4]])
     torch.testing.assert_close(unit_ball(values), torch.tensor([[0.6, 0.8], [0.3, 0.4]]))
+
+
+def test_a_computed_start_is_taken(alone: dict) -> None:
+    """Rank 0's values land in the rows of a table, in the unit ball, sharded or replicated."""
+    for kib in (0, 64):
+        assert torch.equal(alone[f"assigned {kib}"]["last"]["transient"], unit_ball(computed_start()))
+    assert torch.equal(alone["assigned 0"]["last"]["static"], alone["momentum"]["first"]["static"])
 
 
 def test_clip_rank_is_kept(alone: dict) -> None:
@@ -141,7 +158,7 @@ def test_rows_outside_the_table_are_refused() -> None:
     for row in (-1, ROWS["static"]):
         with pytest.raises(UserError, match="static table, which has 5 rows"):
             dictionary.gather(torch.tensor([row]), torch.tensor([0]))
-    with pytest.raises(UserError, match="5 rows but 4 keys|keys"):
+    with pytest.raises(UserError, match="5 rows but 4 keys"):
         make(Comm(), rows={"static": 5, "transient": 3}).tables["static"].__class__(
             dictionary.tables["static"].spec, np.arange(4), Comm(), torch.device("cpu")
         )
@@ -174,7 +191,7 @@ def test_promise_counts_the_fields() -> None:
     table = 583_508 * 16 * 200 * 4 * 2 // 2
     assert table <= promise.disk <= table * 1.01
     assert promise.host < 300 << 20
-    assert promise.device == 0
+    assert promise.device < 1 << 20
 
 
 def test_an_empty_batch_moves_nothing() -> None:

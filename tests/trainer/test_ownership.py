@@ -23,7 +23,7 @@ def test_rows_have_one_place(count: int, world: int) -> None:
         pages = ownership.pages_of(rank, world)
         assert set(ownership.page_of(mine).tolist()) <= set(pages)
         if len(mine):
-            assert 0 <= int(slots.min())
+            assert int(slots.min()) >= 0
             assert int(slots.max()) < len(pages) * ownership.depth(count)
             assert len(slots.unique()) == len(slots)
         assert torch.equal(ownership.row_of(slots, rank, world, count), mine)
@@ -46,6 +46,6 @@ def test_pages_tile_the_ranks(world: int) -> None:
 def test_page_rows_cover_the_table(count: int) -> None:
     """Pages hold every row once, in ascending order, none beyond the table."""
     pages = [ownership.page_rows(page, count).tolist() for page in range(PAGES)]
-    assert sorted(sum(pages, [])) == list(range(count))
+    assert sorted(row for rows in pages for row in rows) == list(range(count))
     assert all(len(rows) <= ownership.depth(count) for rows in pages)
     assert all(row % PAGES == page for page, rows in enumerate(pages) for row in rows)

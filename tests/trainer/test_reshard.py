@@ -13,12 +13,13 @@ from tests.support.ranks import run_ranks
 from trainer import snapshot
 from trainer.comm import Comm
 from trainer.lowrank import LowRankConfig
+from trainer.reshard import saved_rows
 
 LOW = LowRankConfig(rank=2, scope="dictionary", every=3)
 KINDS = {
     "momentum": {},
     "adam": {"optimiser": "adam", "rate": 0.05, "residence": "host"},
-    "low": {"low_rank": LOW},
+    "low": {"low_rank": LOW, "replicate_kib": 64},
 }
 
 
@@ -81,22 +82,36 @@ def test_all_pairs_of_worlds_are_bit_equal(world: int, saved: dict[int, dict]) -
             assert all(torch.equal(again[key], tensor) for key, tensor in pages.items())
 
 
-def change(comm: Comm, pages: dict, names: list[int]) -> dict:
-    dictionary = make(comm, rows={"static": 5, "transient": names})
+def test_rows_are_read_straight_from_pages(saved: dict[int, dict]) -> None:
+    """A checkpoint's rows come without a dictionary, in any order, inside the kept directions."""
+    rows = torch.tensor([130, 0, 64, 0])
+    for name, settings in KINDS.items():
+        pages = saved[3][name]
+        dictionary = make(Comm(), **settings)
+        dictionary.restore(pages.__getitem__)
+        got = saved_rows(pages.__getitem__, "transient", rows)
+        torch.testing.assert_close(got, dictionary.rows("transient", rows))
+    with pytest.raises(KeyError):
+        saved_rows(pages.__getitem__, "moving", rows)
+
+
+def change(comm: Comm, pages: dict, names: list[int], kib: int) -> dict:
+    rows = {"static": 5, "transient": names}
+    dictionary = make(comm, rows=rows, replicate_kib=kib)
     counts = dictionary.restore(pages.__getitem__)
-    fresh = make(comm, rows={"static": 5, "transient": names})
+    fresh = make(comm, rows=rows)
     return {"counts": counts, "now": contents(dictionary), "fresh": contents(fresh)}
 
 
 @pytest.mark.ranks
-@pytest.mark.parametrize("world", [1, 3])
-def test_videos_may_come_and_go(world: int, saved: dict[int, dict]) -> None:
+@pytest.mark.parametrize(("world", "kib"), [(1, 0), (3, 0), (2, 64)])
+def test_videos_may_come_and_go(world: int, kib: int, saved: dict[int, dict]) -> None:
     """Rows follow their keys to new places; new videos begin anew; the counts say so."""
     names = [500, *range(130, 9, -1), 501, 502]
     old = make(Comm())
     train(old, Comm(), last=4)
     want = contents(old)["transient"]
-    for out in run_ranks(change, world, saved[2]["momentum"], names):
+    for out in run_ranks(change, world, saved[2]["momentum"], names, kib):
         assert tuple(out["counts"]["transient"]) == (121, 3, 10)
         assert tuple(out["counts"]["static"]) == (5, 0, 0)
         now, fresh = out["now"]["transient"], out["fresh"]["transient"]
@@ -154,3 +169,5 @@ def test_two_snapshots_at_once_are_refused() -> None:
     next(first), next(first)
     with pytest.raises(RuntimeError, match="still being read"):
         dictionary.snapshot()
+    del first
+    assert len(list(dictionary.snapshot())) == 1 + 64 * 3 * 2

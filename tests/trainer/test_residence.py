@@ -72,7 +72,7 @@ def test_fresh_rows_follow_their_address() -> None:
 
 
 def test_fresh_rows_look_normal() -> None:
-    """Mean 0, the asked norm, light correlation between elements, other draws per table and seed."""
+    """Mean 0, the asked norm, no correlation of neighbours, other draws per table and seed."""
     rows = torch.arange(400)
     draws = initial_rows(rows, (16, 50), seed=0, table="a", scale=0.5).double() * 50**0.5 / 0.5
     assert abs(float(draws.mean())) < 0.01
@@ -95,17 +95,28 @@ def test_windows_are_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_disk_without_room_is_refused(tmp_path: Path) -> None:
     """No scratch folder, or one that is too small, is said before training."""
-    with pytest.raises(UserError, match="latents.scratch"):
+    with pytest.raises(UserError, match=r"latents\.scratch"):
         make(Comm(), residence="disk")
-    with pytest.raises(UserError, match="GB free and the dictionary needs"):
+    with pytest.raises(UserError, match=r"GB free and the dictionary needs .* GB"):
         make(Comm(), residence="disk", scratch=str(tmp_path), transient=1 << 40)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_disk_that_fills_up_is_named(tmp_path: Path) -> None:
+    """A write that finds no room ends in one line, not in a signal."""
+    dictionary = make(Comm(), residence="disk", scratch=str(tmp_path))
+    store = dictionary.tables["static"].store
+    with Path("/dev/full").open("r+b", buffering=0) as full:
+        store._maps["value"]._file = full  # type: ignore[assignment]
+        with pytest.raises(UserError, match=r"latents\.scratch: .* is full"):
+            dictionary.assign_("static", torch.tensor([1]), torch.zeros(1, 4))
 
 
 def test_an_error_of_the_fetching_thread_is_raised(tmp_path: Path) -> None:
     """A fetch that fails in the background is not lost."""
     dictionary = make(Comm(), residence="disk", scratch=str(tmp_path))
     dictionary.fetch_ahead(torch.tensor([0]), torch.tensor([0]))
-    dictionary.tables["static"].store._maps.append(None)  # type: ignore[arg-type]
+    dictionary.tables["static"].store._maps["lost"] = None  # type: ignore[assignment]
     dictionary.fetch_ahead(torch.tensor([0]), torch.tensor([0]))
     with pytest.raises(AttributeError, match="fetch"):
         dictionary.close()

@@ -1,0 +1,108 @@
+"""Settings of the latent dictionary, and what it will take of a rank's memory."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from data_shards.batch import KEY_KINDS
+from data_shards.errors import UserError
+from trainer import ownership
+from trainer.lowrank import LowRankConfig
+from trainer.residence import RESIDENCES, WINDOW
+from trainer.rowopt import RULES
+from trainer.table import replicated
+
+WORKSPACE = 8 << 20
+"""Buffers of messages and what the allocator keeps, in host memory."""
+
+
+@dataclass(frozen=True)
+class LatentsConfig:
+    """Widths, layout, row optimiser and residence of the latent dictionary."""
+
+    static: int = 200
+    """S, the width of a static code."""
+    transient: int = 200
+    """M, the width of each frame's transient code."""
+    static_key: str = "video"
+    """What a static row belongs to: dataset, action, identity, video or clip."""
+    transient_key: str = "video"
+    """What a transient row belongs to: dataset, action, identity, video or clip."""
+    optimiser: str = "momentum"
+    """Row optimiser: `momentum` (SGD, as in the paper) or `adam` (step count per row)."""
+    rate: float = 12.5
+    """Learning rate of the rows (Tab. 6), unless a schedule gives another."""
+    momentum: float = 0.9
+    """Momentum of `momentum`."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Decay rates of `adam`."""
+    epsilon: float = 1e-8
+    """Term of `adam` against division by zero."""
+    init_scale: float = 1.0
+    """Typical norm of a fresh code before it is put into the unit ball."""
+    residence: str = "device"
+    """Where rows live: `device`, `host` or `disk` (mapped files in `scratch`)."""
+    scratch: str = ""
+    """Folder of the mapped files of residence `disk`."""
+    replicate_kib: int = 256
+    """Tables of up to this many KiB of values are held by every rank, on the device; 0: none."""
+    low_rank: LowRankConfig = field(default_factory=LowRankConfig)
+    """The rank constraint of the interpolation experiments."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        _choose("static_key", self.static_key, KEY_KINDS)
+        _choose("transient_key", self.transient_key, KEY_KINDS)
+        _choose("optimiser", self.optimiser, tuple(RULES))
+        _choose("residence", self.residence, RESIDENCES)
+        for name in ("static", "transient"):
+            if getattr(self, name) < 1:
+                raise UserError(f"latents.{name}: must be at least 1")
+        if self.replicate_kib < 0:
+            raise UserError("latents.replicate_kib: must not be negative; 0 shards every table")
+        for name in ("rate", "init_scale", "epsilon"):
+            if not getattr(self, name) > 0:
+                raise UserError(f"latents.{name}: must be positive")
+        for name, value in (("momentum", self.momentum), *(("betas", b) for b in self.betas)):
+            if not 0 <= value < 1:
+                raise UserError(f"latents.{name}: {value} is not in [0, 1)")
+
+
+def _choose(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise UserError(f"latents.{name}: {value!r} is none of {', '.join(choices)}")
+
+
+class Promise(NamedTuple):
+    """Bytes that a rank's part of the dictionary takes at most, by place."""
+
+    device: int
+    host: int
+    disk: int
+    saving: int
+    """Memory on top while a snapshot is read, without the rows that training touches meanwhile."""
+
+
+def promise_bytes(
+    config: LatentsConfig, *, static_rows: int, transient_rows: int, frames: int,
+    world: int = 1, batch: int = 64,
+) -> Promise:  # fmt: skip
+    """Bytes per rank of a dictionary, before it is made; `batch` is the global batch."""
+    rule = RULES[config.optimiser]
+    copies = 1 + len(rule.element_fields)
+    place = {"device": 0, "host": WORKSPACE, "disk": 0, "saving": 0}
+    for count, trail in (
+        (static_rows, (config.static,)), (transient_rows, (frames, config.transient)),
+    ):  # fmt: skip
+        held = replicated(count, trail, world=world, kib=config.replicate_kib)
+        where = "device" if held else config.residence
+        pages = ownership.PAGES if held else -(-ownership.PAGES // world)
+        slots = pages * ownership.depth(count)
+        row = 4 * math.prod(trail) * copies + 8 * len(rule.row_fields)
+        place[where] += slots * row
+        place["host"] += slots * (8 + 1) + (WINDOW if where == "disk" else 0)
+        place["device" if where == "device" else "host"] += 4 * batch * row
+        place["saving"] = max(place["saving"], 2 * ownership.depth(count) * row)
+    return Promise(**place)
