@@ -238,6 +238,7 @@ def test_unfinished_with_other_options(tmp_path: Path, capsys: pytest.CaptureFix
     assert main(words) == 0
     (out / ".partial").mkdir()
     (out / "prepare.json").rename(out / ".partial" / "prepare.json")
+    (out / ".partial" / "journal.jsonl").write_text("a line\n")
     (out / "manifest.json").unlink()
     capsys.readouterr()
     assert main([*words, "--size", "32"]) == 2
@@ -268,7 +269,7 @@ def test_full_disk(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     advice = "MiB free); free some space and run the same command again: it goes on where it was\n"
     assert said.endswith(advice) and said.count("\n") == 1
     assert not list(out.rglob("manifest.json"))
-    facts.unlink()
+    facts.unlink(missing_ok=True)
     assert main(words) == 0
     assert (out / "manifest.json").read_bytes() == (first / "manifest.json").read_bytes()
 
