@@ -13,6 +13,7 @@ from typing import Any
 from data_shards.errors import UserError
 from data_shards.stream import DataConfig
 from trainer import settings
+from trainer.beginning import BeginConfig
 from trainer.checkpoint import CheckpointConfig
 from trainer.latents import LatentsConfig
 from trainer.networks import NetworksConfig
@@ -40,6 +41,8 @@ class TrainConfig:
     """Write a sample sheet every so many minutes of training, and at the end; 0: only at the end."""
     threads: int = 0
     """CPU threads of each process; 0: cores divided by the processes of this machine."""
+    hang_seconds: float = 300.0
+    """A rank without a sign of life for so long ends the run, stacks written; 0: never."""
     deterministic: bool = True
     """Use deterministic kernels, so that a resumed run repeats the bits of one never stopped."""
     precision: str = "no"
@@ -52,6 +55,8 @@ class TrainConfig:
                 raise UserError(f"train.{name}: {value} is not positive")
         if self.steps is not None and self.minutes is not None:
             raise UserError("train.minutes: set either train.steps or train.minutes, not both")
+        if self.hang_seconds < 0:
+            raise UserError(f"train.hang_seconds: {self.hang_seconds} is below 0")
         if not 0 <= self.average < 1:
             raise UserError(f"train.average: {self.average} is not in [0, 1)")
         if self.log_steps < 1 or self.sample_minutes < 0 or self.threads < 0:
@@ -72,6 +77,7 @@ class Config:
     """Seed of weights, latents, order of the clips and every random draw."""
     data: DataConfig = field(default_factory=DataConfig)
     latents: LatentsConfig = field(default_factory=LatentsConfig)
+    begin: BeginConfig = field(default_factory=BeginConfig)
     networks: NetworksConfig = field(default_factory=NetworksConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)

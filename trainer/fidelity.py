@@ -9,6 +9,7 @@ import torch
 
 from data_shards.dataset import ClipReader, Request
 from data_shards.errors import UserError
+from data_shards.rows import rows_of
 from data_shards.stream import OpenManifest
 from trainer.engine import Engine
 
@@ -70,8 +71,9 @@ def _psnr_of(
     part = reader[Request(0, clips, np.zeros(len(clips), np.int64))]
     if part.error or part.damages:
         raise UserError(part.error or part.damages[0].reason)
-    batch = reader.opened.batch_of(clips)
-    latents = engine.dictionary.gather(batch.rows(static_key), batch.rows(transient_key))
+    latents = engine.dictionary.gather(
+        *(rows_of(reader.opened, clips, kind) for kind in (static_key, transient_key))
+    )
     if not len(clips):
         return torch.zeros(0)
     fake, _ = engine.networks(latents.static_BS, latents.transient_BTM)

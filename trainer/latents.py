@@ -106,6 +106,8 @@ class Promise(NamedTuple):
     device: int
     host: int
     disk: int
+    saving: int
+    """Memory on top while a snapshot is read, without the rows that training touches meanwhile."""
 
 
 class LatentDictionary:
@@ -232,6 +234,13 @@ class LatentDictionary:
             return values @ self._basis_MR @ self._basis_MR.T
         return values
 
+    def assign(self, kind: str, values_N: torch.Tensor | None) -> None:
+        """Give the rows of a table new values (N, ...), rank 0's; put into the unit ball."""
+        table = self.tables[kind]
+        if values_N is None or self.comm.rank:
+            values_N = torch.empty(table.count, *table.trail)
+        table.assign_(unit_ball(self.comm.broadcast_(values_N.contiguous())))
+
     def fetch_ahead(self, static_rows: torch.Tensor, transient_rows: torch.Tensor) -> None:
         """Begin to read rows of a coming step (of its whole global batch) from disk."""
         if self.config.residence != "disk":
@@ -288,15 +297,16 @@ class LatentDictionary:
         rule = RULES[config.optimiser]
         copies = 1 + len(rule.element_fields)
         widths = (config.static, frames * config.transient)
-        stored = kept = moving = 0
+        stored = kept = moving = page = 0
         for count, width in zip((static_rows, transient_rows), widths, strict=True):
             slots = -(-ownership.PAGES // world) * ownership.depth(count)
             row = 4 * width * copies + 8 * len(rule.row_fields)
             stored += slots * row
             kept += slots * (8 + 1)
             moving += 4 * batch * row
+            page = max(page, ownership.depth(count) * row)
         files = 2 * (copies + len(rule.row_fields))
-        place = {"device": 0, "host": 0, "disk": 0}
+        place = {"device": 0, "host": 0, "disk": 0, "saving": 2 * page}
         place[config.residence] = stored
         place["host"] += kept + (2 * WINDOW if config.residence == "disk" else 0) + files * 4096
         place["device" if config.residence == "device" else "host"] += moving

@@ -17,7 +17,7 @@ from data_shards.stream import open_manifest
 from trainer import settings
 from trainer.config import Config, resolve
 from trainer.estimate import estimate
-from trainer.leaving import ExitCode, leave
+from trainer.leaving import DONE, ENDINGS, USER_ERROR, leave
 from trainer.presets import PRESETS
 
 RUNS = Path("runs")
@@ -56,7 +56,7 @@ def run_name(config: Config, data_name: str) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point. Exit codes: `leaving.ExitCode`."""
+    """Entry point. Exit codes: `leaving.ENDINGS`."""
     args = parser().parse_args(argv)
     try:
         config = resolve(args.words, file=args.config)
@@ -66,14 +66,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.dry_run:
             print(settings.to_yaml(config))
             print(estimate(config, opened, ranks=args.ranks).text())
-            return ExitCode.DONE
+            return DONE.code
         from trainer.job import run_job  # torch's process group is not needed before
 
-        return run_job(config, opened, folder=args.runs / run_name(config, opened.manifest.name))
+        folder = args.runs / run_name(config, opened.manifest.name)
+        return run_job(config, opened, folder=folder).code
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        return ExitCode.USER_ERROR
+        return USER_ERROR.code
 
 
 if __name__ == "__main__":
-    leave(main())
+    code = main()
+    leave(next(ending for ending in ENDINGS if ending.code == code))

@@ -87,6 +87,11 @@ def terms(
         valid_B: clips that weigh nothing are False.
         batch: clips of the global batch that weigh something.
     """
+    device = fake_BFCHW.device
+    draw = draw._replace(
+        static_B=draw.static_B.to(device),
+        triplets=losses.Triplets(*(index.to(device) for index in draw.triplets)),
+    )
     weight_B = valid_B.to(fake_BFCHW.dtype) / batch
     level_BF = losses.reconstruction(fake_BFCHW, real_BFCHW, levels=config.levels)
     rec = (level_BF.mean(dim=1) * weight_B).sum()

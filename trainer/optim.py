@@ -99,6 +99,7 @@ class NetworkOptimiser:
                     flat[f"{group}.{i:04d}.{name}"] = tensor
         return flat
 
+    @torch.no_grad()
     def load(self, flat: dict[str, torch.Tensor]) -> None:
         """Put back what `state` gave; a group that has not moved yet has no state."""
         for group, adam in self._adam.items():
@@ -106,8 +107,8 @@ class NetworkOptimiser:
                 prefix = f"{group}.{i:04d}."
                 entry = {k.removeprefix(prefix): v for k, v in flat.items() if k.startswith(prefix)}
                 if entry:
+                    # Moments take the parameter's strides, which safetensors does not keep.
                     adam.state[param] = {
-                        k: v.clone() if k == "step" else v.to(param.device).clone(
-                            memory_format=torch.preserve_format)
+                        k: v.clone() if k == "step" else torch.empty_like(param).copy_(v)
                         for k, v in entry.items()
-                    }  # fmt: skip
+                    }

@@ -44,14 +44,14 @@ def start(*, threads: int, precision: str, timeout_seconds: float) -> Ranks:
         )
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     torch.set_num_threads(threads or max(1, (len(os.sched_getaffinity(0))) // local))
+    asked = int(os.environ.get("WORLD_SIZE", "1"))
     group = InitProcessGroupKwargs(
-        backend="nccl" if gpu else "gloo", timeout=timedelta(seconds=timeout_seconds)
+        backend="nccl" if gpu else "gloo", timeout=timedelta(seconds=timeout_seconds or 1800)
     )
     accelerator = Accelerator(
         cpu=not gpu, mixed_precision=None if precision == "no" else precision,
-        kwargs_handlers=[group],
+        kwargs_handlers=[group] if asked > 1 else [],
     )  # fmt: skip
-    asked = int(os.environ.get("WORLD_SIZE", "1"))
     if accelerator.num_processes != asked:
         raise UserError(
             f"launch: {asked} processes were started and {accelerator.num_processes} found each "

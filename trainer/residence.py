@@ -31,6 +31,8 @@ RESIDENCES = ("device", "host", "disk")
 WINDOW = 32 << 20
 FAULT = 64 << 10
 """Bytes that the system maps around a touched page, at most."""
+INIT_BLOCK = 1 << 18
+"""Elements drawn at once: a bound on memory, without effect on the draws."""
 
 
 class Field(NamedTuple):
@@ -70,6 +72,13 @@ def initial_rows(
 
     `scale` is the root mean square norm of a vector (the last dimension) before the unit ball.
     """
+    block = max(1, INIT_BLOCK // math.prod(trail))
+    if len(rows) > block:
+        parts = (
+            initial_rows(part, trail, seed=seed, table=table, scale=scale)
+            for part in rows.split(block)
+        )
+        return torch.cat(list(parts))
     key = torch.tensor(_signed((seed * 0x9E3779B97F4A7C15 ^ zlib.crc32(table.encode())) % 2**64))
     size = math.prod(trail)
     index = rows[:, None] * size + torch.arange(size, device=rows.device)
@@ -87,6 +96,7 @@ class _Mapped:
 
     def __init__(self, folder: Path, field: Field, slots: int) -> None:
         size = max(1, slots * field.row_bytes)
+        self._row_bytes = field.row_bytes
         descriptor, name = tempfile.mkstemp(prefix="latents-", dir=folder)
         try:
             os.unlink(name)  # noqa: PTH108
@@ -98,6 +108,13 @@ class _Mapped:
         flat = torch.from_numpy(np.frombuffer(self._map, dtype=np.uint8))
         flat = flat[: slots * field.row_bytes].view(field.dtype)
         self.tensor = flat.view(slots, *field.trail)
+
+    def fetch(self, slots: torch.Tensor) -> None:
+        """Ask the system to read rows into its cache, without mapping them here."""
+        for slot in slots.tolist():
+            start = slot * self._row_bytes
+            aligned = start - start % mmap.PAGESIZE
+            self._map.madvise(mmap.MADV_WILLNEED, aligned, start + self._row_bytes - aligned)
 
     def release(self) -> None:
         """Unmap every page; what was written stays in the file."""
@@ -193,8 +210,8 @@ class Store:
     def touch(self, slots: torch.Tensor) -> None:
         """Bring rows from disk into memory; safe beside reads and writes of another thread."""
         known = slots[self._ready.index_select(0, slots)]
-        for name in self.fields:
-            self._tensors[name].index_select(0, known)
+        for mapped in self._maps:
+            mapped.fetch(known)
 
     def _visit(self, count: int, names: tuple[str, ...]) -> None:
         if self.residence != "disk":

@@ -15,6 +15,7 @@ import torch
 from data_shards.dataset import ClipReader, Request
 from data_shards.errors import UserError
 from data_shards.manifest import Manifest
+from data_shards.rows import rows_of
 from data_shards.stream import OpenManifest, open_manifest
 from trainer import setup
 from trainer.average import WeightAverage
@@ -49,7 +50,10 @@ class Run:
     def clip_rows(self, clips_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Rows, int64 (B,) each, of the static and the transient table that clips belong to."""
         layout = self.config.latents
-        return self._rows(clips_B, layout.static_key), self._rows(clips_B, layout.transient_key)
+        return (
+            rows_of(self.opened, clips_B, layout.static_key),
+            rows_of(self.opened, clips_B, layout.transient_key),
+        )
 
     def real(self, clips_B: torch.Tensor) -> torch.Tensor:
         """Footage of clips, uint8 (B, T, C, H, W): the first T frames of each.
@@ -74,17 +78,6 @@ class Run:
             near = difflib.get_close_matches(name, names, n=1, cutoff=0.0)
             raise UserError(f"{name}: no such video in this run; did you mean {near[0]}?")
         return int(np.flatnonzero(self.opened.table["video"] == names.index(name))[0])
-
-    def _rows(self, clips_B: torch.Tensor, kind: str) -> torch.Tensor:
-        if kind == "dataset":
-            return torch.zeros_like(clips_B)
-        if kind == "clip":
-            return clips_B
-        videos = self.opened.table["video"][clips_B.numpy()]
-        if kind == "video":
-            return torch.from_numpy(videos.astype(np.int64))
-        column = {"identity": 1, "action": 2}[kind]
-        return torch.tensor([self.manifest.videos[v][column] for v in videos])
 
 
 def open_run(folder: str | Path, checkpoint: str | int = "latest") -> Run:

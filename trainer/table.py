@@ -165,6 +165,11 @@ class ShardedTable:
                 self._snapshot = None if self._snapshot.done else self._snapshot
             self.store.write_(slots, rows)
 
+    def assign_(self, values_N: torch.Tensor) -> None:
+        """Give every row a new value (count, *trail), the same on all ranks; state stays."""
+        rows = self.owned(torch.arange(self.count))
+        self.write_(self.slots(rows), {"value": values_N[rows].to(self.device)})
+
     def snapshot(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Names and tensors of this rank's pages as they are now; read them in any one thread."""
         if self._snapshot is not None and not self._snapshot.done:

@@ -24,7 +24,8 @@ class Phases:
     """Adds up seconds by phase. On a GPU, kernels count where the host waits for them."""
 
     def __init__(self) -> None:
-        self.seconds: dict[str, float] = defaultdict(float)
+        self._all: dict[str, float] = defaultdict(float)
+        self._step: dict[str, float] = defaultdict(float)
 
     @contextmanager
     def __call__(self, phase: str) -> Iterator[None]:
@@ -33,9 +34,16 @@ class Phases:
         try:
             yield
         finally:
-            self.seconds[phase] += time.perf_counter() - start
+            self._step[phase] += time.perf_counter() - start
+
+    def step(self) -> dict[str, float]:
+        """Seconds by phase since the last call."""
+        spent, self._step = dict(self._step), defaultdict(float)
+        for phase, seconds in spent.items():
+            self._all[phase] += seconds
+        return spent
 
     def take(self) -> dict[str, float]:
-        """Seconds since the last call, by phase."""
-        taken, self.seconds = dict(self.seconds), defaultdict(float)
-        return taken
+        """Seconds by phase of the steps since the last call."""
+        spent, self._all = dict(self._all), defaultdict(float)
+        return spent

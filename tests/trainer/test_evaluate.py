@@ -1,0 +1,180 @@
+"""Figures of a run agree with a slow calculation, say how they were made, and are never made up."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+from skimage.metrics import structural_similarity
+
+from data_shards.errors import UserError
+from data_shards.manifest import Manifest
+from tests.support.outputs import TinyRun, tiny_manifest
+from trainer import evaluate, generate, held_out, render, vgg
+
+
+def offline() -> dict[str, torch.Tensor]:
+    raise UserError("VGG16: the download failed")
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TinyRun:
+    """Footage that is 5 grey levels brighter than what the networks make; no web, no weights."""
+    tiny = TinyRun(tmp_path / "run", tiny_manifest(), noise=5)
+    tiny.config.data.manifest = str(tmp_path / "footage")
+    opened = ModuleType("trainer.run")
+    opened.open_run = lambda folder, checkpoint="latest": tiny  # pyright: ignore
+    monkeypatch.setitem(sys.modules, "trainer.run", opened)
+    monkeypatch.setattr(vgg, "_downloaded_weights", offline)
+    monkeypatch.delenv(vgg.ENVIRONMENT, raising=False)
+    return tiny
+
+
+@pytest.fixture
+def features() -> vgg.Vgg:
+    """An untrained VGG16 up to relu3_3."""
+    torch.manual_seed(0)
+    widths = [(3, 64), (64, 64), 0, (64, 128), (128, 128), 0, (128, 256), (256, 256), (256, 256)]
+    layers = []
+    for width in widths:
+        if width:
+            layers += [torch.nn.Conv2d(*width, 3, padding=1), torch.nn.ReLU()]  # pyright: ignore
+        else:
+            layers.append(torch.nn.MaxPool2d(2))
+    return vgg.Vgg(torch.nn.Sequential(*layers).eval(), "f" * 64)
+
+
+def value(found: dict, name: str) -> float:
+    return next(score["value"] for score in found["scores"] if score["name"] == name)
+
+
+def test_scores_agree_with_loops_over_videos_and_frames(run: TinyRun, monkeypatch):
+    """PSNR, SSIM, FCS and its bound, computed one frame after the other; in parts of four clips."""
+    monkeypatch.setattr(render, "CLIPS_AT_ONCE", 4)
+    found = evaluate.evaluate(run)  # pyright: ignore
+    psnr, ssim, fcs, bound = [], [], [], []
+    for clip in range(6):
+        real = render.real_clips(run, [clip])[0]  # pyright: ignore
+        fake = render.render_clips(run, [clip])[0]  # pyright: ignore
+        error = np.mean(
+            [(r.astype(float) - f.astype(float)) ** 2 for r, f in zip(real, fake, strict=True)]
+        )
+        psnr.append(10 * np.log10(255**2 / error))
+
+        def alike(a: np.ndarray, b: np.ndarray) -> float:
+            return structural_similarity(a, b, channel_axis=-1, data_range=255)
+
+        ssim.append(np.mean([alike(r, f) for r, f in zip(real, fake, strict=True)]))
+        fcs.append(np.mean([alike(fake[0], f) for f in fake]))
+        bound.append(np.mean([alike(real[0], r) for r in real]))
+    assert value(found, "PSNR") == pytest.approx(np.mean(psnr))
+    assert value(found, "SSIM") == pytest.approx(np.mean(ssim))
+    assert value(found, "FCS") == pytest.approx(np.mean(fcs))
+    score = next(score for score in found["scores"] if score["name"] == "FCS")
+    assert score["bound"] == pytest.approx(np.mean(bound))
+    assert score["distance"] == pytest.approx(abs(np.mean(bound) - np.mean(fcs)))
+    assert [video["psnr"] for video in found["videos"]] == pytest.approx(psnr)
+
+
+def test_mcs_is_the_distance_of_the_mean_motions(run: TinyRun, features, monkeypatch):
+    """Whole selection at once against parts; the card names the weights and the frozen row."""
+    whole = evaluate.evaluate(run, vgg=features)  # pyright: ignore
+    monkeypatch.setattr(render, "CLIPS_AT_ONCE", 4)
+    parts = evaluate.evaluate(run, vgg=features)  # pyright: ignore
+    real = torch.from_numpy(render.real_clips(run, range(6)))  # pyright: ignore
+    fake = torch.from_numpy(render.render_clips(run, range(6)))  # pyright: ignore
+    motion = [
+        vgg.features(features, videos).double().diff(dim=1).mean((0, 1)) for videos in (real, fake)
+    ]
+    expected = float((motion[0] - motion[1]).square().sum().log10())
+    assert value(whole, "MCS") == pytest.approx(expected, abs=1e-3)
+    assert value(parts, "MCS") == pytest.approx(expected, abs=1e-3)
+    card = next(score["protocol"] for score in whole["scores"] if score["name"] == "MCS")
+    assert card["weights SHA-256"] == "f" * 64 and "of a frozen first frame" in card
+
+
+def test_random_pairs_are_scored_against_the_same_footage(run: TinyRun, features):
+    """FCS and MCS of N pairs, with the number and the seed on their cards."""
+    found = evaluate.evaluate(run, vgg=features, randoms=5, seed=2)  # pyright: ignore
+    static, transient = generate.draw_pairs(run, count=5, seed=2)  # pyright: ignore
+    videos = render.render(run, static, transient)  # pyright: ignore
+    assert value(found, "FCS, random") == pytest.approx(float(evaluate.scores.fcs(videos).mean()))
+    card = next(s["protocol"] for s in found["scores"] if s["name"] == "MCS, random")
+    assert card["videos"] == "5 random static x transient pairs, seed 2"
+
+
+def test_every_figure_has_its_card(run: TinyRun):
+    """Frames, size, videos, footage and the definition: what must agree before comparing."""
+    for score in evaluate.evaluate(run, videos=4)["scores"]:  # pyright: ignore
+        assert {"definition", "videos", "clips", "frames", "size", "footage"} <= set(
+            score["protocol"]
+        )
+        assert score["protocol"]["videos"] == "4 of 6"
+
+
+def test_without_weights_mcs_is_left_out_and_the_way_is_told(run: TinyRun, capsys):
+    """No made-up figure; the file and the table say why, and what to do."""
+    assert evaluate.main([str(run.folder)]) == 0
+    shown = capsys.readouterr().out
+    assert "left out" in shown and "--vgg FILE" in shown
+    stored = json.loads((run.folder / "evaluation.json").read_text())
+    assert [item["name"] for item in stored["left_out"]] == ["MCS"]
+    assert "MCS" not in {score["name"] for score in stored["scores"]}
+    assert {"best.png", "worst.png"} <= {p.name for p in (run.folder / "samples").iterdir()}
+
+
+def test_weights_that_were_named_must_be_there(run: TinyRun, tmp_path: Path, capsys):
+    """A typing error must not turn into a missing figure."""
+    assert evaluate.main([str(run.folder), "--vgg", str(tmp_path / "none.safetensors")]) == 2
+    error = capsys.readouterr().err
+    assert "none.safetensors" in error and error.count("\n") == 1
+    assert not (run.folder / "evaluation.json").exists()
+
+
+def test_real_weights_are_taken_from_the_environment(
+    vgg_file: Path, run: TinyRun, monkeypatch, capsys
+):
+    """The original VGG16, where this machine has it."""
+    monkeypatch.setenv(vgg.ENVIRONMENT, str(vgg_file))
+    assert evaluate.main([str(run.folder)]) == 0
+    assert "MCS" in capsys.readouterr().out
+
+
+def held(run: TinyRun, manifest: Manifest, clips: list[int]) -> held_out.HeldOut:
+    """Footage of some cells of a full matrix, as rendered by the run's own rows."""
+    return held_out.HeldOut(manifest, render.render_clips(run, clips))  # pyright: ignore
+
+
+@pytest.mark.parametrize("keys", [("identity", "action"), ("video", "video")])
+def test_held_out_cells_are_made_of_content_and_motion_of_others(tmp_path: Path, keys):
+    """With one row per identity and action the cell is exact; with rows per video it is a mean."""
+    full = tiny_manifest()
+    trained = tiny_manifest()
+    object.__setattr__(trained, "videos", full.videos[:5])
+    object.__setattr__(trained, "shards", (trained.shards[0]._replace(clips=5),))
+    run = TinyRun(tmp_path, trained, *keys)
+    everything = TinyRun(tmp_path, full, "identity", "action")
+    missing = tiny_manifest()
+    object.__setattr__(missing, "videos", full.videos[5:])
+    found = held_out.score_cells(run, held(everything, missing, [5]))  # pyright: ignore
+    cell = found["cells"][0]
+    assert cell["name"] == "person1/wave2"
+    if keys == ("identity", "action"):
+        assert (cell["psnr"], cell["pairs"]) == (100.0, 1)
+    else:
+        assert cell["pairs"] == 2 and cell["psnr"] < 100
+    assert cell["nearest_psnr"] < 100 and found["psnr"] == cell["psnr"]
+
+
+def test_held_out_cells_of_unknown_labels_are_refused(tmp_path: Path):
+    """Nothing shares the identity: there is nothing to make the cell of."""
+    run = TinyRun(tmp_path, tiny_manifest())
+    other = tiny_manifest()
+    object.__setattr__(other, "identities", ("stranger", "other"))
+    with pytest.raises(UserError, match="shares an identity"):
+        held_out.score_cells(run, held(run, other, list(range(6))))  # pyright: ignore

@@ -1,0 +1,333 @@
+"""Crash-safe checkpoints of all ranks together.
+
+Every rank writes its share into one temporary folder and makes it durable; all ranks exchange sizes
+and digests; only if every rank succeeded does rank 0 write the manifest and rename the folder. From
+the first commit on there is always a loadable checkpoint, whatever is killed whenever. Files are
+safetensors and JSON; nothing is ever unpickled.
+
+    checkpoints/step-00000120/
+        common-NAME.safetensors         tensors that are equal on all ranks, written by rank 0
+        own-RANK-of-WORLD.safetensors   latent pages of one rank, streamed (then .1, .2, ...)
+        state.json                      step, counters, fingerprints
+        MANIFEST.json                   size and SHA-256 of every file; file of every page
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from data_shards.errors import UserError
+from trainer import commit
+from trainer.comm import Comm
+from trainer.saved import Saved, damage_of
+from trainer.share import BUG, Job, Share, explain, payload, read_share, write_share
+
+CHECKPOINTS = "checkpoints"
+TOUCH = "SAVE"
+"""A file of this name in the run folder asks for a checkpoint."""
+
+log = logging.getLogger("navsynth")
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """When to save, and what to keep."""
+
+    steps: int = 0
+    """Save every so many steps; 0: not by steps."""
+    minutes: float = 5.0
+    """Save when so many minutes have passed since the last save; 0: not by time."""
+    keep: int = 2
+    """Keep the newest so many checkpoints; 0: all."""
+    every: int = 0
+    """Also keep every checkpoint whose step is a multiple of this; 0: none."""
+    best: bool = True
+    """Also keep the one with the best score, where saves carry one (PSNR of the evaluation)."""
+    background: bool = True
+    """Write files in a thread while training goes on."""
+    on_full: str = "stop"
+    """When a checkpoint cannot be written (disk full or failing): stop | continue training."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "minutes", "keep", "every"):
+            if not getattr(self, name) >= 0:
+                raise UserError(f"checkpoint.{name}: {getattr(self, name)} is below 0")
+        if self.on_full not in ("stop", "continue"):
+            raise UserError(f"checkpoint.on_full: {self.on_full!r} is none of stop, continue")
+
+
+class Checkpointer:
+    """Saves and finds the checkpoints of one run folder. Methods are called by all ranks together,
+    except `due`, `busy` and `open`."""
+
+    def __init__(
+        self,
+        folder: str | Path,
+        config: CheckpointConfig,
+        *,
+        comm: Comm,
+        beat: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`beat` is called between files of a save that training waits for (see `watchdog`)."""
+        self._run, self._folder = Path(folder), Path(folder) / CHECKPOINTS
+        self._config, self._comm, self._beat = config, comm, beat
+        self._known: set[int] = set()
+        self._pending: tuple[Job, Future[Share]] | None = None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._saved_at = self._looked_at = time.monotonic()
+        self.last_bytes = 0
+        """Size of the last commit, of all ranks."""
+
+    def due(self, step: int) -> bool:
+        """Whether this rank thinks that a save is due after `step`. The clock and the touch file
+        are rank 0's: let the ranks agree (`leaving.agree`) before calling `save`."""
+        config, now = self._config, time.monotonic()
+        if step in self._known:
+            return False
+        if config.steps and step % config.steps == 0:
+            return True
+        if self._comm.rank or self._pending:
+            return False
+        if config.minutes and now - self._saved_at >= config.minutes * 60:
+            return True
+        if now - self._looked_at < 1:
+            return False
+        self._looked_at = now
+        return (self._run / TOUCH).exists()
+
+    @property
+    def busy(self) -> bool:
+        """Whether a background save of this rank is being written."""
+        return self._pending is not None and not self._pending[1].done()
+
+    def save(
+        self,
+        step: int,
+        *,
+        common: Mapping[str, Mapping[str, torch.Tensor]],
+        own: Iterator[tuple[str, torch.Tensor]],
+        state: Mapping[str, Any],
+        score: float | None = None,
+        background: bool = False,
+    ) -> Path | None:
+        """Save the run after `step`; the committed folder, or None while it is being written.
+
+        With `background`, `common` and `state` are copied now, `own` is read in a thread (so it
+        must be a snapshot), and `poll` or `finish` commits.
+
+        Args:
+            own: this rank's pages; read once, one after another.
+            score: higher is better (PSNR in dB); for `CheckpointConfig.best`.
+
+        Raises:
+            UserError: a rank could not write, and `on_full` is stop.
+        """
+        self.finish()
+        target = self._folder / commit.step_name(step)
+        if step in self._known:
+            return target
+        blobs: dict[str, bytes] = {}
+        job = self._begin(step, score, lambda: blobs.update(payload(common, state)))
+        if job is None:
+            return None
+        stem = f"own-{self._comm.rank}-of-{self._comm.world}"
+        work = partial(write_share, job.folder, stem, blobs, own)
+        if background:
+            self._pending = (job, self._thread.submit(work, beat=lambda: None))
+            return None
+        return self._commit(job, work(beat=self._beat))
+
+    def poll(self, *, ready: bool | None = None) -> Path | None:
+        """Commit a background save once every rank has written its files; the folder when it does.
+
+        Costs nothing without a pending save; with one, a collective of one number. A caller that
+        has already agreed on `not busy` with all ranks passes the answer as `ready`.
+        """
+        if self._pending is None:
+            return None
+        if ready is None:
+            ready = not int(self._comm.max_(torch.tensor([int(self.busy)])))
+        return self.finish() if ready else None
+
+    def finish(self) -> Path | None:
+        """Wait for a pending background save and commit it; the folder if there was one."""
+        if self._pending is None:
+            return None
+        (job, future), self._pending = self._pending, None
+        return self._commit(job, future.result())
+
+    def latest(self) -> Path | None:
+        """The newest checkpoint that is whole, the same on all ranks; changes nothing on disk.
+
+        Raises:
+            UserError: there are checkpoints and none is whole; the run folder is not shared.
+        """
+        return self._newest(set_aside=False)
+
+    def recover(self) -> Path | None:
+        """Before training, under the run's lock: clean up after dead runs, then as `latest`;
+        a damaged checkpoint is renamed to `step-N.damaged`."""
+        errors = self._on_first(self._clean)
+        if errors:
+            raise UserError(f"{self._folder}: cannot be cleaned up: {errors}")
+        return self._newest(set_aside=True)
+
+    def at(self, step: int) -> Path:
+        """The checkpoint of one step.
+
+        Raises:
+            UserError: there is none, or it is damaged.
+        """
+        name = commit.step_name(step)
+        steps = self._comm.gather_json(commit.committed(self._folder))[0]
+        if step not in steps:
+            has = ", ".join(map(str, steps)) or "none"
+            raise UserError(f"{self._folder}: no checkpoint of step {step}; there are: {has}")
+        reason = self._check(name)
+        if reason:
+            raise UserError(f"{self._folder / name}: damaged ({reason}); choose another step")
+        return self._folder / name
+
+    def open(self, path: Path) -> Saved:
+        """Read a checkpoint that `latest`, `recover` or `at` gave."""
+        return Saved(path)
+
+    def close(self) -> None:
+        """Commit what is pending and end the thread."""
+        self.finish()
+        self._thread.shutdown()
+
+    def _begin(self, step: int, score: float | None, prepare: Callable[[], Any]) -> Job | None:
+        """Agree on a temporary folder; rank 0 prepares its files' contents and makes the folder."""
+        name = f"{commit.WRITING}{commit.step_name(step)}-{secrets.token_hex(4)}"
+        name = self._comm.gather_json(name)[0]
+        self._saved_at = time.monotonic()
+        error = self._on_first(lambda: (prepare(), (self._folder / name).mkdir(parents=True)))
+        if error:
+            return self._failed(step, [f"rank 0: {error}"])
+        known = score is not None and math.isfinite(score)
+        return Job(step, score if known else None, self._folder / name)
+
+    def _commit(self, job: Job, share: Share) -> Path | None:
+        shares = [read_share(raw) for raw in self._comm.gather_json(share.to_json())]
+        errors = [f"rank {r}: {s.error}" for r, s in enumerate(shares) if s.error]
+        target = self._folder / commit.step_name(job.step)
+        if not errors:
+            manifest = commit.CheckpointManifest(
+                job.step, self._comm.world, job.score,
+                {name: facts for s in shares for name, facts in s.files.items()},
+                {name: file for s in shares for name, file in s.index.items()},
+            )  # fmt: skip
+            self.last_bytes = sum(file.bytes for file in manifest.files.values())
+            error = self._on_first(lambda: commit.publish(job.folder, target, manifest))
+            errors = [f"rank 0: {error}"] if error else []
+        if errors:
+            self._on_first(lambda: shutil.rmtree(job.folder, ignore_errors=True))
+            return self._failed(job.step, errors)
+        self._known.add(job.step)
+        error = self._on_first(self._retain)
+        if error and self._comm.rank == 0:
+            log.warning("%s: old checkpoints could not be removed: %s", self._folder, error)
+        return target
+
+    def _failed(self, step: int, errors: list[str]) -> None:
+        message = f"{self._folder}: no checkpoint of step {step}: {'; '.join(errors)}"
+        if any(BUG in error for error in errors):
+            raise RuntimeError(message)
+        if self._config.on_full == "stop":
+            raise UserError(f"{message}; free some space and run the same command again")
+        if self._comm.rank == 0:
+            log.warning("%s; training goes on without it", message)
+
+    def _retain(self) -> None:
+        """Drop what the settings do not keep; the newest commit is durable by now."""
+        (self._run / TOUCH).unlink(missing_ok=True)
+        config, steps = self._config, commit.committed(self._folder)
+        if not config.keep:
+            return
+        kept = set(steps[-config.keep :])
+        kept |= {step for step in steps if config.every and step % config.every == 0}
+        if config.best:
+            kept |= self._best(steps)
+        for step in steps:
+            if step not in kept:
+                commit.drop(self._folder / commit.step_name(step))
+                self._known.discard(step)
+
+    def _best(self, steps: list[int]) -> set[int]:
+        scores: dict[int, float] = {}
+        for step in steps:
+            try:
+                score = commit.read_manifest(self._folder / commit.step_name(step)).score
+            except commit.Damage:
+                score = None
+            if score is not None:
+                scores[step] = score
+        return {max(scores, key=lambda step: (scores[step], step))} if scores else set()
+
+    def _newest(self, *, set_aside: bool) -> Path | None:
+        steps = self._comm.gather_json(commit.committed(self._folder))[0]
+        damaged = []
+        for step in reversed(steps):
+            name = commit.step_name(step)
+            reason = self._check(name)
+            if reason is None:
+                self._known.add(step)
+                return self._folder / name
+            damaged.append(name)
+            if self._comm.rank == 0:
+                log.warning("%s: damaged, not used: %s", self._folder / name, reason)
+            if set_aside:
+                self._on_first(partial(self._set_aside, name))
+        spoiled = sorted(p.name for p in self._folder.glob(f"step-*{commit.DAMAGED}*"))
+        spoiled = self._comm.gather_json(damaged or spoiled)[0]
+        if spoiled:
+            raise UserError(
+                f"{self._folder}: no loadable checkpoint, damaged: {', '.join(spoiled)}; put good "
+                "copies back, or move the run folder away to start again"
+            )
+        return None
+
+    def _check(self, name: str) -> str | None:
+        """Why a checkpoint must not be loaded; every rank verifies its part of the files."""
+        folder = self._folder / name
+        mine = damage_of(folder, part=self._comm.rank, parts=self._comm.world)
+        reasons = self._comm.gather_json([folder.is_dir(), mine])
+        if reasons[0][0] and not all(there for there, _ in reasons):
+            rank = [there for there, _ in reasons].index(False)
+            raise UserError(f"{folder}: rank {rank} does not see it; runs need a shared disk")
+        return next((reason for _, reason in reasons if reason), None)
+
+    def _set_aside(self, name: str) -> None:
+        target = self._folder / f"{name}{commit.DAMAGED}"
+        if target.exists():
+            target = self._folder / f"{name}{commit.DAMAGED}-{secrets.token_hex(4)}"
+        (self._folder / name).rename(target)
+        commit.sync_folder(self._folder)
+
+    def _clean(self) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        for name in commit.clean(self._folder):
+            log.info("%s: removed, left by a run that ended while saving", name)
+
+    def _on_first(self, action: Callable[[], Any]) -> str | None:
+        """Let rank 0 do something; all ranks learn what went wrong."""
+        error = None
+        if self._comm.rank == 0:
+            try:
+                action()
+            except Exception as failure:
+                error = explain(failure, self._folder)
+        return self._comm.gather_json(error)[0]

@@ -1,0 +1,239 @@
+"""One run from its folder: join the ranks, take the lock, resume, train, tell how it ended."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from data_shards.dataset import ClipReader, Request
+from data_shards.errors import UserError
+from data_shards.memory import decoded_bytes
+from data_shards.rows import rows_of
+from data_shards.stream import OpenManifest
+from trainer import beginning, pictures, setup
+from trainer.checkpoint import Checkpointer
+from trainer.comm import Comm
+from trainer.commit import read_json, replace_durable, update_json
+from trainer.config import Config
+from trainer.engine import Engine
+from trainer.fidelity import fidelity, to_uint8
+from trainer.latents import KINDS
+from trainer.leaving import (
+    DONE,
+    FAILED,
+    PREEMPTED,
+    RUN_FILE,
+    Asked,
+    Ending,
+    ending_of,
+    leave,
+    one_line,
+    signals,
+)
+from trainer.loop import Parts, Progress, save, train
+from trainer.parallel import Ranks, start
+from trainer.run import CONFIG, open_run
+from trainer.runlock import take_lock
+from trainer.settings import to_yaml
+from trainer.summary import write_samples
+from trainer.telemetry import Telemetry
+from trainer.watchdog import Watchdog
+
+NEXT = """next:
+  python -m trainer.generate {run} sample          new combinations of content and motion
+  python -m trainer.evaluate {run}                 PSNR, SSIM, FCS and MCS with their protocol
+  {run}/report.html                                everything on one page"""
+
+log = logging.getLogger("navsynth")
+
+
+def run_job(config: Config, opened: OpenManifest, *, folder: Path) -> Ending:
+    """Run or resume a run; returns how it ended. Errors end every rank with the same code."""
+    ranks = start(
+        threads=config.train.threads,
+        precision=config.train.precision,
+        timeout_seconds=config.train.hang_seconds,
+    )
+    torch.use_deterministic_algorithms(config.train.deterministic)
+    watchdog = Watchdog(folder, hang_seconds=config.train.hang_seconds, rank=ranks.comm.rank,
+                        world=ranks.comm.world)  # fmt: skip
+    try:
+        with signals() as asked:
+            return _with_lock(config, opened, folder, ranks, watchdog, asked)
+    except Exception as error:
+        ending = ending_of(error)
+        if ending is FAILED:
+            log.exception("rank %d", ranks.comm.rank)
+        elif ranks.comm.rank == 0 or ending.status == "lost-rank":
+            print(f"error: {one_line(error)}", file=sys.stderr)
+        leave(ending, folder=folder, rank=ranks.comm.rank, reason=one_line(error))
+    finally:
+        watchdog.stop()
+
+
+def _with_lock(
+    config: Config, opened: OpenManifest, folder: Path, ranks: Ranks, watchdog: Watchdog, asked: Asked
+) -> Ending:
+    lock = take_lock(folder, comm=ranks.comm)
+    try:
+        watchdog.start()
+        parts, begin = _open(config, opened, folder, ranks, watchdog, asked)
+        try:
+            return _train(parts, begin)
+        finally:
+            parts.checkpoints.close()
+            parts.telemetry.close()
+            parts.engine.dictionary.close()
+    finally:
+        if lock is not None:
+            lock.release()
+
+
+def _open(
+    config: Config, opened: OpenManifest, folder: Path, ranks: Ranks, watchdog: Watchdog, asked: Asked
+) -> tuple[Parts, Progress]:
+    """Build every part, fresh or from the newest checkpoint."""
+    comm = ranks.comm
+    _claim(config, opened, folder, comm)
+    checkpoints = Checkpointer(folder, config.checkpoint, comm=comm, beat=watchdog.beat)
+    networks = setup.build_networks(config, opened.manifest)
+    dictionary = setup.build_dictionary(config, opened.manifest, opened.table, comm=comm)
+    engine = Engine(config, ranks=ranks, networks=networks, dictionary=dictionary)
+    newest = checkpoints.recover()
+    begin = Progress(0, 0.0)
+    if newest is not None:
+        saved = checkpoints.open(newest)
+        engine.restore(saved)
+        begin = Progress(int(saved.state["step"]), float(saved.state["seconds"]))
+    elif config.begin.latents == "footage":
+        _begin_at_footage(config, opened, engine)
+    info = {"run": folder.name, "preset": config.preset, "world": comm.world}
+    telemetry = Telemetry(
+        folder, config.telemetry, rank=comm.rank, start_step=begin.step, info=info
+    )
+    parts = Parts(config, opened, engine, checkpoints, telemetry, watchdog, asked, folder)
+    telemetry.note(
+        "resumed" if newest else "started", step=begin.step, world=comm.world,
+        text=f"{folder}: {'resumed at' if newest else 'starts at'} step {begin.step} on "
+        f"{comm.world} process{'es' if comm.world > 1 else ''}, {ranks.device}",
+    )  # fmt: skip
+    return parts, begin
+
+
+def _claim(config: Config, opened: OpenManifest, folder: Path, comm: Comm) -> None:
+    """Write config and start into the run folder; refuse a folder of other footage.
+
+    Raises:
+        UserError: on every rank.
+    """
+    error = None
+    if comm.rank == 0:
+        known = read_json(folder / RUN_FILE)
+        fingerprint = opened.manifest.fingerprint
+        if known.get("fingerprint", fingerprint) != fingerprint:
+            error = (
+                f"{folder}: trained on other footage than {opened.where}; choose another name=..., "
+                "or move the folder away"
+            )
+        else:
+            starts = [*known.get("starts", []), {
+                "time": round(time.time(), 3), "world": comm.world, "command": sys.argv,
+            }]  # fmt: skip
+            update_json(folder / RUN_FILE, status="running", starts=starts, fingerprint=fingerprint)
+            replace_durable(folder / CONFIG, to_yaml(config).encode())
+    error = comm.gather_json(error)[0]
+    if error:
+        raise UserError(error)
+
+
+def _begin_at_footage(config: Config, opened: OpenManifest, engine: Engine) -> None:
+    """Put the footage's principal components into the dictionary (rank 0 finds them)."""
+    layout, manifest, comm = config.latents, opened.manifest, engine.ranks.comm
+    if decoded_bytes(opened) > config.data.cache_mib * 2**20:
+        raise UserError(
+            f"begin.latents: footage needs {manifest.name} in memory, "
+            f"{decoded_bytes(opened) // 2**20} MiB, and data.cache_mib is {config.data.cache_mib}; "
+            "raise it or set begin.latents=random"
+        )
+    codes = None
+    if comm.rank == 0:
+        clips = np.arange(manifest.clips)
+        part = ClipReader(opened)[Request(0, clips, np.zeros_like(clips))]
+        if part.error:
+            raise UserError(part.error)
+        codes = beginning.codes_from_footage(
+            part.frames_BTCHW,
+            rows_of(opened, clips, layout.static_key),
+            rows_of(opened, clips, layout.transient_key),
+            rows=(manifest.rows(layout.static_key), manifest.rows(layout.transient_key)),
+            widths=(layout.static, layout.transient),
+            seed=config.seed,
+        )
+    for kind, values in zip(KINDS, codes or (None, None), strict=True):
+        engine.dictionary.assign(kind, values)
+
+
+def _train(parts: Parts, begin: Progress) -> Ending:
+    """Train, then look at the whole: PSNR, samples, report."""
+    at, stopped = train(parts, begin, on_sample=lambda at: write_sheet(parts, at))
+    rank, folder = parts.engine.ranks.comm.rank, parts.folder
+    if stopped:
+        text = f"{parts.asked.signal or 'a signal'}: saved step {at.step}; the same command resumes"
+        parts.telemetry.note("preempted", step=at.step, text=text)
+        if rank == 0:
+            update_json(folder / RUN_FILE, status=PREEMPTED.status, step=at.step)
+        return PREEMPTED
+    with parts.watchdog.patience(3600):
+        found = fidelity(parts.engine, parts.opened)
+        save(parts, at, score=found.psnr)
+        final = {**found._asdict(), "seconds": at.seconds}
+        parts.telemetry.note(
+            "finished", step=at.step, **final,
+            text=f"{found.psnr:.2f} dB over {found.clips} clips (worst {found.worst:.2f} dB) after "
+            f"{at.step} steps, {at.seconds:.0f} s",
+        )  # fmt: skip
+        if rank == 0:
+            update_json(folder / RUN_FILE, status=DONE.status, step=at.step, final=final)
+            finish(parts)
+        parts.engine.ranks.comm.barrier()
+    return DONE
+
+
+def finish(parts: Parts) -> None:
+    """Samples and the report of a finished run, from its files; rank 0."""
+    write_samples(open_run(parts.folder))
+    report = [sys.executable, "-m", "launch.report", str(parts.folder)]
+    told = subprocess.run(report, capture_output=True, text=True, check=False)
+    if told.returncode:
+        log.warning("no report: %s", told.stderr.strip() or told.stdout.strip())
+    parts.telemetry.say(NEXT.format(run=parts.folder))
+
+
+def write_sheet(parts: Parts, at: Progress, *, count: int = 8) -> None:
+    """A sheet of some training clips as they are now, real above generated; all ranks together."""
+    engine, opened = parts.engine, parts.opened
+    clips = np.linspace(0, opened.manifest.clips - 1, min(count, opened.manifest.clips)).astype(int)
+    layout = parts.config.latents
+    codes = (
+        engine.dictionary.rows("static", rows_of(opened, clips, layout.static_key)),
+        engine.dictionary.rows("transient", rows_of(opened, clips, layout.transient_key)),
+    )
+    if engine.ranks.comm.rank:
+        return
+    part = ClipReader(opened)[Request(0, clips, np.zeros_like(clips))]
+    engine.networks.eval()
+    engine.average.swap_()
+    with torch.no_grad():
+        fake = to_uint8(engine.networks(*codes)[0]).cpu()
+    engine.average.swap_()
+    engine.networks.train()
+    names = [opened.manifest.videos[v].name for v in opened.table["video"][clips]]
+    real_BTHWC, fake_BTHWC = (x.permute(0, 1, 3, 4, 2).numpy() for x in (part.frames_BTCHW, fake))
+    sheet = pictures.sheet(pictures.real_above_generated(names, real_BTHWC, fake_BTHWC))
+    pictures.write_png(parts.folder / "samples" / f"step-{at.step:08d}.png", sheet)

@@ -1,0 +1,89 @@
+"""`metrics.jsonl`: one JSON line for each logged step and event, in order, across restarts."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from trainer.commit import replace_durable
+
+log = logging.getLogger("navsynth")
+
+
+class Journal:
+    """Appends lines; every line is in the file when `write` returns, or not at all."""
+
+    def __init__(self, path: Path, *, start_step: int = 0) -> None:
+        """Open the journal of a run that goes on after `start_step`; later lines are cut off."""
+        self._path = path
+        cut(path, step=start_step)
+        self._file = path.open("ab", buffering=0)
+        self._good = self._file.seek(0, os.SEEK_END)
+        self._warned = False
+
+    def write(self, line: Mapping[str, Any]) -> bool:
+        """Append a line; False if the disk did not take it (told once, and nothing half-written)."""
+        data = (json.dumps(_plain(line), separators=(",", ":")) + "\n").encode()
+        try:
+            written = self._file.write(data)
+            if written != len(data):
+                raise OSError(f"{written} of {len(data)} bytes written")
+        except OSError as error:
+            self._file.truncate(self._good)
+            if not self._warned:
+                log.warning("%s: a line is lost: %s; training goes on", self._path, error)
+                self._warned = True
+            return False
+        self._good += len(data)
+        return True
+
+    def close(self) -> None:
+        """Make the file durable and close it."""
+        os.fsync(self._file.fileno())
+        self._file.close()
+
+
+def cut(path: Path, *, step: int) -> int:
+    """Drop lines of steps after `step` and whatever is not a whole line, atomically; how many."""
+    if not path.is_file():
+        return 0
+    raw = path.read_bytes().splitlines(keepends=True)
+    kept = [line for line in raw if _step_of(line) <= step]
+    if len(kept) < len(raw):
+        replace_durable(path, b"".join(kept))
+    return len(raw) - len(kept)
+
+
+def read(path: Path) -> Iterator[dict[str, Any]]:
+    """Lines of a journal that may be growing; a last line that is not whole yet is left out."""
+    with path.open("rb") as file:
+        for line in file:
+            if _step_of(line) < math.inf:
+                yield json.loads(line)
+
+
+def _step_of(line: bytes) -> float:
+    """Step of a line; infinite for a line that is not whole."""
+    if not line.endswith(b"\n"):
+        return math.inf
+    try:
+        value = json.loads(line)
+        return float(value["step"])
+    except (ValueError, KeyError, TypeError):
+        return math.inf
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no NaN: numbers that are not finite become null."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

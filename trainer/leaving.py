@@ -1,0 +1,149 @@
+"""How a run ends: exit codes, the exceptions that carry them, signals, and the way out.
+
+Signals only set a flag; the loop agrees on it with all ranks at the end of a step (`agree`), saves
+and leaves. `leave` writes the run's status before it ends the process without Python's shutdown,
+because gloo now and then aborts there after all work is done.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+import torch
+
+from data_shards.errors import UserError
+from trainer.comm import Comm
+from trainer.commit import update_json
+
+RUN_FILE = "run.json"
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+
+
+class Ending(NamedTuple):
+    """One way in which a run may end."""
+
+    code: int
+    status: str
+    meaning: str
+
+
+DONE = Ending(0, "done", "the run is complete")
+FAILED = Ending(1, "failed", "a bug: the traceback is on stderr")
+USER_ERROR = Ending(2, "user-error", "bad input: the last line on stderr names it and the fix")
+NON_FINITE = Ending(3, "non-finite", "a loss or gradient was not finite; the step was not taken")
+HANG = Ending(4, "hang", "no sign of life for train.hang_seconds; stacks are in hang-rank-N.txt")
+LOST_RANK = Ending(5, "lost-rank", "another rank died or cannot be reached")
+PREEMPTED = Ending(6, "preempted", "asked to stop by a signal; saved, start it again to continue")
+ENDINGS = (DONE, FAILED, USER_ERROR, NON_FINITE, HANG, LOST_RANK, PREEMPTED)
+
+LOST = re.compile(
+    r"gloo|connection (closed|reset|refused)|broken pipe|nccl|socket timeout|"
+    r"timed out waiting|connection was likely closed",
+    re.IGNORECASE,
+)
+
+log = logging.getLogger("navsynth")
+
+
+class NonFinite(Exception):
+    """A loss term, gradient or row is not finite; raised on every rank before the update."""
+
+
+class Hang(Exception):
+    """Something gave no sign of life within its time."""
+
+
+class LostRank(Exception):
+    """Another rank is gone."""
+
+
+class Preempted(Exception):
+    """The run was asked to stop and has saved."""
+
+
+_BY_TYPE: dict[type[BaseException], Ending] = {
+    UserError: USER_ERROR,
+    NonFinite: NON_FINITE,
+    Hang: HANG,
+    LostRank: LOST_RANK,
+    Preempted: PREEMPTED,
+}
+
+
+def ending_of(error: BaseException | None) -> Ending:
+    """How a run ends that stopped with `error` (None: it is done).
+
+    Backends report a dead peer as a bare RuntimeError, so the text decides there.
+    """
+    if error is None:
+        return DONE
+    for kind, ending in _BY_TYPE.items():
+        if isinstance(error, kind):
+            return ending
+    name = type(error).__name__
+    if name.startswith("Dist") or (isinstance(error, RuntimeError) and LOST.search(str(error))):
+        return LOST_RANK
+    return FAILED
+
+
+def one_line(error: BaseException) -> str:
+    """The message of an error without its line breaks."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+class Asked:
+    """Signals that arrived so far. `signals()` installs the handlers."""
+
+    def __init__(self) -> None:
+        self.signal: str | None = None
+        """Name of the first signal."""
+
+    def _note(self, number: int, _frame: Any) -> None:
+        self.signal = self.signal or signal.Signals(number).name
+
+
+@contextmanager
+def signals() -> Iterator[Asked]:
+    """Have SIGTERM, SIGINT and SIGUSR1 set a flag and nothing else; the old handlers come back.
+
+    Main thread only.
+    """
+    asked = Asked()
+    before = {number: signal.signal(number, asked._note) for number in SIGNALS}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def agree(comm: Comm, **flags: bool) -> dict[str, bool]:
+    """Each flag as true as on any rank: one small collective for everything a step end decides."""
+    seen = torch.tensor([int(flag) for flag in flags.values()])
+    return dict(zip(flags, map(bool, comm.max_(seen).tolist()), strict=True))
+
+
+def leave(ending: Ending, *, folder: Path | None = None, rank: int = 0, **fields: Any) -> NoReturn:
+    """End this process with the ending's code; rank 0 writes the status into `run.json` first.
+
+    Without `folder`, or where the run folder does not exist, nothing is written.
+    """
+    if rank == 0 and folder is not None and folder.is_dir():
+        try:
+            update_json(folder / RUN_FILE, status=ending.status, code=ending.code, **fields)
+        except (OSError, ValueError) as error:
+            log.warning("%s: status %s not written: %s", folder / RUN_FILE, ending.status, error)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            continue  # closed or a broken pipe: there is nobody left to tell
+    os._exit(ending.code)

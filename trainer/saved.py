@@ -1,0 +1,88 @@
+"""Reading a committed checkpoint of any number of ranks, and telling whether it is whole."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from data_shards.errors import UserError
+from trainer import commit
+from trainer.streamed import check_header
+
+
+class Saved:
+    """One checkpoint; tensors are read when asked for."""
+
+    def __init__(self, path: Path) -> None:
+        """Read the manifest and the state.
+
+        Raises:
+            UserError: damaged or gone.
+        """
+        self.path = path
+        try:
+            self.manifest = commit.read_manifest(path)
+            state = commit.read_json(path / commit.STATE)
+        except (commit.Damage, OSError, ValueError) as error:
+            raise UserError(f"{path}: damaged checkpoint ({error}); use another one") from None
+        self.state: dict[str, Any] = state
+        self._open: dict[str, Any] = {}
+
+    def common(self, name: str) -> dict[str, torch.Tensor]:
+        """Tensors that all ranks share, by name.
+
+        Raises:
+            UserError: the checkpoint has no such set.
+        """
+        file = self._file(f"common-{name}.safetensors")
+        return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+
+    def read(self, name: str) -> torch.Tensor:
+        """A latent page, whichever rank wrote it.
+
+        Raises:
+            UserError: the checkpoint has no such page.
+        """
+        if name not in self.manifest.index:
+            raise UserError(f"{self.path}: holds no tensor {name!r}; it is of another layout")
+        return self._file(self.manifest.index[name]).get_tensor(name)
+
+    @property
+    def names(self) -> list[str]:
+        """Names of all latent pages."""
+        return list(self.manifest.index)
+
+    def _file(self, name: str) -> Any:
+        if name not in self._open:
+            if name not in self.manifest.files:
+                raise UserError(f"{self.path}: holds no {name}; it is of another kind of run")
+            try:
+                self._open[name] = safe_open(self.path / name, framework="pt")
+            except (SafetensorError, OSError) as error:
+                raise UserError(f"{self.path / name}: damaged ({error})") from None
+        return self._open[name]
+
+
+def damage_of(path: Path, *, part: int = 0, parts: int = 1) -> str | None:
+    """Why a checkpoint must not be loaded, None if it is whole. Each of `parts` callers verifies
+    every `parts`-th file."""
+    try:
+        manifest = commit.read_manifest(path)
+        mine = sorted(manifest.files.items())[part::parts]
+        commit.check_files(path, mine)
+        pages = defaultdict(list)
+        for tensor, file in manifest.index.items():
+            pages[file].append(tensor)
+        for name, _ in mine:
+            if name.endswith(".safetensors"):
+                check_header(path / name, pages[name])
+            elif not isinstance(json.loads((path / name).read_bytes()), dict):
+                return f"{name} is not a JSON object"
+    except (commit.Damage, OSError, ValueError) as error:
+        return str(error)
+    return None

@@ -1,0 +1,95 @@
+"""What one rank writes of a checkpoint, and what it tells the others about it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from trainer import commit
+from trainer.streamed import StreamedSafetensors, serialise
+
+BUG = "bug: "
+log = logging.getLogger("navsynth")
+
+
+class Job(NamedTuple):
+    """A checkpoint on its way."""
+
+    step: int
+    score: float | None
+    folder: Path
+    """The temporary folder."""
+
+
+class Share(NamedTuple):
+    """Files that one rank has made durable, or why it could not."""
+
+    files: dict[str, commit.FileFacts]
+    index: dict[str, str]
+    error: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for the journey to the other ranks."""
+        return {**self._asdict(), "files": {k: list(v) for k, v in self.files.items()}}
+
+
+def read_share(raw: Mapping[str, Any]) -> Share:
+    """The share that another rank sent."""
+    files = {name: commit.FileFacts(*facts) for name, facts in raw["files"].items()}
+    return Share(files, dict(raw["index"]), raw["error"])
+
+
+def payload(
+    common: Mapping[str, Mapping[str, torch.Tensor]], state: Mapping[str, Any]
+) -> dict[str, bytes]:
+    """Contents of the files that rank 0 writes, by name."""
+    blobs = {f"common-{name}.safetensors": serialise(tensors) for name, tensors in common.items()}
+    blobs[commit.STATE] = (json.dumps(state, indent=1) + "\n").encode()
+    return blobs
+
+
+def write_share(
+    folder: Path,
+    stem: str,
+    blobs: Mapping[str, bytes],
+    own: Iterator[tuple[str, torch.Tensor]],
+    *,
+    beat: Callable[[], None],
+) -> Share:
+    """Write and fsync this rank's files. Never raises: the other ranks wait for the answer."""
+    writer = StreamedSafetensors(folder, stem)
+    try:
+        files = {}
+        for name, data in blobs.items():
+            files[name] = commit.write_durable(folder / name, data)
+            beat()
+        for name, tensor in own:
+            writer.add(name, tensor)
+            beat()
+        files |= writer.close()
+        commit.sync_folder(folder)
+        return Share(files, writer.index)
+    except Exception as error:
+        return Share({}, {}, explain(error, folder))
+    finally:
+        writer.abandon()
+        close = getattr(own, "close", None)
+        if close is not None:
+            close()
+
+
+def explain(error: Exception, folder: Path) -> str:
+    """One line for the other ranks; anything but a failing disk is marked as a bug and logged."""
+    if not isinstance(error, OSError):
+        log.error("%s: while saving", folder, exc_info=error)
+        return f"{BUG}{type(error).__name__}: {error}"
+    where = folder if folder.exists() else folder.parent
+    free = shutil.disk_usage(where).free / 1e9
+    reason = error.strerror or str(error)
+    return f"{error.filename or folder}: {reason} ({free:.1f} GB free on its disk)"

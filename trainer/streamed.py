@@ -1,0 +1,145 @@
+"""safetensors files written tensor by tensor, so that a table may be larger than memory.
+
+The format wants its header first, and the header lists every tensor. The writer leaves room for a
+header, streams the tensors behind it and fills the header in at the end, padded with spaces as the
+format allows. When the room is used up, it goes on in a further file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from io import FileIO
+from pathlib import Path
+
+import numpy as np
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+
+from trainer.commit import Damage, FileFacts, facts_of
+
+ROOM = 1 << 16
+"""Bytes left for the header of a streamed file: about 500 tensors."""
+DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+
+
+class StreamedSafetensors:
+    """Writes `stem.safetensors`, then `stem.1.safetensors`, ...; `close()` makes them durable."""
+
+    def __init__(self, folder: Path, stem: str, *, room: int = ROOM) -> None:
+        self._folder, self._stem, self._room = folder, stem, room
+        self._file: FileIO | None = None
+        self._paths: list[Path] = []
+        self._header: list[str] = []
+        self._header_bytes = self._offset = 0
+        self.index: dict[str, str] = {}
+        """File of every tensor written."""
+
+    def add(self, name: str, tensor: torch.Tensor) -> None:
+        """Append one tensor; its bytes are handed to the system when this returns.
+
+        Raises:
+            OSError: the disk is full or failed.
+            ValueError: a name used twice, or a dtype that the format does not know.
+        """
+        if name in self.index:
+            raise ValueError(f"tensor {name} is written twice")
+        if tensor.dtype not in DTYPES:
+            raise ValueError(f"tensor {name} has dtype {tensor.dtype}, which is not stored")
+        array = _as_bytes(tensor)
+        if self._file is None or self._header_bytes + len(self._entry(name, tensor)) > self._room:
+            self._next_file()
+        entry = self._entry(name, tensor)
+        _write_all(self._file, array.data)
+        self._header.append(entry)
+        self._header_bytes += len(entry) + 1
+        self._offset += array.nbytes
+        self.index[name] = self._paths[-1].name
+
+    def close(self) -> dict[str, FileFacts]:
+        """Finish, fsync and read back; sizes and digests by file."""
+        if not self._paths:
+            self._next_file()
+        self._finish_file()
+        return {path.name: facts_of(path) for path in self._paths}
+
+    def abandon(self) -> None:
+        """Close the file as it is, after an error."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _entry(self, name: str, tensor: torch.Tensor) -> str:
+        end = self._offset + tensor.numel() * tensor.element_size()
+        facts = {
+            "dtype": DTYPES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [self._offset, end],
+        }
+        return f"{json.dumps(name)}:{json.dumps(facts, separators=(',', ':'))}"
+
+    def _next_file(self) -> None:
+        self._finish_file()
+        part = f".{len(self._paths)}" if self._paths else ""
+        path = self._folder / f"{self._stem}{part}.safetensors"
+        self._file = path.open("xb", buffering=0)
+        self._paths.append(path)
+        self._header, self._header_bytes, self._offset = [], 2, 0
+        _write_all(self._file, self._room.to_bytes(8, "little") + b" " * self._room)
+
+    def _finish_file(self) -> None:
+        if self._file is None:
+            return
+        self._file.seek(8)
+        _write_all(self._file, f"{{{','.join(self._header)}}}".encode())
+        os.fsync(self._file.fileno())
+        self._file.close()
+        self._file = None
+
+
+def serialise(tensors: Mapping[str, torch.Tensor]) -> bytes:
+    """safetensors bytes of a set of tensors: a copy, whatever happens to them afterwards."""
+    return safetensors.torch.save(
+        {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    )
+
+
+def check_header(path: Path, names: Iterable[str]) -> None:
+    """Let the library validate a file's header, and see that it holds the tensors it should.
+
+    Raises:
+        Damage: not a safetensors file, or another set of tensors.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            missing = sorted(set(names) - set(file.keys()))
+    except (SafetensorError, OSError) as error:
+        raise Damage(f"{path.name}: {error}") from None
+    if missing:
+        raise Damage(f"{path.name} lacks tensor {missing[0]}")
+
+
+def _as_bytes(tensor: torch.Tensor) -> np.ndarray:
+    # Through numpy: a tensor of one element may have any stride, and torch then refuses the view.
+    flat = np.ascontiguousarray(tensor.detach().cpu().contiguous().numpy())
+    return flat.reshape(-1).view(np.uint8)
+
+
+def _write_all(file: FileIO | None, data: bytes | memoryview) -> None:
+    assert file is not None
+    rest = memoryview(data).cast("B") if len(data) else memoryview(b"")
+    while len(rest):
+        rest = rest[file.write(rest) :]
