@@ -21,10 +21,11 @@ from typing import NamedTuple
 
 import av
 import numpy as np
+from av.error import FFmpegError
 from PIL import Image
 
 _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error)
-_DAMAGE += (Image.DecompressionBombError, av.FFmpegError)  # type: ignore[operator]
+_DAMAGE += (Image.DecompressionBombError, FFmpegError)  # type: ignore[operator]
 _NPY_HEADER_BYTES = 1024
 _JPEG_ROWS = 65500
 _LAST_BYTES = {"PNG": b"IEND\xaeB`\x82", "JPEG": b"\xff\xd9"}
@@ -132,7 +133,7 @@ def _decode_mp4(payload: bytes, size_THW: tuple[int, int, int]) -> np.ndarray:
     frames, height, width = size_THW
     frames_THWC = np.empty((frames, height, width, 3), np.uint8)
     count = 0
-    with av.open(io.BytesIO(payload), format="mp4") as container:
+    with av.open(io.BytesIO(payload), "r", format="mp4") as container:
         stream = container.streams.video[0]
         if (stream.height, stream.width) != (height, width):
             raise ValueError(f"video of {stream.width}x{stream.height} pixels")

@@ -37,8 +37,8 @@ def disk_errors(folder: Path) -> Iterator[None]:
             raise
         advice = DISK_ERRORS[error.errno]
         raise UserError(
-            f"{folder}: {os.strerror(error.errno)} on {_disk_of(folder)}; {advice} and run the same "
-            "command again: it goes on where it was"
+            f"{folder}: {os.strerror(error.errno)} on {_disk_of(folder)}; {advice} and run the "
+            "same command again: it goes on where it was"
         ) from error
 
 

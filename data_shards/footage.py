@@ -1,7 +1,7 @@
 """What a source hands to the preparation: a list of videos, and the frames of one of them.
 
-A source lists its videos cheaply (names and files) and decodes one of them at a time, wherever that
-happens to run. A video that cannot be used raises `Unusable`; it is listed in `rejects.csv` and never
+A source lists its videos cheaply (names and files) and decodes one of them at a time, in whatever
+process. A video that cannot be used raises `UnusableError`; it is listed in `rejects.csv` and never
 becomes black frames.
 """
 
@@ -17,7 +17,7 @@ import numpy as np
 from data_shards.errors import UserError
 
 
-class Unusable(ValueError):
+class UnusableError(ValueError):
     """One video cannot be used. The message is its reason in `rejects.csv`."""
 
 
@@ -87,7 +87,7 @@ class Source(NamedTuple):
     listing: Callable[[Path, SourceOptions], Listing]
     """Every video below a root."""
     read: Callable[[Item, Path, SourceOptions], Footage]
-    """The frames of one of them; raises `Unusable`."""
+    """The frames of one of them; raises `UnusableError`."""
     labels: str
     """Regular expression over names with the groups `identity` and `action`; what the option
     `--labels folders` means; may be empty."""

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.container import InputContainer
+from av.error import FFmpegError
 
-from data_shards.footage import Footage, Unusable
+from data_shards.footage import Footage, UnusableError
 from data_shards.images import check_size
 
 WINDOWS = ("first", "all", "whole")
@@ -52,13 +54,13 @@ def cut(
     its final size and is called for the frames kept only.
 
     Raises:
-        Unusable: frames of different sizes.
+        UnusableError: frames of different sizes.
     """
     start, kept, first_shape = 0, [], None
     for index, frame_HWC in enumerate(source):
         first_shape = first_shape or frame_HWC.shape
         if frame_HWC.shape != first_shape:
-            raise Unusable(
+            raise UnusableError(
                 f"frame {index} is {_size(frame_HWC.shape)}, frame 0 {_size(first_shape)}"
             )
         if (index - start) % stride == 0:
@@ -82,19 +84,19 @@ def open_video(path: Path) -> Footage:
     """Frames of a video file through PyAV, turned upright; playlists are not followed.
 
     Raises:
-        Unusable: not a video, damaged or cut off; also while its frames are read.
+        UnusableError: not a video, damaged or cut off; also while its frames are read.
     """
     try:
         container = av.open(str(path), options={"format_whitelist": _CONTAINERS})
-    except (av.FFmpegError, ValueError) as error:
-        raise Unusable(f"{path.name} is not a video ({_reason(error)})") from None
+    except (FFmpegError, ValueError) as error:
+        raise UnusableError(f"{path.name} is not a video ({_reason(error)})") from None
     if not container.streams.video:
         container.close()
-        raise Unusable(f"{path.name} has no video stream")
+        raise UnusableError(f"{path.name} has no video stream")
     return Footage(_decode(container, path.name), max(0, container.streams.video[0].frames))
 
 
-def _decode(container: av.container.InputContainer, name: str) -> Iterator[np.ndarray]:
+def _decode(container: InputContainer, name: str) -> Iterator[np.ndarray]:
     with container:
         stream = container.streams.video[0]
         stream.codec_context.thread_count = 1
@@ -103,14 +105,16 @@ def _decode(container: av.container.InputContainer, name: str) -> Iterator[np.nd
         try:
             for frame in container.decode(stream):
                 if frame.is_corrupt:
-                    raise Unusable(f"{name} is damaged at frame {count}")
+                    raise UnusableError(f"{name} is damaged at frame {count}")
                 check_size(frame.height, frame.width, what=name)
                 yield np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
                 count += 1
-        except av.FFmpegError as error:
-            raise Unusable(f"{name} is damaged after frame {count} ({_reason(error)})") from None
+        except FFmpegError as error:
+            raise UnusableError(
+                f"{name} is damaged after frame {count} ({_reason(error)})"
+            ) from None
         if count < stream.frames * (1 - _MISSING_SHARE):
-            raise Unusable(f"{name} is cut off: {count} of {stream.frames} frames can be read")
+            raise UnusableError(f"{name} is cut off: {count} of {stream.frames} frames can be read")
 
 
 def _reason(error: Exception) -> str:

@@ -1,6 +1,6 @@
 """Images in and out: safe decoding, cropping, resizing, contact sheets.
 
-Nothing is decoded before its claimed size is known to be sane, and only plain image formats are opened.
+Nothing is decoded before its claimed size is known to be sane; only plain image formats are opened.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from data_shards.footage import Unusable
+from data_shards.footage import UnusableError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
 FITS = ("crop", "stretch")
@@ -23,6 +23,7 @@ MAX_SIDE = 8192
 MAX_FILE_BYTES = 1 << 30
 
 _FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "PPM", "TIFF")
+_PNG_END = b"IEND\xaeB`\x82"
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error)
 
@@ -31,13 +32,13 @@ def read_bytes(path: Path) -> bytes:
     """Bytes of a file of sane size.
 
     Raises:
-        Unusable: larger than 1 GiB.
+        UnusableError: larger than 1 GiB.
         OSError: it cannot be read.
     """
     with path.open("rb") as file:
         data = file.read(MAX_FILE_BYTES + 1)
     if len(data) > MAX_FILE_BYTES:
-        raise Unusable(f"{path.name} is larger than {MAX_FILE_BYTES >> 20} MiB")
+        raise UnusableError(f"{path.name} is larger than {MAX_FILE_BYTES >> 20} MiB")
     return data
 
 
@@ -47,7 +48,7 @@ def decode_image(data: bytes, *, what: str, upright: bool = False) -> np.ndarray
     `what` names it in errors; `upright` follows an EXIF orientation.
 
     Raises:
-        Unusable: not an image, truncated, absurdly large, or of more than 8 bits a channel.
+        UnusableError: not an image, truncated, absurdly large, or of more than 8 bits a channel.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -55,22 +56,24 @@ def decode_image(data: bytes, *, what: str, upright: bool = False) -> np.ndarray
             with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
                 if image.format == "PNG":
                     image.verify()
+                    if _PNG_END not in data:
+                        raise UnusableError(f"{what} is damaged (its end is missing)")
             with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
                 return _pixels(ImageOps.exif_transpose(image) if upright else image, what)
-        except Unusable:
+        except UnusableError:
             raise
         except Image.UnidentifiedImageError:
-            raise Unusable(f"{what} is not an image") from None
+            raise UnusableError(f"{what} is not an image") from None
         except (Image.DecompressionBombError, Image.DecompressionBombWarning):
             limit = (Image.MAX_IMAGE_PIXELS or 0) // 1_000_000
-            raise Unusable(f"{what} has more than {limit} million pixels") from None
+            raise UnusableError(f"{what} has more than {limit} million pixels") from None
         except _DAMAGE as error:
-            raise Unusable(f"{what} is damaged ({_one_line(error)})") from None
+            raise UnusableError(f"{what} is damaged ({_one_line(error)})") from None
 
 
 def _pixels(image: Image.Image, what: str) -> np.ndarray:
     if image.mode not in _MODES:
-        raise Unusable(f"{what} has mode {image.mode}: convert it to 8 bits a channel")
+        raise UnusableError(f"{what} has mode {image.mode}: convert it to 8 bits a channel")
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         layer = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
@@ -85,21 +88,21 @@ def split_strip(strip_HWC: np.ndarray, *, stacked: bool) -> list[np.ndarray]:
     """Square frames of a strip: one above the other where `stacked`, else side by side.
 
     Raises:
-        Unusable: the long side is no multiple of the short one.
+        UnusableError: the long side is no multiple of the short one.
     """
     height, width = strip_HWC.shape[:2]
     if stacked and height % width:
-        raise Unusable(f"its height {height} is no multiple of its width {width}")
+        raise UnusableError(f"its height {height} is no multiple of its width {width}")
     if not stacked and width % height:
-        raise Unusable(f"its width {width} is no multiple of its height {height}")
+        raise UnusableError(f"its width {width} is no multiple of its height {height}")
     count, axis = (height // width, 0) if stacked else (width // height, 1)
     return np.split(strip_HWC, count, axis)
 
 
 def check_size(height: int, width: int, *, what: str) -> None:
-    """Refuse a frame with a side of more than `MAX_SIDE` pixels, or none (Unusable)."""
+    """Refuse a frame with a side of more than `MAX_SIDE` pixels, or none (UnusableError)."""
     if not (0 < height <= MAX_SIDE and 0 < width <= MAX_SIDE):
-        raise Unusable(f"{what} is {width}x{height}: sides are 1 to {MAX_SIDE} pixels")
+        raise UnusableError(f"{what} is {width}x{height}: sides are 1 to {MAX_SIDE} pixels")
 
 
 def fit(frame_HWC: np.ndarray, *, height: int, width: int, crop: int, how: str) -> np.ndarray:
@@ -109,13 +112,13 @@ def fit(frame_HWC: np.ndarray, *, height: int, width: int, crop: int, how: str) 
     centred part of the wanted shape, `how="stretch"` does not; the rest is an antialiased resize.
 
     Raises:
-        Unusable: the crop is larger than the frame.
+        UnusableError: the crop is larger than the frame.
     """
     check_size(*frame_HWC.shape[:2], what="a frame")
     if crop:
         if crop > min(frame_HWC.shape[:2]):
             size = f"{frame_HWC.shape[1]}x{frame_HWC.shape[0]}"
-            raise Unusable(f"the crop of {crop} pixels is larger than its frames of {size}")
+            raise UnusableError(f"the crop of {crop} pixels is larger than its frames of {size}")
         frame_HWC = _centre(frame_HWC, crop, crop)
     if how == "crop":
         have_h, have_w = frame_HWC.shape[:2]

@@ -89,7 +89,7 @@ class Options:
             raise UserError(f"--labels: {text!r} is no regular expression ({error})") from None
         if not pattern.groupindex or set(pattern.groupindex) - {"identity", "action"}:
             raise UserError(
-                f"--labels: {text!r} must have a group (?P<identity>...) or (?P<action>...), no other"
+                f"--labels: {text!r} needs a group (?P<identity>...) or (?P<action>...), no other"
             )
         return pattern
 

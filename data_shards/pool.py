@@ -12,11 +12,12 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
+from itertools import count
 from pathlib import Path
 
 from data_shards import codecs, frames, images
 from data_shards.errors import UserError
-from data_shards.footage import Item, Unusable
+from data_shards.footage import Item, UnusableError
 from data_shards.manifest import content_of
 from data_shards.options import Options
 from data_shards.sources import SOURCES
@@ -33,9 +34,9 @@ def read_video(item: Item, options: Options) -> Result:
     """
     try:
         if item.refusal:
-            raise Unusable(item.refusal)
-        clips, count = _clips(item, options)
-    except Unusable as error:
+            raise UnusableError(item.refusal)
+        clips, total = _clips(item, options)
+    except UnusableError as error:
         return Result(item.name, item.identity, item.action, 0, (), str(error))
     except OSError as error:
         if error.errno in (errno.EIO, errno.ESTALE):
@@ -44,28 +45,25 @@ def read_video(item: Item, options: Options) -> Result:
             ) from None
         reason = f"cannot be read ({error.strerror or error})"
         return Result(item.name, item.identity, item.action, 0, (), reason)
-    return Result(item.name, item.identity, item.action, count, tuple(clips), "")
+    return Result(item.name, item.identity, item.action, total, tuple(clips), "")
 
 
 def _clips(item: Item, options: Options) -> tuple[list[Clip], int]:
     footage = SOURCES[options.source].read(item, Path(options.root), options.about)
     cutting = {"frames": options.frames, "stride": options.stride}
     least = frames.shortest(**cutting)
-    seen = 0
     if footage.count and footage.count < least:
-        raise Unusable(_too_short(footage.count, least))
+        raise UnusableError(_too_short(footage.count, least))
 
-    def counted() -> Iterator:
-        nonlocal seen
-        for seen, frame_HWC in enumerate(footage.frames, start=1):
-            yield frame_HWC
-
+    counter = count()
+    counted = (frame_HWC for frame_HWC, _ in zip(footage.frames, counter, strict=False))
     size = {"height": options.height, "width": options.width}
     prepare = partial(images.fit, **size, crop=options.crop, how=options.fit)
-    cuts = frames.cut(counted(), **cutting, windows=options.windows, prepare=prepare)
+    cuts = frames.cut(counted, **cutting, windows=options.windows, prepare=prepare)
     clips = [_encode(start, pixels, options.codec) for start, pixels in cuts]
+    seen = next(counter)
     if not clips:
-        raise Unusable(_too_short(seen, least))
+        raise UnusableError(_too_short(seen, least))
     return clips, max(seen, footage.count)
 
 
@@ -73,12 +71,12 @@ def _encode(start: int, frames_THWC, codec: str) -> Clip:
     try:
         payload = codecs.encode(frames_THWC, codec)
     except ValueError as error:
-        raise Unusable(str(error)) from None
+        raise UnusableError(str(error)) from None
     return Clip(start, len(frames_THWC), payload, content_of(frames_THWC))
 
 
-def _too_short(count: int, least: int) -> str:
-    return f"too short: {count} frames, a clip takes {least}"
+def _too_short(frames: int, least: int) -> str:
+    return f"too short: {frames} frames, a clip takes {least}"
 
 
 def results(items: Iterable[Item], options: Options, *, workers: int) -> Iterator[Result]:
@@ -110,8 +108,8 @@ def _next(waiting: deque[tuple[str, Future[Result]]]) -> Result:
         result = future.result()
     except BrokenProcessPool:
         raise UserError(
-            f"a process died while reading {name} or one of the {len(waiting) - 1} videos after it; "
-            "run the same command with --workers 1 to see which"
+            f"a process died while reading {name} or one of the {len(waiting) - 1} videos after "
+            "it; run the same command with --workers 1 to see which"
         ) from None
     waiting.popleft()
     return result

@@ -2,7 +2,7 @@
 
     python -m data_shards.prepare SOURCE --root DIR --out DIR
 
-The same command again goes on where an interrupted one was, and does nothing where one has finished.
+The same command again goes on where an interrupted one was, and does nothing after a finished one.
 Equal options on equal footage make equal bytes, with any number of `--workers`.
 """
 
@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 
-from data_shards import disk, pool, select, summary
+from data_shards import choice, disk, pool, summary
 from data_shards.errors import UserError
 from data_shards.footage import Item, Listing
 from data_shards.manifest import MANIFEST, REJECTS, Manifest, Video, dumps, read_manifest
@@ -48,30 +48,30 @@ def prepare(options: Options, *, out: str | Path, workers: int = 0) -> Manifest:
     if (out / MANIFEST).exists():
         return _finished(options, out)
     refuse_foreign(out)
-    listing = select.listing_of(options)
-    wanted, chosen = select.wanted(options, listing)
+    listing = choice.listing_of(options)
+    wanted, chosen = choice.wanted(options, listing)
     items = _chosen(options, listing, wanted)
-    cells = select.cells_of(options)
+    cells = choice.cells_of(options)
     if cells:
         items = list(items)
-        select.check_cells(cells, items)
+        choice.check_cells(cells, items)
     facts = disk.dump({**options.facts(), "footage": listing.digest, "chosen": chosen})
     with _locked(out):
         _begin(out, facts)
         try:
             sets = _fill_sets(options, out, listing, items, cells, workers)
-        except _NothingLeft as error:
+        except _NothingLeftError as error:
             _clear(out)
             raise UserError(str(error)) from None
         return _finish(options, sets, facts)
 
 
-class _NothingLeft(UserError):
+class _NothingLeftError(UserError):
     """No usable video."""
 
 
 def _chosen(options: Options, listing: Listing, wanted) -> Iterable[Item]:
-    items = _unique(item for item in select.labelled(listing.items, options) if wanted(item))
+    items = _unique(item for item in choice.labelled(listing.items, options) if wanted(item))
     return islice(items, options.limit or None)
 
 
@@ -93,8 +93,9 @@ def _finished(options: Options, out: Path) -> Manifest:
         before, json.loads(disk.dump(options.facts())), f"{out}: already holds footage prepared"
     )
     print(f"{out}: already prepared with these options", file=sys.stderr)
-    if (out / PARTIAL).exists():
-        shutil.rmtree(out / PARTIAL)
+    for folder in (out / HELD_OUT, out):
+        if (folder / PARTIAL).exists():
+            shutil.rmtree(folder / PARTIAL)
     return read_manifest(out)
 
 
@@ -199,10 +200,10 @@ def _need_videos(writer: SetWriter, options: Options) -> None:
         return
     where = options.root or options.source
     if not writer.rejects:
-        raise _NothingLeft(f"{where}: no video is left; check --list, --limit and --hold-out")
+        raise _NothingLeftError(f"{where}: no video is left; check --list, --limit and --hold-out")
     name, reason = writer.rejects[0]
     more = "" if len(writer.rejects) == 1 else f" and {len(writer.rejects) - 1} more"
-    raise _NothingLeft(f"{where}: no usable video; rejected {name}: {reason}{more}")
+    raise _NothingLeftError(f"{where}: no usable video; rejected {name}: {reason}{more}")
 
 
 def _finish(options: Options, sets: list[SetWriter], facts: bytes) -> Manifest:

@@ -129,7 +129,7 @@ def _add_choice(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--hold-out",
         metavar="IDENTITY:ACTION,...",
-        help="prepare these cells apart, in OUT/held-out, with the same label tables; none: no cell",
+        help="prepare these cells apart, in OUT/held-out with the same tables; none: no cells",
     )
     group.add_argument("--videos", type=int, default=0, help="draw this many videos")
     group.add_argument("--seed", type=int, default=0, help="of that draw (%(default)s)")

@@ -60,9 +60,9 @@ class Bar:
 @contextmanager
 def bar(title: str, total: int, *, unit: str, stream: TextIO | None = None) -> Iterator[Bar]:
     """A bar for `total` of `unit` ("bytes" or a noun) on `stream` (stderr)."""
-    stream = stream or sys.stderr
-    if not stream.isatty():
-        yield Bar(total, unit=unit, stream=stream, progress=None)
+    where: TextIO = stream or sys.stderr
+    if not where.isatty():
+        yield Bar(total, unit=unit, stream=where, progress=None)
         return
     count = DownloadColumn(binary_units=True) if unit == "bytes" else MofNCompleteColumn()
     columns = (
@@ -72,6 +72,6 @@ def bar(title: str, total: int, *, unit: str, stream: TextIO | None = None) -> I
         TextColumn("{task.fields[note]}", markup=False),
     )
     with Progress(
-        *columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(file=stream)
+        *columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(file=where)
     ) as progress:
-        yield Bar(total, unit=unit, stream=stream, progress=progress)
+        yield Bar(total, unit=unit, stream=where, progress=progress)

@@ -1,9 +1,9 @@
 """One set's shards: written one after another, journalled, published all at once.
 
 Everything is written below `OUT/.partial`. A full shard is fsynced and renamed; then one line of
-`journal.jsonl` tells which videos it completes, so whatever is killed whenever, the journal says where
-to go on. `publish` moves the files to `OUT`, the manifest last: a folder without `manifest.json` is
-not prepared. The bytes depend on the clips and the options only.
+`journal.jsonl` tells which videos it completes, so the journal says where to go on, whatever is
+killed whenever. `publish` moves the files to `OUT`, the manifest last: a folder without
+`manifest.json` is not prepared. The bytes depend on the clips and the options only.
 """
 
 from __future__ import annotations

@@ -132,22 +132,27 @@ def tiles(run: RunRecord) -> list[tuple[str, str, str]]:
     return [
         ("PSNR", number(run.last("psnr")), f"dB · best {number(best)}" if best else "dB"),
         ("Step", f"{last.get('step', 0):,}", "updates"),
-        ("Time", duration(last.get("elapsed")), f"{begun}, {ranks}"),
+        ("Time", duration(last.get("seconds")), f"{begun}, {ranks}"),
         ("Speed", number(run.last("clips_per_second")), "clips/s"),
     ]
 
 
 def phases(run: RunRecord) -> list[Phase]:
-    """Mean seconds of a step by phase, over the last half of the run, largest first."""
-    lines = run.metrics[len(run.metrics) // 2 :]
-    means = {}
+    """Seconds of a step by phase, over the last half of the run, largest first.
+
+    A line holds the seconds spent since the line before it.
+    """
+    half = len(run.metrics) // 2
+    lines, before = run.metrics[half:], run.metrics[half - 1]["step"] if half else 0
+    steps = (lines[-1]["step"] - before) or 1 if lines else 1
+    spent = {}
     for column in run.columns("time/"):
-        values = [line[column] for line in lines if finite(line.get(column))]
-        if values and column not in ("time/step", "time/total"):
-            means[column.removeprefix("time/")] = sum(values) / len(values)
-    total = sum(means.values())
-    ranked = sorted(means.items(), key=lambda item: -item[1])
-    return [Phase(n, s, 100 * s / total, i) for i, (n, s) in enumerate(ranked) if total > 0]
+        seconds = sum(line[column] for line in lines if finite(line.get(column)))
+        if seconds > 0:
+            spent[column.removeprefix("time/")] = seconds / steps
+    total = sum(spent.values())
+    ranked = sorted(spent.items(), key=lambda item: -item[1])
+    return [Phase(n, s, 100 * s / total, i) for i, (n, s) in enumerate(ranked)]
 
 
 def scores(run: RunRecord) -> list[dict[str, Any]]:
@@ -167,7 +172,7 @@ def curves(runs: list[RunRecord]) -> tuple[list[Chart], list[Chart]]:
     """Charts of the named panels, and of every other column, all runs on each."""
 
     def chart(panel: Panel) -> Chart | None:
-        over, scale = ("elapsed", 1 / 60) if panel.over == "minutes" else ("step", 1.0)
+        over, scale = ("seconds", 1 / 60) if panel.over == "minutes" else ("step", 1.0)
         lines = [
             Series(run.name, i, points_of(run, panel.column, over=over, scale=scale))
             for i, run in enumerate(runs)
@@ -181,7 +186,7 @@ def curves(runs: list[RunRecord]) -> tuple[list[Chart], list[Chart]]:
             wide=panel.column == "psnr",
         )
 
-    named = {panel.column for panel in PANELS} | {"step", "seconds", "elapsed", "time", "epoch"}
+    named = {panel.column for panel in PANELS} | {"step", "seconds", "time"}
     columns = dict.fromkeys(name for run in runs for name in run.columns())
     others = [c for c in columns if c not in named and not c.startswith("time/")]
     main = [chart(panel) for panel in PANELS]

@@ -32,7 +32,9 @@ class RunRecord(NamedTuple):
     info: dict[str, Any]
     """run.json: status, starts, events."""
     metrics: list[dict[str, Any]]
-    """One per logged step, steps strictly increasing, with `elapsed` seconds over all starts."""
+    """One per logged step, flat (`loss/rec`, `time/forward`), steps strictly increasing."""
+    notes: list[dict[str, Any]]
+    """Events that the run wrote between its steps."""
     evaluation: dict[str, Any] | None
     age_seconds: float | None
     """Since the last metric was written."""
@@ -47,9 +49,15 @@ class RunRecord(NamedTuple):
     @property
     def command(self) -> str:
         """The command of the last start, as one would type it; empty where none was kept."""
-        starts = self.info.get("starts") or [{}]
-        command = starts[-1].get("command", "")
-        return shlex.join(map(str, command)) if isinstance(command, list) else str(command)
+        start = (self.info.get("starts") or [{}])[-1]
+        command = start.get("command", "")
+        if not isinstance(command, list):
+            return str(command)
+        words = [str(word) for word in command]
+        if words and words[0].endswith(".py"):
+            script = "trainer/main.py" if words[0].endswith("trainer/main.py") else words[0]
+            words = [*_starter(start.get("world", 1)), script, *words[1:]]
+        return shlex.join(words)
 
     def last(self, column: str) -> float | None:
         """The latest finite value of a column."""
@@ -70,6 +78,13 @@ class RunRecord(NamedTuple):
                 if name.startswith(prefix) and isinstance(value, int | float):
                     seen.setdefault(name)
         return list(seen)
+
+
+def _starter(world: int) -> list[str]:
+    if world == 1:
+        return ["python"]
+    launch = ["accelerate", "launch", "--config_file", "accelerate_config.yaml"]
+    return [*launch, "--num_processes", str(world)]
 
 
 def finite(value: object) -> bool:
@@ -93,13 +108,15 @@ def read_run(folder: str | Path) -> RunRecord:
     except yaml.YAMLError as error:
         raise UserError(f"{path / 'config.yaml'}: not YAML ({_first_line(error)})") from None
     metrics = path / "metrics.jsonl"
+    lines = read_lines(metrics) if metrics.exists() else []
     return RunRecord(
         folder=path,
         name=path.resolve().name,
         config=flat(config),
         config_text=text,
         info=_object(path / "run.json") or {},
-        metrics=one_history(read_lines(metrics)) if metrics.exists() else [],
+        metrics=one_history([line for line in lines if line.get("kind", "step") == "step"]),
+        notes=[line for line in lines if line.get("kind", "step") != "step"],
         evaluation=_object(path / "evaluation.json"),
         age_seconds=time.time() - metrics.stat().st_mtime if metrics.exists() else None,
     )
@@ -127,31 +144,32 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return found
 
 
-def one_history(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Lines of several starts as one history: a step that was run again replaces the first run.
+GROUPS = {"phases": "time", "rates": "lr", "norms": "norm"}
+"""Groups of a line that are called otherwise in its flat form."""
 
-    `seconds` counts from each start; `elapsed` goes on over all of them.
-    """
+
+def one_history(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Flat lines of all starts as one history: a step that was run again replaces the first run."""
     kept: list[dict[str, Any]] = []
-    offset = before = 0.0
     for line in lines:
-        seconds = float(line["seconds"]) if finite(line.get("seconds")) else before
-        if seconds < before:
-            offset += before
-        before = seconds
         while kept and kept[-1]["step"] >= line["step"]:
             kept.pop()
-        kept.append({**line, "elapsed": offset + seconds})
+        kept.append({_renamed(name): value for name, value in flat(line, sign="/").items()})
     return kept
 
 
-def flat(config: object, prefix: str = "") -> dict[str, Any]:
-    """A nested mapping as one of dotted names."""
+def _renamed(name: str) -> str:
+    group, sign, rest = name.partition("/")
+    return f"{GROUPS.get(group, group)}/{rest}" if sign else name
+
+
+def flat(config: object, prefix: str = "", *, sign: str = ".") -> dict[str, Any]:
+    """A nested mapping as one of joined names."""
     if not isinstance(config, dict) or not config:
-        return {prefix.rstrip("."): config} if prefix else {}
+        return {prefix.removesuffix(sign): config} if prefix else {}
     found: dict[str, Any] = {}
     for name, value in config.items():
-        found.update(flat(value, f"{prefix}{name}."))
+        found.update(flat(value, f"{prefix}{name}{sign}", sign=sign))
     return found
 
 
@@ -163,36 +181,50 @@ def differences(runs: list[RunRecord]) -> list[tuple[str, list[Any]]]:
 
 
 def events(run: RunRecord) -> list[dict[str, Any]]:
-    """Starts, restarts and faults of a run, oldest first: time, kind, step, text."""
+    """Starts, restarts, faults and what else a run noted, oldest first: time, kind, step, text.
+
+    Starts are those of run.json; checkpoints that went well are not listed.
+    """
     found = []
     for index, start in enumerate(run.info.get("starts") or []):
-        text = f"{start.get('world', '?')} process(es)"
-        kind = "restart" if index else "start"
-        found.append(
-            {"time": start.get("time"), "kind": kind, "step": start.get("step"), "text": text}
-        )
-    for event in [*(run.info.get("events") or []), *(run.info.get("faults") or [])]:
-        rest = {
-            k: v for k, v in event.items() if k not in ("time", "kind", "step", "text", "message")
-        }
-        text = (
-            event.get("text")
-            or event.get("message")
-            or ", ".join(f"{k} {v}" for k, v in rest.items())
-        )
-        kind = str(event.get("kind", "fault"))
-        found.append(
-            {"time": event.get("time"), "kind": kind, "step": event.get("step"), "text": text}
-        )
+        kind, world = "restart" if index else "start", start.get("world", "?")
+        text = f"{world} process{'' if world == 1 else 'es'}"
+        found.append(_event(start, kind=kind, text=text))
+    told = [*(run.info.get("events") or []), *(run.info.get("faults") or []), *run.notes]
+    for event in told:
+        kind = str(event.get("event") or event.get("kind", "fault"))
+        routine = kind == "checkpoint" and event.get("outcome", "committed") == "committed"
+        if not routine and kind not in ("started", "resumed"):
+            text = event.get("text") or event.get("message") or _facts(event)
+            found.append(_event(event, kind=kind, text=text))
+    if run.info.get("reason"):
+        last = {"time": run.info.get("ended"), "step": run.info.get("step")}
+        found.append(_event(last, kind=run.status, text=str(run.info["reason"])))
     return sorted(found, key=lambda event: _moment(event["time"]))
 
 
+def _event(source: dict[str, Any], *, kind: str, text: str) -> dict[str, Any]:
+    return {"time": source.get("time"), "kind": kind, "step": source.get("step"), "text": text}
+
+
+def _facts(event: dict[str, Any]) -> str:
+    """Whatever an event says beside when and where, in words."""
+    known = ("time", "kind", "event", "step", "text", "message")
+    facts = {name: value for name, value in event.items() if name not in known}
+    return ", ".join(
+        f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in facts.items()
+    )
+
+
 def _moment(value: object) -> float:
-    """Seconds since the epoch of a number or an ISO date; 0 where there is none."""
+    """Seconds since the epoch of a number or an ISO date; what has no time comes last."""
     import datetime
 
     if isinstance(value, int | float):
         return float(value)
+    if value is None:
+        return float("inf")
     try:
         return datetime.datetime.fromisoformat(str(value)).timestamp()
     except ValueError:

@@ -25,7 +25,7 @@ from launch.runs import RunRecord, events, read_run
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 CURVES = (("PSNR, dB", "psnr"), ("loss", "loss/total"), ("clips/s", "clips_per_second"))
-COLOURS = {"running": "cyan", "finished": "green", "done": "green", "silent": "yellow"}
+COLOURS = {"running": "cyan", "done": "green", "silent": "yellow", "preempted": "yellow"}
 
 
 def view(run: RunRecord, *, width: int = 80) -> RenderableType:
@@ -108,11 +108,11 @@ def remaining(run: RunRecord) -> tuple[float, float] | None:
     last = run.metrics[-1]
     goals = [
         (run.config.get("train.steps"), last["step"]),
-        (60 * (run.config.get("train.minutes") or 0), last["elapsed"]),
+        (60 * (run.config.get("train.minutes") or 0), last.get("seconds", 0.0)),
     ]
     shares = [min(1.0, now / goal) for goal, now in goals if goal]
     done = max(shares, default=0.0)
-    return (done, last["elapsed"] * (1 - done) / done) if done > 0 else None
+    return (done, last.get("seconds", 0.0) * (1 - done) / done) if done > 0 else None
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -21,7 +21,6 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,41 +30,17 @@ import torch
 from data_shards.errors import UserError
 from trainer import commit
 from trainer.comm import Comm
+from trainer.retention import CheckpointConfig, kept
 from trainer.saved import Saved, damage_of
 from trainer.share import BUG, Job, Share, explain, payload, read_share, write_share
+
+__all__ = ["CheckpointConfig", "Checkpointer", "Saved"]
 
 CHECKPOINTS = "checkpoints"
 TOUCH = "SAVE"
 """A file of this name in the run folder asks for a checkpoint."""
 
 log = logging.getLogger("navsynth")
-
-
-@dataclass(frozen=True)
-class CheckpointConfig:
-    """When to save, and what to keep."""
-
-    steps: int = 0
-    """Save every so many steps; 0: not by steps."""
-    minutes: float = 5.0
-    """Save when so many minutes have passed since the last save; 0: not by time."""
-    keep: int = 2
-    """Keep the newest so many checkpoints; 0: all."""
-    every: int = 0
-    """Also keep every checkpoint whose step is a multiple of this; 0: none."""
-    best: bool = True
-    """Also keep the one with the best score, where saves carry one (PSNR of the evaluation)."""
-    background: bool = True
-    """Write files in a thread while training goes on."""
-    on_full: str = "stop"
-    """When a checkpoint cannot be written (disk full or failing): stop | continue training."""
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "minutes", "keep", "every"):
-            if not getattr(self, name) >= 0:
-                raise UserError(f"checkpoint.{name}: {getattr(self, name)} is below 0")
-        if self.on_full not in ("stop", "continue"):
-            raise UserError(f"checkpoint.on_full: {self.on_full!r} is none of stop, continue")
 
 
 class Checkpointer:
@@ -254,28 +229,17 @@ class Checkpointer:
     def _retain(self) -> None:
         """Drop what the settings do not keep; the newest commit is durable by now."""
         (self._run / TOUCH).unlink(missing_ok=True)
-        config, steps = self._config, commit.committed(self._folder)
-        if not config.keep:
-            return
-        kept = set(steps[-config.keep :])
-        kept |= {step for step in steps if config.every and step % config.every == 0}
-        if config.best:
-            kept |= self._best(steps)
-        for step in steps:
-            if step not in kept:
-                commit.drop(self._folder / commit.step_name(step))
-                self._known.discard(step)
+        steps = commit.committed(self._folder)
+        for step in sorted(set(steps) - kept(steps, self._config, score=self._score)):
+            commit.drop(self._folder / commit.step_name(step))
+            self._known.discard(step)
 
-    def _best(self, steps: list[int]) -> set[int]:
-        scores: dict[int, float] = {}
-        for step in steps:
-            try:
-                score = commit.read_manifest(self._folder / commit.step_name(step)).score
-            except commit.Damage:
-                score = None
-            if score is not None:
-                scores[step] = score
-        return {max(scores, key=lambda step: (scores[step], step))} if scores else set()
+    def _score(self, step: int) -> float | None:
+        try:
+            return commit.read_manifest(self._folder / commit.step_name(step)).score
+        except commit.Damage as damage:
+            log.warning("%s: %s", self._folder / commit.step_name(step), damage)
+            return None
 
     def _newest(self, *, set_aside: bool) -> Path | None:
         steps = self._comm.gather_json(commit.committed(self._folder))[0]

@@ -12,6 +12,7 @@ import json
 import os
 import re
 import shutil
+import threading
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,7 +27,7 @@ _STEP = re.compile(r"step-(\d{8,})")
 _CHUNK = 1 << 20
 
 
-class Damage(Exception):
+class Damage(Exception):  # noqa: N818
     """A checkpoint that must not be loaded; the message says why."""
 
 
@@ -79,7 +80,7 @@ def write_durable(path: Path, data: bytes) -> FileFacts:
 
 def replace_durable(path: Path, data: bytes) -> None:
     """Give `path` new contents: at any moment it holds all of the old or all of the new ones."""
-    fresh = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    fresh = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
     try:
         with fresh.open("wb") as file:
             file.write(data)

@@ -66,7 +66,7 @@ class Endpoint:
             UserError: the address cannot be bound.
         """
         last: OSError | None = None
-        for candidate in range(port, port + (TRIES if port else 1)):
+        for candidate in range(port, min(1 << 16, port + (TRIES if port else 1))):
             try:
                 server, self._thread = start_http_server(
                     candidate, addr=address, registry=values.registry

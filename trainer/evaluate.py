@@ -36,7 +36,7 @@ HIGHEST_DB = 100.0
 
 
 class Scored(NamedTuple):
-    """Sums over videos: `psnr_B`, `ssim_B`, `fcs_B` per video, and the motion feature's sum."""
+    """Figures of each video, and the mean motion features; of a part of them, their sums."""
 
     psnr_B: np.ndarray
     ssim_B: np.ndarray
@@ -104,9 +104,10 @@ def score_clips(run: Run, clips: Sequence[int], *, vgg: Vgg | None) -> Scored:
         ssim_B = scores.ssim(fake, real).mean(axis=1)
         features = (_motion(vgg, fake), _motion(vgg, real)) if vgg else (None, None)
         parts.append(Scored(psnr_B, ssim_B, scores.fcs(fake), scores.fcs(real), *features))
-    arrays = [np.concatenate(column) for column in list(zip(*parts, strict=True))[:4]]
-    sums = [sum(p[i] for p in parts) / len(clips) if vgg else None for i in (4, 5)]
-    return Scored(*arrays, *sums)
+    return Scored(
+        *(np.concatenate([part[i] for part in parts]) for i in range(4)),  # pyright: ignore
+        *(sum(part[i] for part in parts) / len(clips) if vgg else None for i in (4, 5)),
+    )
 
 
 def training_scores(run: Run, found: Scored, *, vgg: Vgg | None) -> list[Score]:
@@ -149,7 +150,7 @@ def random_scores(
     better = "higher, up to the bound"
     table = [Score("FCS, random", fcs, "", better, bound, abs(fcs - bound), card)]
     if vgg and found.real_K is not None:
-        value = scores.mcs(found.real_K, sum(motion, torch.zeros_like(found.real_K)) / count)
+        value = scores.mcs(found.real_K, torch.stack(motion).sum(dim=0) / count)
         card = protocol(run, videos=chosen, definition=MCS, **_network(vgg))
         table.append(Score("MCS, random", value, "", "lower", None, None, card))
     return table

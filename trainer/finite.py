@@ -45,7 +45,7 @@ def all_finite(tensors: Iterable[torch.Tensor]) -> torch.Tensor:
     flat = [tensor.detach() for tensor in tensors if tensor.numel() and tensor.is_floating_point()]
     if not flat:
         return torch.tensor(True)
-    norms = torch._foreach_norm(flat, ord=float("inf"))
+    norms = torch._foreach_norm(flat, ord=float("inf"))  # pyright: ignore[reportPrivateImportUsage]
     return torch.stack([norm.to(torch.float64) for norm in norms]).isfinite().all()
 
 

@@ -105,7 +105,8 @@ def recombine(run: Run, out: Output, options: argparse.Namespace) -> None:
     transient = render.rows_of(run, render.clips_of(run, across)).transient_N
     videos = render.render(run, np.repeat(static, len(transient)), np.tile(transient, len(static)))
     grid = pictures.wall(videos, columns=len(transient))
-    film = pictures.label_wall(grid, across=across, down=down)
+    large = pictures.enlarge(grid, factor=_gif_factor(grid))
+    film = pictures.label_wall(large, across=across, down=down)
     out.film("recombine", film)
     middle = film[len(film) // 2]
     path = out.folder / "recombine.png"
@@ -116,7 +117,9 @@ def random(run: Run, out: Output, options: argparse.Namespace) -> None:
     """N videos of random pairs of rows, one MP4 each, and a table of the pairs."""
     static, transient = draw_pairs(run, count=options.count, seed=options.seed)
     table = out.folder / "random.csv"
-    lines = [("file", "static row", "static", "transient row", "transient")]
+    lines: list[tuple[str | int, ...]] = [
+        ("file", "static row", "static", "transient row", "transient")
+    ]
     step = render.CLIPS_AT_ONCE
     for start in progress(range(0, len(static), step), label="random videos"):
         part = slice(start, start + step)

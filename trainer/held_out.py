@@ -107,15 +107,20 @@ def _pairs(run: Run, facts: Manifest, index: int) -> np.ndarray:
         return np.empty((0, 2), np.int64)
     identity, action = facts.identities[video.identity], facts.actions[video.action]
 
-    def clips(names: tuple[str, ...], label: str, column: int) -> list[int]:
-        alike = [v.name for v in trained.videos if v[column] >= 0 and names[v[column]] == label]
-        return render.clips_of(run, alike)
-
-    same_identity = clips(trained.identities, identity, 1)
-    same_action = clips(trained.actions, action, 2)
+    same_person = _row(trained.identities, identity)
+    same_motion = _row(trained.actions, action)
+    same_identity = render.clips_of(
+        run, [v.name for v in trained.videos if v.identity == same_person]
+    )
+    same_action = render.clips_of(run, [v.name for v in trained.videos if v.action == same_motion])
     if not same_identity or not same_action:
         return np.empty((0, 2), np.int64)
     static = np.unique(render.rows_of(run, same_identity).static_N)
     transient = np.unique(render.rows_of(run, same_action).transient_N)
     grid = np.stack(np.meshgrid(static, transient, indexing="ij"), axis=-1).reshape(-1, 2)
     return grid[render.spread(MOST_PAIRS, len(grid))]
+
+
+def _row(labels: tuple[str, ...], label: str) -> int | None:
+    """Row of a label in a table that may order its labels otherwise, or lack it."""
+    return labels.index(label) if label in labels else None

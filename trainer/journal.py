@@ -27,8 +27,8 @@ class Journal:
         self._warned = False
 
     def write(self, line: Mapping[str, Any]) -> bool:
-        """Append a line; False if the disk did not take it (told once, and nothing half-written)."""
-        data = (json.dumps(_plain(line), separators=(",", ":")) + "\n").encode()
+        """Append a line; False if the disk did not take it (told once, nothing is half-written)."""
+        data = (json.dumps(plain(line), separators=(",", ":")) + "\n").encode()
         try:
             written = self._file.write(data)
             if written != len(data):
@@ -78,12 +78,12 @@ def _step_of(line: bytes) -> float:
         return math.inf
 
 
-def _plain(value: Any) -> Any:
-    """JSON has no NaN: numbers that are not finite become null."""
+def plain(value: Any) -> Any:
+    """A value for JSON, which has no NaN: numbers that are not finite become null."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

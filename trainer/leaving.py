@@ -14,6 +14,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import IntEnum
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -27,21 +28,35 @@ RUN_FILE = "run.json"
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
+class ExitCode(IntEnum):
+    """What the process that started a run gets to know."""
+
+    DONE = 0
+    FAILED = 1
+    USER_ERROR = 2
+    NON_FINITE = 3
+    HANG = 4
+    LOST_RANK = 5
+    PREEMPTED = 6
+
+
 class Ending(NamedTuple):
     """One way in which a run may end."""
 
-    code: int
+    code: ExitCode
     status: str
     meaning: str
 
 
-DONE = Ending(0, "done", "the run is complete")
-FAILED = Ending(1, "failed", "a bug: the traceback is on stderr")
-USER_ERROR = Ending(2, "user-error", "bad input: the last line on stderr names it and the fix")
-NON_FINITE = Ending(3, "non-finite", "a loss or gradient was not finite; the step was not taken")
-HANG = Ending(4, "hang", "no sign of life for train.hang_seconds; stacks are in hang-rank-N.txt")
-LOST_RANK = Ending(5, "lost-rank", "another rank died or cannot be reached")
-PREEMPTED = Ending(6, "preempted", "asked to stop by a signal; saved, start it again to continue")
+DONE = Ending(ExitCode.DONE, "done", "the run is complete")
+FAILED = Ending(ExitCode.FAILED, "failed", "a bug: the traceback is on stderr")
+USER_ERROR = Ending(ExitCode.USER_ERROR, "user-error", "bad input, named in one line on stderr")
+NON_FINITE = Ending(
+    ExitCode.NON_FINITE, "non-finite", "a loss or gradient is not finite; the step was not taken"
+)
+HANG = Ending(ExitCode.HANG, "hang", "no sign of life; the stacks are in hang-rank-N.txt")
+LOST_RANK = Ending(ExitCode.LOST_RANK, "lost-rank", "another rank died or cannot be reached")
+PREEMPTED = Ending(ExitCode.PREEMPTED, "preempted", "a signal; saved, start it again to continue")
 ENDINGS = (DONE, FAILED, USER_ERROR, NON_FINITE, HANG, LOST_RANK, PREEMPTED)
 
 LOST = re.compile(
@@ -53,19 +68,19 @@ LOST = re.compile(
 log = logging.getLogger("navsynth")
 
 
-class NonFinite(Exception):
+class NonFinite(Exception):  # noqa: N818
     """A loss term, gradient or row is not finite; raised on every rank before the update."""
 
 
-class Hang(Exception):
+class Hang(Exception):  # noqa: N818
     """Something gave no sign of life within its time."""
 
 
-class LostRank(Exception):
+class LostRank(Exception):  # noqa: N818
     """Another rank is gone."""
 
 
-class Preempted(Exception):
+class Preempted(Exception):  # noqa: N818
     """The run was asked to stop and has saved."""
 
 
@@ -131,11 +146,15 @@ def agree(comm: Comm, **flags: bool) -> dict[str, bool]:
     return dict(zip(flags, map(bool, comm.max_(seen).tolist()), strict=True))
 
 
-def leave(ending: Ending, *, folder: Path | None = None, rank: int = 0, **fields: Any) -> NoReturn:
+def leave(
+    ending: Ending | int, *, folder: Path | None = None, rank: int = 0, **fields: Any
+) -> NoReturn:
     """End this process with the ending's code; rank 0 writes the status into `run.json` first.
 
-    Without `folder`, or where the run folder does not exist, nothing is written.
+    The bare code will do. Without `folder`, or where there is no such folder, nothing is written.
     """
+    if not isinstance(ending, Ending):
+        ending = next(known for known in ENDINGS if known.code == ending)
     if rank == 0 and folder is not None and folder.is_dir():
         try:
             update_json(folder / RUN_FILE, status=ending.status, code=ending.code, **fields)

@@ -23,7 +23,6 @@ from trainer.config import Config
 from trainer.engine import TERMS, Engine, Measured
 from trainer.finite import Evidence, stop
 from trainer.leaving import Asked
-from trainer.telemetry import Progress as Done
 from trainer.telemetry import Telemetry
 from trainer.watchdog import Watchdog
 
@@ -81,7 +80,7 @@ def train(
     step, seconds, sampled = begin.step, begin.seconds, begin.seconds
     visit = schedule.visit(step, pace=engine.pace)
     with open_stream(parts, first=visit) as stream:
-        batch, loaded, since = None, -1, begin
+        batch, loaded = None, -1
         clock = time.perf_counter() - seconds
         while not finished(config, steps, step, seconds):
             visit = schedule.visit(step, pace=engine.pace)
@@ -99,8 +98,7 @@ def train(
                      folder=parts.folder, state={"seed": config.seed})  # fmt: skip
             engine.update(step=step, moves=stage.moves, factor=factor)
             step, seconds = step + 1, agreed.seconds
-            since = record(parts, stream, measured, Progress(step, seconds), steps=steps,
-                           factor=factor, since=since)  # fmt: skip
+            record(parts, stream, measured, Progress(step, seconds), steps=steps, factor=factor)
             with engine.phases("checkpoint"):
                 parts.checkpoints.poll(ready=not agreed.writing)
                 if agreed.due and not agreed.asked:
@@ -188,40 +186,30 @@ def state_of(parts: Parts, at: Progress) -> dict[str, Any]:
 
 def record(
     parts: Parts, stream: Stream, measured: Measured, at: Progress, *, steps: int | None,
-    factor: float, since: Progress,
-) -> Progress:  # fmt: skip
-    """Hand a step's figures to telemetry; sums over ranks are taken only where they are written.
-
-    Returns:
-        The last step that was written.
-    """
+    factor: float,
+) -> None:  # fmt: skip
+    """Hand a step's figures to telemetry; sums over ranks are taken only where they are written."""
     config, engine = parts.config, parts.engine
-    spent = engine.phases.step()
-    parts.telemetry.count(clips=engine.pace.clips, frames=engine.frames, phases=spent)
+    parts.telemetry.count(clips=engine.pace.clips, frames=engine.frames)
     if at.step % config.train.log_steps and not finished(config, steps, at.step, at.seconds):
-        return since
+        return
     terms = engine.ranks.comm.sum_(measured.terms.to("cpu", torch.float64))
     counters = stream.counters()
-    total = steps or 60 * (config.train.minutes or 1)
-    passed = max(at.seconds - since.seconds, 1e-9)
-    parts.telemetry.step(
-        at.step,
-        terms=dict(zip(TERMS[:-1], terms.tolist(), strict=False)),
-        psnr=objective.psnr_of(float(terms[-1])),
-        clips_per_second=engine.pace.clips * (at.step - since.step) / passed,
-        progress=Done(at.step if steps else at.seconds, total, "steps" if steps else "seconds"),
-        rates={
-            "gamma": config.optim.gamma_rate * factor,
-            "theta": config.optim.theta_rate * factor,
-            "latents": config.latents.rate * factor,
-        },
-        norms={group: float(norm) for group, norm in measured.norms.items()},
-        phases=engine.phases.take(),
-        seconds=at.seconds,
-        damaged=counters.damaged,
-        shard_bytes=counters.bytes,
-    )
-    return at
+    values = {f"loss/{name}": float(term) for name, term in zip(TERMS[:-1], terms, strict=False)}
+    values |= {
+        "psnr": objective.psnr_of(float(terms[-1])),
+        "lr/gamma": config.optim.gamma_rate * factor,
+        "lr/theta": config.optim.theta_rate * factor,
+        "lr/latents": config.latents.rate * factor,
+        **{f"gradient_norm/{group}": float(norm) for group, norm in measured.norms.items()},
+        **{f"time/{phase}": spent for phase, spent in engine.phases.take().items()},
+        "loader/wait_seconds": counters.wait_seconds,
+        "loader/queue": counters.queue_depth,
+        "shards/bytes": counters.bytes,
+        "shards/damaged": counters.damaged,
+    }
+    done = at.step / steps if steps else at.seconds / (60 * (config.train.minutes or 1))
+    parts.telemetry.step(at.step, values, seconds=at.seconds, done=min(done, 1.0))
 
 
 def evidence(parts: Parts, batch: ClipBatch, measured: Measured) -> Evidence:

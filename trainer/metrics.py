@@ -45,13 +45,13 @@ METRICS: tuple[Metric, ...] = (
     Metric("navsynth_rows_touched_total", COUNTER, "Latent rows moved.", ("table",)),
     Metric("navsynth_nonfinite_total", COUNTER, "Steps stopped for a value that is not finite."),
     # Time
-    Metric("navsynth_step_seconds", HISTOGRAM, "Time of a step by phase.", ("phase",), SECONDS),
-    Metric("navsynth_goodput_seconds_total", COUNTER, "Time by cause: training, data, checkpoint, restart, idle.", ("cause",)),  # noqa: E501
+    Metric("navsynth_step_seconds", HISTOGRAM, "Time of a step; phase=all: the whole.", ("phase",), SECONDS),  # noqa: E501
+    Metric("navsynth_goodput_seconds_total", COUNTER, "Time by what it went into.", ("cause",)),
     Metric("navsynth_straggler_ratio", GAUGE, "Slowest rank's step time over the median's."),
     # Data
     Metric("navsynth_loader_wait_seconds_total", COUNTER, "Time that steps waited for data."),
     Metric("navsynth_loader_queue_batches", GAUGE, "Batches that are ready and wait."),
-    Metric("navsynth_shards_read_total", COUNTER, "Shards opened."),
+    Metric("navsynth_shard_read_bytes_total", COUNTER, "Bytes of shards read by rank 0."),
     Metric("navsynth_shard_retries_total", COUNTER, "Reads of shards that were tried again."),
     Metric("navsynth_clips_damaged_total", COUNTER, "Clips whose bytes did not match."),
     Metric("navsynth_shards_quarantined", GAUGE, "Shards that are left out."),
@@ -60,7 +60,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("navsynth_checkpoints_total", COUNTER, "Checkpoints by outcome.", ("outcome",)),
     Metric("navsynth_checkpoint_seconds", HISTOGRAM, "Time to write and commit.", (), SECONDS),
     Metric("navsynth_checkpoint_bytes", GAUGE, "Size of the last checkpoint."),
-    Metric("navsynth_checkpoint_timestamp_seconds", GAUGE, "When the last one was committed (Unix)."),  # noqa: E501
+    Metric("navsynth_checkpoint_timestamp_seconds", GAUGE, "Unix time of the last commit."),
     Metric("navsynth_starts_total", COUNTER, "How often this run was started."),
     Metric("navsynth_ranks", GAUGE, "Ranks that take part."),
     Metric("navsynth_log_lines_dropped_total", COUNTER, "Metric lines that could not be written."),

@@ -159,7 +159,7 @@ def wall(
 
 
 def label_wall(
-    frames_THWC: np.ndarray, *, across: Sequence[str], down: Sequence[str], font_size: int = 11
+    frames_THWC: np.ndarray, *, across: Sequence[str], down: Sequence[str], font_size: int = 12
 ) -> np.ndarray:
     """A wall with a name above each column and left of each row."""
     font = ImageFont.load_default(size=font_size)
@@ -170,7 +170,8 @@ def label_wall(
     page = Image.new("RGB", (left + width, font_size + 8 + height), BACKDROP)
     pen = ImageDraw.Draw(page)
     for index, text in enumerate(across):
-        fitting = shorten(text, max(3, int(cell / (font_size * 0.55))))
+        fits = (n for n in range(len(text), 2, -1) if font.getlength(shorten(text, n)) < cell - 4)
+        fitting = shorten(text, next(fits, 2))
         pen.text((left + cell * (index + 0.5), 4), fitting, fill=INK, font=font, anchor="mt")
     for index, text in enumerate(down):
         at = font_size + 8 + height / len(down) * (index + 0.5)

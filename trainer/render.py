@@ -87,16 +87,17 @@ def row_name(manifest: Manifest, kind: str, row: int) -> str:
     return {"action": manifest.actions, "identity": manifest.identities}[kind][row]
 
 
-def find_video(manifest: Manifest, name: str) -> str:
-    """The name itself, where a video has it.
+def check_names(manifest: Manifest, asked: Sequence[str]) -> None:
+    """Refuse names that no video has.
 
     Raises:
-        UserError: naming the nearest one.
+        UserError: naming the first of them and the nearest name that there is.
     """
     names = [video.name for video in manifest.videos]
-    if name in set(names):
-        return name
-    raise UserError(f"video {name!r}: not in {manifest.name}{nearest(name, names)}")
+    known = set(names)
+    for name in asked:
+        if name not in known:
+            raise UserError(f"video {name!r}: not in {manifest.name}{nearest(name, names)}")
 
 
 def nearest(name: str, names: Sequence[str]) -> str:
@@ -113,7 +114,8 @@ def names_of(run: Run, asked: Sequence[str] | None) -> list[str]:
 
 def clips_of(run: Run, names: Sequence[str]) -> list[int]:
     """First clip of each video named."""
-    return [int(run.clip_of_video(find_video(run.manifest, name))) for name in names]
+    check_names(run.manifest, names)
+    return [int(run.clip_of_video(name)) for name in names]
 
 
 def spread(count: int, total: int) -> list[int]:

@@ -6,93 +6,97 @@ import json
 import logging
 import sys
 from collections.abc import Mapping
-from typing import Protocol
+from typing import NamedTuple
 
-STYLES = ("auto", "bar", "lines", "json", "off")
+from trainer.journal import plain
 
-
-class Screen(Protocol):
-    """Shows progress on stderr."""
-
-    def step(
-        self,
-        step: int,
-        terms: Mapping[str, float],
-        psnr: float,
-        clips_per_second: float,
-        ratio: float,
-        eta: float | None,
-    ) -> None:
-        """Show a logged step."""
-        ...
-
-    def say(self, text: str) -> None:
-        """Show a line."""
-        ...
-
-    def close(self) -> None:
-        """Leave the terminal as it was."""
-        ...
+STYLES = ("auto", "bar", "lines", "json", "none")
 
 
-def open_screen(style: str) -> Screen:
+class Shown(NamedTuple):
+    """What is shown of a logged step."""
+
+    step: int
+    values: Mapping[str, float]
+    clips_per_second: float
+    done: float
+    """Share of the run, 0 to 1."""
+    eta: float | None
+    """Seconds; None: not known yet."""
+
+    def numbers(self) -> str:
+        """Loss terms, PSNR and speed in one line."""
+        values = self.values.items()
+        losses = [f"{name[5:]} {v:.4f}" for name, v in values if name.startswith("loss/")]
+        psnr = [f"psnr {self.values['psnr']:.2f} dB"] if "psnr" in self.values else []
+        return "  ".join([*losses, *psnr, f"{self.clips_per_second:.1f} clips/s"])
+
+    def clock(self) -> str:
+        """Time left as h:mm:ss."""
+        if self.eta is None:
+            return "-:--:--"
+        whole = int(self.eta)
+        return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
+
+
+def open_screen(style: str) -> Lines:
     """The display of one of `STYLES`; warnings of the logger `navsynth` go through it too."""
     if style == "auto":
         style = "bar" if sys.stderr.isatty() else "lines"
-    screen = {"bar": _Bar, "lines": _Lines, "json": _Json, "off": _Off}[style]()
-    return screen
+    return {"bar": Bar, "lines": Lines, "json": JsonLines, "none": Off}[style]()
 
 
-def summary(terms: Mapping[str, float], psnr: float, clips_per_second: float) -> str:
-    """The numbers of a step in one line."""
-    losses = "  ".join(f"{name} {value:.4f}" for name, value in terms.items())
-    return f"{losses}  psnr {psnr:.2f} dB  {clips_per_second:.1f} clips/s"
+class Lines:
+    """One plain line a logged step, on stderr."""
 
-
-def clock(seconds: float | None) -> str:
-    """Seconds as h:mm:ss."""
-    if seconds is None:
-        return "-:--:--"
-    whole = int(seconds)
-    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
-
-
-class _Lines:
     def __init__(self) -> None:
-        self._handler = _handler(self)
+        self._handler = _Through(self)
+        logging.getLogger("navsynth").addHandler(self._handler)
 
-    def step(self, step, terms, psnr, clips_per_second, ratio, eta) -> None:  # type: ignore[no-untyped-def]
-        numbers = summary(terms, psnr, clips_per_second)
-        self.say(f"step {step}  {ratio:4.0%}  {numbers}  eta {clock(eta)}")
+    def step(self, shown: Shown) -> None:
+        """Show a logged step."""
+        self.say(f"step {shown.step}  {shown.done:4.0%}  {shown.numbers()}  eta {shown.clock()}")
 
     def say(self, text: str) -> None:
+        """Show a line."""
         print(text, file=sys.stderr, flush=True)
 
     def close(self) -> None:
+        """Leave the terminal and the logger as they were."""
         logging.getLogger("navsynth").removeHandler(self._handler)
 
 
-class _Json(_Lines):
-    def step(self, step, terms, psnr, clips_per_second, ratio, eta) -> None:  # type: ignore[no-untyped-def]
-        numbers = {"loss": dict(terms), "psnr": psnr, "clips_per_second": clips_per_second}
-        self._emit({"step": step, **numbers, "progress": ratio, "eta_seconds": eta})
+class JsonLines(Lines):
+    """One JSON object a line, on stderr."""
+
+    def step(self, shown: Shown) -> None:
+        """Show a logged step."""
+        self._emit({**shown.values, **shown._replace(values={})._asdict()})
 
     def say(self, text: str) -> None:
+        """Show a line."""
         self._emit({"message": text})
 
     def _emit(self, value: Mapping[str, object]) -> None:
-        print(json.dumps(value), file=sys.stderr, flush=True)
+        value = {name: item for name, item in value.items() if name != "values"}
+        print(json.dumps(plain(value)), file=sys.stderr, flush=True)
 
 
-class _Off(_Lines):
-    def step(self, step, terms, psnr, clips_per_second, ratio, eta) -> None:  # type: ignore[no-untyped-def]
-        return
+class Off(Lines):
+    """Warnings only."""
+
+    def step(self, shown: Shown) -> None:
+        """Show nothing."""
 
     def say(self, text: str) -> None:
-        return
+        """Show warnings and errors only."""
+        if text.startswith(("warning:", "error:")):
+            super().say(text)
 
 
-class _Bar(_Lines):
+class Bar(Lines):
+    """A live progress bar."""
+
     def __init__(self) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn
@@ -105,37 +109,34 @@ class _Bar(_Lines):
             console=Console(stderr=True),
             refresh_per_second=4,
         )
-        self._task = self._progress.add_task("", total=1.0, step=0, numbers="", eta=clock(None))
+        self._task = self._progress.add_task("", total=1.0, step=0, numbers="", eta="-:--:--")
         self._progress.start()
         super().__init__()
 
-    def step(self, step, terms, psnr, clips_per_second, ratio, eta) -> None:  # type: ignore[no-untyped-def]
+    def step(self, shown: Shown) -> None:
+        """Move the bar."""
         self._progress.update(
             self._task,
-            completed=ratio,
-            step=step,
-            numbers=summary(terms, psnr, clips_per_second),
-            eta=clock(eta),
+            completed=shown.done,
+            step=shown.step,
+            numbers=shown.numbers(),
+            eta=shown.clock(),
         )
 
     def say(self, text: str) -> None:
+        """Show a line above the bar."""
         self._progress.console.print(text, markup=False, highlight=False)
 
     def close(self) -> None:
+        """Leave the terminal as it was."""
         super().close()
         self._progress.stop()
 
 
 class _Through(logging.Handler):
-    def __init__(self, screen: _Lines) -> None:
+    def __init__(self, screen: Lines) -> None:
         super().__init__(logging.INFO)
         self._screen = screen
 
     def emit(self, record: logging.LogRecord) -> None:
         self._screen.say(f"{record.levelname.lower()}: {self.format(record)}")
-
-
-def _handler(screen: _Lines) -> logging.Handler:
-    handler = _Through(screen)
-    logging.getLogger("navsynth").addHandler(handler)
-    return handler

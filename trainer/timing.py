@@ -24,8 +24,7 @@ class Phases:
     """Adds up seconds by phase. On a GPU, kernels count where the host waits for them."""
 
     def __init__(self) -> None:
-        self._all: dict[str, float] = defaultdict(float)
-        self._step: dict[str, float] = defaultdict(float)
+        self._seconds: dict[str, float] = defaultdict(float)
 
     @contextmanager
     def __call__(self, phase: str) -> Iterator[None]:
@@ -34,16 +33,9 @@ class Phases:
         try:
             yield
         finally:
-            self._step[phase] += time.perf_counter() - start
-
-    def step(self) -> dict[str, float]:
-        """Seconds by phase since the last call."""
-        spent, self._step = dict(self._step), defaultdict(float)
-        for phase, seconds in spent.items():
-            self._all[phase] += seconds
-        return spent
+            self._seconds[phase] += time.perf_counter() - start
 
     def take(self) -> dict[str, float]:
-        """Seconds by phase of the steps since the last call."""
-        spent, self._all = dict(self._all), defaultdict(float)
-        return spent
+        """Seconds by phase since the last call."""
+        taken, self._seconds = dict(self._seconds), defaultdict(float)
+        return taken

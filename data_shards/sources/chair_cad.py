@@ -1,4 +1,4 @@
-"""`chair_cad`: turntables of rendered models, in the layout of Aubry et al. 2014 (Seeing 3D chairs).
+"""`chair_cad`: turntables of rendered models, in the layout of Aubry et al. 2014.
 
 `<model>/renders/image_<nnn>_p<elevation>_t<azimuth>_r<distance>.png`; the views of one model at one
 elevation, by azimuth, are one video.

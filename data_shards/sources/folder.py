@@ -1,4 +1,4 @@
-"""`folder`: any tree of video files, through PyAV; the folder that a video lies in is its action."""
+"""`folder`: any tree of video files, through PyAV; the folder that holds a video is its action."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """`golf`: VGAN's golf scenes (Vondrick et al. 2016), one JPEG for each video, frames stacked.
 
 The root is the unpacked folder, or the archive itself (`golf.tar.bz2`, `.tar`, `.tar.gz`), which is
-read once from front to back and never unpacked. Going on after an interruption has to decompress the
-part that is done once more, but decodes none of its images.
+read once from front to back and never unpacked. Going on after an interruption has to decompress
+the part that is done once more, but decodes none of its images.
 """
 
 from __future__ import annotations
@@ -65,18 +65,23 @@ class _Archive:
 
     def position(self) -> int:
         """Bytes of the archive read so far."""
-        return self._file.tell() if self._file and not self._file.closed else 0
+        if self._file is None:
+            return 0
+        return self.path.stat().st_size if self._file.closed else self._file.tell()
 
     def __iter__(self) -> Iterator[Item]:
         self._last = ""
         mode = _MODES[self.path.suffix]
-        with self.path.open("rb") as self._file, self._damage():
-            with tarfile.open(fileobj=self._file, mode=mode, tarinfo=_Header) as archive:  # type: ignore[call-overload]
-                for member in archive:
-                    archive.members = []  # type: ignore[attr-defined]
-                    if item := self._item(archive, member):
-                        yield item
-                    self._last = member.name
+        with (
+            self.path.open("rb") as self._file,
+            self._damage(),
+            tarfile.open(fileobj=self._file, mode=mode, tarinfo=_Header) as archive,  # type: ignore
+        ):
+            for member in archive:
+                archive.members = []  # type: ignore[attr-defined]
+                if item := self._item(archive, member):
+                    yield item
+                self._last = member.name
 
     def _item(self, archive: tarfile.TarFile, member: tarfile.TarInfo) -> Item | None:
         item = _describe(member)

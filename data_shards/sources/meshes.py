@@ -1,4 +1,4 @@
-"""Small solids for the synthetic footage: flat-shaded polygons, turned, projected, drawn antialiased.
+"""Small solids for the synthetic footage: flat-shaded polygons, turned, projected, antialiased.
 
 Coordinates: x right, y down, z towards the viewer; an object fits into the ball of radius 1.
 """

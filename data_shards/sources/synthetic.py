@@ -75,8 +75,12 @@ def held_out(options: SourceOptions) -> tuple[tuple[str, str], ...]:
     if min(rows, columns) < 2:
         return ()
     names, motions = identities(rows), actions(columns)
-    cells = range(max(1, rows * columns // 6))
-    return tuple((names[k % rows], motions[(k + k // rows) % columns]) for k in cells)
+    long, short = max(rows, columns), min(rows, columns)
+    turns = [divmod(k, long) for k in range(max(1, rows * columns // 6))]
+    pairs = [(place, (place + turn) % short) for turn, place in turns]
+    if rows < columns:
+        pairs = [(row, column) for column, row in pairs]
+    return tuple((names[row], motions[column]) for row, column in pairs)
 
 
 def render(identity: str, action: str, *, frames: int, size: int = 64) -> Iterator[np.ndarray]:

@@ -12,7 +12,7 @@ import pytest
 
 from data_shards.errors import UserError
 from launch import charts, report
-from launch.runs import differences, one_history, read_lines, read_run
+from launch.runs import differences, events, one_history, read_lines, read_run
 from tests.support.browser import Browser, browser, chromium
 from tests.support.run_folder import HOSTILE, metric_lines, write_run
 
@@ -67,7 +67,7 @@ def test_hostile_names_are_text(folders: list[Path], tmp_path: Path):
 def test_what_was_run_and_how_to_run_it_again(folders: list[Path]):
     """Command, settings, events with restarts and faults, scores and what was left out."""
     text = report.write_report(folders[:1]).read_text()
-    for part in ("accelerate launch trainer/main.py", "lost rank", "restart", "no VGG16 weights"):
+    for part in ("python trainer/main.py preset=demo", "lost rank", "restart", "no VGG16 weights"):
         assert part in text
     assert "transient_key: video" in text
 
@@ -98,13 +98,38 @@ def test_a_run_in_progress_is_read_as_far_as_it_is_written(tmp_path: Path):
 
 
 def test_steps_that_were_run_again_replace_the_first_run():
-    """Seconds go on counting over a restart, which loses steps 20 and 30."""
-    lines = [{"step": s, "seconds": s / 10, "psnr": 1} for s in (0, 10, 20, 30)]
-    lines += [{"step": s, "seconds": (s - 20) / 10, "psnr": 2} for s in (20, 30, 40)]
+    """A restart at step 20 loses steps 20 and 30 of the run before it; groups become flat names."""
+    lines = [{"step": s, "loss": {"rec": 1.0}, "phases": {"data": 2.0}} for s in (0, 10, 20, 30)]
+    lines += [{"step": s, "loss": {"rec": 3.0}} for s in (20, 30, 40)]
     kept = one_history(lines)
     assert [line["step"] for line in kept] == [0, 10, 20, 30, 40]
-    assert [line["psnr"] for line in kept] == [1, 1, 2, 2, 2]
-    assert [line["elapsed"] for line in kept] == [0, 1, 3, 4, 5]
+    assert [line["loss/rec"] for line in kept] == [1, 1, 3, 3, 3]
+    assert kept[0]["time/data"] == 2.0
+
+
+def test_time_by_phase_is_per_step(folders: list[Path]):
+    """Lines hold seconds since the line before: 10 steps of 52 ms backward."""
+    found = report.phases(read_run(folders[0]))
+    assert found[0].name == "backward" and found[0].seconds == pytest.approx(0.052)
+    assert sum(phase.share for phase in found) == pytest.approx(100)
+
+
+def test_events_come_from_both_files_and_routine_is_left_out(tmp_path: Path):
+    """Damage and a failed checkpoint are told, a committed one is not; a start is told once."""
+    folder = write_run(tmp_path / "run", samples=False)
+    notes = [("resumed", {}), ("checkpoint", {"outcome": "committed"})]
+    notes += [("checkpoint", {"outcome": "failed"}), ("damage", {"shard": "shard-00001.tar"})]
+    with (folder / "metrics.jsonl").open("a") as file:
+        for name, facts in notes:
+            line = {"kind": "event", "event": name, "step": 590, "time": 1.8e9, **facts}
+            file.write(json.dumps(line) + "\n")
+    told = [(event["kind"], event["text"]) for event in events(read_run(folder))]
+    assert told[:3] == [
+        ("start", "2 processes"),
+        ("lost rank", "rank 1 left (exit 5)"),
+        ("restart", "1 process"),
+    ]
+    assert told[3:] == [("checkpoint", "outcome failed"), ("damage", "shard shard-00001.tar")]
 
 
 @pytest.mark.parametrize(

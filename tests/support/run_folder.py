@@ -43,7 +43,7 @@ def metric_lines(steps: int = 60, *, every: int = 10, gain: float = 1.0) -> list
                 "psnr": 11 + 20 * gain * (1 - math.exp(-3 * share)),
                 "clips_per_second": 118 + 6 * math.sin(step / 40),
                 "lr/generator": 1e-3 * (1 + math.cos(math.pi * share)) / 2,
-                **{f"time/{name}": seconds for name, seconds in phases.items()},
+                **{f"time/{name}": seconds * every for name, seconds in phases.items()},
             }
         )
     return lines
@@ -54,7 +54,7 @@ def write_run(
     *,
     names: list[str] | None = None,
     gain: float = 1.0,
-    status: str = "finished",
+    status: str = "done",
     overrides: dict | None = None,
     samples: bool = True,
 ) -> Path:
@@ -64,7 +64,7 @@ def write_run(
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     lines = metric_lines(gain=gain)
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    command = ["accelerate", "launch", "trainer/main.py", "preset=demo", f"run={folder.name}"]
+    command = ["/somewhere/trainer/main.py", "preset=demo", f"name={folder.name}"]
     starts = [
         {"time": EPOCH, "world": 2, "step": 0, "command": command},
         {"time": EPOCH + 31, "world": 1, "step": 300, "command": command},

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -17,8 +16,6 @@ from data_shards.errors import UserError
 from data_shards.manifest import Manifest
 from tests.support.outputs import TinyRun, tiny_manifest
 from trainer import evaluate, generate, held_out, render, vgg
-
-REAL_WEIGHTS = os.environ.get("NAVSYNTH_VGG16", "")
 
 
 def offline() -> dict[str, torch.Tensor]:
@@ -139,10 +136,11 @@ def test_weights_that_were_named_must_be_there(run: TinyRun, tmp_path: Path, cap
     assert not (run.folder / "evaluation.json").exists()
 
 
-@pytest.mark.skipif(not REAL_WEIGHTS, reason="NAVSYNTH_VGG16 names no file of weights")
-def test_real_weights_are_taken_from_the_environment(run: TinyRun, monkeypatch, capsys):
+def test_real_weights_are_taken_from_the_environment(
+    vgg_file: Path, run: TinyRun, monkeypatch, capsys
+):
     """The original VGG16, where this machine has it."""
-    monkeypatch.setenv(vgg.ENVIRONMENT, REAL_WEIGHTS)
+    monkeypatch.setenv(vgg.ENVIRONMENT, str(vgg_file))
     assert evaluate.main([str(run.folder)]) == 0
     assert "MCS" in capsys.readouterr().out
 

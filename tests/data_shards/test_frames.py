@@ -1,0 +1,109 @@
+"""Windows: which frames become clips; video files: what is decoded and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data_shards import frames
+from data_shards.footage import UnusableError
+from tests.support.raw_footage import moving, write_video
+
+
+def slow_clips(count: int, length: int, stride: int, windows: str) -> list[list[int]]:
+    """Source frames of every clip, by the definition."""
+    if windows == "whole":
+        kept = list(range(0, count, stride))
+        return [kept] if len(kept) >= length else []
+    clips, start = [], 0
+    while start + (length - 1) * stride < count:
+        clips.append([start + i * stride for i in range(length)])
+        start += length * stride
+    return clips[:1] if windows == "first" else clips
+
+
+@settings(deadline=None)
+@given(
+    count=st.integers(0, 60),
+    length=st.integers(1, 9),
+    stride=st.integers(1, 5),
+    windows=st.sampled_from(frames.WINDOWS),
+)
+def test_windows(count: int, length: int, stride: int, windows: str) -> None:
+    """Clips hold exactly the frames of the definition, and `starts` foretells them."""
+    source = (np.full((1, 1, 3), index, np.uint8) for index in range(count))
+    cutting = {"frames": length, "stride": stride, "windows": windows}
+    cuts = list(frames.cut(source, **cutting, prepare=lambda frame: frame))
+    want = slow_clips(count, length, stride, windows)
+    assert [clip[:, 0, 0, 0].tolist() for _, clip in cuts] == want
+    assert [start for start, _ in cuts] == [clip[0] for clip in want]
+    assert frames.starts(count, **cutting) == [clip[0] for clip in want]
+    assert bool(want) == (count >= frames.shortest(frames=length, stride=stride))
+
+
+def test_first_window_decodes_no_more() -> None:
+    """`first` asks for no frame after its last one."""
+    source = iter(moving(10))
+    cuts = frames.cut(source, frames=3, stride=2, windows="first", prepare=lambda frame: frame)
+    assert len(list(cuts)) == 1 and len(list(source)) == 5
+
+
+def test_frames_of_other_sizes() -> None:
+    """Both sizes and the frame are named."""
+    source = iter([moving(1)[0], moving(1, width=30)[0]])
+    with pytest.raises(UnusableError, match=r"^frame 1 is 30x24, frame 0 24x24$"):
+        list(frames.cut(source, frames=2, stride=1, windows="first", prepare=lambda frame: frame))
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.avi", "a.mkv", "a.gif"])
+def test_video_files(tmp_path: Path, name: str) -> None:
+    """Containers give their frames back, about as they were."""
+    clip = moving(9, height=32, width=48)
+    path = tmp_path / name
+    if name == "a.gif":
+        from PIL import Image
+
+        pages = [Image.fromarray(frame) for frame in clip]
+        pages[0].save(path, save_all=True, append_images=pages[1:], duration=40)
+    else:
+        write_video(path, clip)
+    got = np.stack(list(frames.open_video(path).frames))
+    assert got.shape == clip.shape
+    assert np.abs(got.astype(int) - clip).mean() < 20
+
+
+def test_text_is_no_video(tmp_path: Path) -> None:
+    """A text file is refused, whatever it is called."""
+    path = tmp_path / "notes.mp4"
+    path.write_text("these are notes\n" * 100)
+    with pytest.raises(UnusableError, match=r"^notes\.mp4 is not a video \(Invalid data found"):
+        frames.open_video(path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{}\n#EXT-X-ENDLIST\n",
+        "ffconcat version 1.0\nfile '{}'\n",
+    ],
+)
+def test_playlists_are_not_followed(tmp_path: Path, text: str) -> None:
+    """A file that only names other files is no video."""
+    other = write_video(tmp_path / "secret.ts", moving(9), codec="mpeg2video")
+    path = tmp_path / "list.mp4"
+    path.write_text(text.format(other))
+    with pytest.raises(UnusableError, match=r"^list\.mp4 is not a video"):
+        frames.open_video(path)
+
+
+def test_cut_off_video(tmp_path: Path) -> None:
+    """A video whose frames end before its container says is refused, not shortened."""
+    path = write_video(tmp_path / "a.avi", moving(60, height=64, width=64))
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+    with pytest.raises(UnusableError, match=r"^a\.avi is (cut off|damaged|not a video)"):
+        list(frames.open_video(path).frames)

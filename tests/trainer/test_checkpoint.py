@@ -1,0 +1,335 @@
+"""Checkpoints: what is saved comes back, on any number of ranks, whatever happens while saving."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from data_shards.errors import UserError
+from tests.support import checkpoints as little
+from tests.support.ranks import run_ranks
+from trainer import commit
+from trainer.checkpoint import TOUCH, CheckpointConfig, Checkpointer
+from trainer.comm import Comm
+from trainer.retention import kept
+from trainer.saved import damage_of
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def saver(folder: Path, comm: Comm | None = None, **settings: object) -> Checkpointer:
+    return Checkpointer(folder, CheckpointConfig(**settings), comm=comm or Comm())  # type: ignore
+
+
+def save_two(comm: Comm, folder: str, background: bool) -> str:
+    checkpoints = saver(Path(folder), comm)
+    little.save(checkpoints, 7, comm, background=background)
+    path = checkpoints.finish() or checkpoints.latest()
+    checkpoints.close()
+    return str(path)
+
+
+@pytest.mark.ranks
+@pytest.mark.parametrize("background", [False, True])
+def test_many_ranks_save_and_one_reads(tmp_path: Path, background: bool) -> None:
+    """A checkpoint of three ranks is one folder that a single process reads exactly."""
+    paths = run_ranks(save_two, 3, str(tmp_path), background)
+    assert len(set(paths)) == 1
+    assert little.holds(Path(paths[0]), 7)
+    names = sorted(file.name for file in Path(paths[0]).iterdir())
+    own = [f"own-{rank}-of-3.safetensors" for rank in range(3)]
+    common = ["common-average.safetensors", "common-networks.safetensors"]
+    assert names == sorted(["MANIFEST.json", "state.json", *common, *own])
+
+
+def save_with_one_failing(comm: Comm, folder: str, on_full: str) -> str:
+    checkpoints = saver(Path(folder), comm, on_full=on_full)
+    little.save(checkpoints, 1, comm)
+
+    def broken():
+        yield from little.pages(2, comm)
+        raise OSError(28, "No space left on device", "/full/disk")
+
+    own = broken() if comm.rank == 1 else little.pages(2, comm)
+    try:
+        answer = checkpoints.save(2, common={}, own=own, state={})
+    except UserError as error:
+        answer = f"error: {error}"
+    return f"{answer} {checkpoints.latest()}"
+
+
+@pytest.mark.ranks
+@pytest.mark.parametrize("on_full", ["stop", "continue"])
+def test_a_rank_that_cannot_write_stops_the_commit_everywhere(tmp_path: Path, on_full: str) -> None:
+    """No rank commits when one fails; all learn why, and the older checkpoint stays the latest."""
+    answers = run_ranks(save_with_one_failing, 2, str(tmp_path), on_full)
+    assert len(set(answers)) == 1 and answers[0].endswith("step-00000001")
+    told = "rank 1: /full/disk: No space left on device" in answers[0]
+    assert told if on_full == "stop" else answers[0].startswith("None ")
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step-00000001"]
+
+
+def find_damaged(comm: Comm, folder: str) -> str:
+    return str(saver(Path(folder), comm).recover())
+
+
+@pytest.mark.ranks
+def test_ranks_agree_on_the_newest_whole_checkpoint(tmp_path: Path) -> None:
+    """A newest checkpoint with one altered byte is set aside, and all ranks take the one before."""
+    run_ranks(save_two, 2, str(tmp_path), False)
+    checkpoints = saver(tmp_path)
+    path = little.save(checkpoints, 9, Comm())
+    assert path is not None
+    file = path / "own-0-of-1.safetensors"
+    raw = bytearray(file.read_bytes())
+    raw[-1] ^= 1
+    file.write_bytes(raw)
+    assert {Path(p).name for p in run_ranks(find_damaged, 2, str(tmp_path))} == {"step-00000007"}
+    assert (tmp_path / "checkpoints" / "step-00000009.damaged").is_dir()
+
+
+@pytest.mark.parametrize("background", ["background", "waiting"])
+def test_killed_at_any_moment_of_a_save(tmp_path: Path, background: str) -> None:
+    """Kill -9 before every fsync, rename and removal: there is always a whole checkpoint, at most
+    one save is lost, and the next life cleans up and saves again."""
+    run = subprocess.run(
+        [sys.executable, "-m", "tests.support.checkpoints", str(tmp_path), background],
+        capture_output=True, text=True, check=True, timeout=200,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    died = int(run.stdout)
+    assert died >= 12
+    found = []
+    for moment in range(died + 1):
+        folder = tmp_path / f"{moment:03d}"
+        checkpoints = saver(folder, keep=1)
+        path = checkpoints.recover()
+        assert path is not None
+        found.append(commit.step_of(path.name))
+        assert little.holds(path, found[-1] or 0)
+        assert not [p for p in (folder / "checkpoints").iterdir() if p.name.startswith(".")]
+        again = little.save(checkpoints, 4, Comm())
+        assert again is not None and little.holds(again, 4)
+    assert found == sorted(found) and set(found) == {2, 3}
+
+
+@pytest.mark.parametrize("what", ["flip", "cut", "gone", "link", "manifest", "state", "pickle"])
+def test_damage_is_found_and_named(tmp_path: Path, what: str) -> None:
+    """Any altered, shortened, missing or foreign file of a checkpoint makes it unusable."""
+    checkpoints = saver(tmp_path)
+    little.save(checkpoints, 1, Comm())
+    path = little.save(checkpoints, 2, Comm())
+    assert path is not None
+    file = path / "common-networks.safetensors"
+    raw = file.read_bytes()
+    if what == "flip":
+        file.write_bytes(raw[:-1] + bytes([raw[-1] ^ 1]))
+    elif what == "cut":
+        file.write_bytes(raw[:-5])
+    elif what == "gone":
+        file.unlink()
+    elif what == "link":
+        file.rename(tmp_path / "elsewhere")
+        file.symlink_to(tmp_path / "elsewhere")
+    elif what == "manifest":
+        manifest = path / commit.MANIFEST
+        manifest.write_text(manifest.read_text().replace("static.value.03", "static.value.99"))
+    elif what == "state":
+        (path / commit.STATE).write_text("{}")
+    elif what == "pickle":
+        file.write_bytes(b"\x80\x04\x95.".ljust(len(raw), b"."))
+    assert damage_of(path)
+    assert (checkpoints.latest() or path).name == "step-00000001"
+    assert path.is_dir()
+    with pytest.raises(UserError, match="step-00000002: damaged"):
+        checkpoints.at(2)
+
+
+def test_a_sealed_manifest_cannot_name_files_elsewhere(tmp_path: Path) -> None:
+    """Names that leave the folder are refused even where digests and seal are right."""
+    path = little.save(saver(tmp_path), 1, Comm())
+    assert path is not None
+    shutil.copy(path / "state.json", tmp_path / "outside.json")
+    manifest = commit.read_manifest(path)
+    files = {**manifest.files, "../../outside.json": manifest.files["state.json"]}
+    evil = commit.dump_manifest(manifest._replace(files=files))
+    (path / commit.MANIFEST).write_bytes(evil)
+    with pytest.raises(commit.Damage, match="not a file of this folder"):
+        commit.read_manifest(path)
+
+
+def test_no_whole_checkpoint_is_an_error_and_not_a_fresh_start(tmp_path: Path) -> None:
+    """A run whose only checkpoint is damaged does not silently begin again, now or later."""
+    path = little.save(saver(tmp_path), 1, Comm())
+    assert path is not None
+    (path / "state.json").write_text("[]")
+    for _ in range(2):
+        with pytest.raises(UserError, match="no loadable checkpoint"):
+            saver(tmp_path).recover()
+
+
+def test_what_is_saved_in_the_background_is_what_was(tmp_path: Path) -> None:
+    """Weights that move after a background save began are saved as they were."""
+    checkpoints = saver(tmp_path)
+    weight, state = torch.zeros(4), {"step": 5}
+    common = {"networks": {"weight": weight}}
+    assert checkpoints.save(5, common=common, own=iter(()), state=state, background=True) is None
+    weight += 1
+    state["step"] = 6
+    path = None
+    while path is None:
+        path = checkpoints.poll()
+    saved = checkpoints.open(path)
+    assert saved.state["step"] == 5 and not saved.common("networks")["weight"].any()
+    assert checkpoints.poll() is None and not checkpoints.busy
+
+
+def test_when_a_save_is_due(tmp_path: Path) -> None:
+    """By steps, by the clock, by a touch file; never twice for one step."""
+    assert [step for step in range(1, 10) if saver(tmp_path, steps=4, minutes=0).due(step)] == [
+        4,
+        8,
+    ]
+    assert saver(tmp_path, minutes=1e-9).due(1)
+    checkpoints = saver(tmp_path, minutes=0)
+    (tmp_path / TOUCH).touch()
+    checkpoints._looked_at -= 2
+    assert checkpoints.due(1)
+    little.save(checkpoints, 1, Comm())
+    checkpoints._looked_at -= 2
+    assert not (tmp_path / TOUCH).exists() and not checkpoints.due(2)
+    assert little.save(checkpoints, 1, Comm()) == tmp_path / "checkpoints" / "step-00000001"
+
+
+def test_what_is_kept() -> None:
+    """The newest k, every n-th, the best; without a limit everything."""
+    scores = {10: 1.0, 20: 9.0, 30: 2.0, 40: None, 50: 3.0}
+    config = CheckpointConfig(keep=2, every=30, best=True)
+    assert kept(list(scores), config, score=scores.__getitem__) == {20, 30, 40, 50}
+    assert kept(list(scores), CheckpointConfig(keep=1, best=False), score=lambda _: None) == {50}
+    assert kept([1, 2, 3], CheckpointConfig(keep=0), score=lambda _: None) == {1, 2, 3}
+
+
+def test_old_checkpoints_go_after_the_new_one_is_there(tmp_path: Path) -> None:
+    """Saving applies the retention, best score included."""
+    checkpoints = saver(tmp_path, keep=1)
+    for step, score in ((1, 5.0), (2, 30.0), (3, 4.0), (4, float("nan"))):
+        little.save(checkpoints, step, Comm(), score=score)
+    assert commit.committed(tmp_path / "checkpoints") == [2, 4]
+
+
+def limit_file_size() -> None:
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+
+
+FILL = """
+import sys, torch
+from data_shards.errors import UserError
+from trainer.checkpoint import CheckpointConfig, Checkpointer
+from trainer.comm import Comm
+saver = Checkpointer(sys.argv[1], CheckpointConfig(), comm=Comm())
+for step, size in ((1, 10), (2, 10**6)):
+    own = iter([("static.value.00", torch.ones(size))])
+    try:
+        saver.save(step, common={}, own=own, state={"step": step})
+    except UserError as error:
+        print(error)
+print(saver.latest())
+"""
+
+
+def fill(folder: Path, **options: object) -> list[str]:
+    run = subprocess.run(
+        [sys.executable, "-c", FILL, str(folder)], capture_output=True, text=True, check=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, **options,
+    )  # type: ignore  # fmt: skip
+    return run.stdout.splitlines()
+
+
+def test_a_file_that_cannot_grow(tmp_path: Path) -> None:
+    """A real failing write leaves the older checkpoint, no debris, and one line of explanation."""
+    error, latest = fill(tmp_path, preexec_fn=limit_file_size)
+    assert "no checkpoint of step 2: rank 0" in error and "File too large" in error
+    assert "GB free" in error and latest.endswith("step-00000001")
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step-00000001"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("mount"), reason="mounting needs root")
+def test_a_disk_that_is_full(tmp_path: Path) -> None:
+    """On a full disk the commit fails, the older checkpoint stays."""
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(tmp_path)], capture_output=True
+    )
+    if mounted.returncode:
+        pytest.skip("mounting is not allowed here")
+    try:
+        error, latest = fill(tmp_path)
+        assert "No space left on device" in error and latest.endswith("step-00000001")
+        assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step-00000001"]
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+@pytest.mark.parametrize("room", [200, 1000, 1 << 16])
+def test_streamed_files_are_plain_safetensors(tmp_path: Path, room: int) -> None:
+    """The library reads what was streamed, in as many files as the headers need."""
+    from safetensors.torch import load_file
+
+    from trainer.streamed import StreamedSafetensors
+
+    tensors = {
+        "a": torch.arange(6, dtype=torch.int64).view(2, 3),
+        'odd "name"': torch.randn(5, 2).t(),
+        "scalar": torch.tensor(2.5, dtype=torch.bfloat16),
+        "empty": torch.zeros(0, 4),
+        "flags": torch.tensor([True, False, True]),
+    }
+    writer = StreamedSafetensors(tmp_path, "own", room=room)
+    for name, tensor in tensors.items():
+        writer.add(name, tensor)
+    files = writer.close()
+    read = {name: tensor for file in files for name, tensor in load_file(tmp_path / file).items()}
+    assert read.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        assert torch.equal(read[name], tensor) and read[name].dtype == tensor.dtype
+        assert name in load_file(tmp_path / writer.index[name])
+    assert (len(files) > 1) == (room < 400)
+    assert all(commit.facts_of(tmp_path / name) == facts for name, facts in files.items())
+
+
+def test_a_bug_while_saving_is_no_user_error(tmp_path: Path) -> None:
+    """What is not the disk's fault is raised as a bug, and nothing is committed."""
+    checkpoints = saver(tmp_path, on_full="continue")
+    twice = iter([("a", torch.ones(1)), ("a", torch.ones(1))])
+    with pytest.raises(RuntimeError, match="tensor a is written twice"):
+        checkpoints.save(1, common={}, own=twice, state={})
+    with pytest.raises(RuntimeError, match="not JSON serializable"):
+        checkpoints.save(1, common={}, own=iter(()), state={"x": torch.ones(1)})
+    assert checkpoints.latest() is None
+
+
+def test_settings_out_of_range_are_refused() -> None:
+    """Settings are checked when they are made."""
+    with pytest.raises(UserError, match=r"checkpoint\.keep"):
+        CheckpointConfig(keep=-1)
+    with pytest.raises(UserError, match=r"checkpoint\.on_full"):
+        CheckpointConfig(on_full="ignore")
+
+
+def test_json_on_disk_is_replaced_whole(tmp_path: Path) -> None:
+    """A merge keeps the other fields and leaves no temporary file."""
+    path = tmp_path / "run.json"
+    commit.update_json(path, status="running", starts=1)
+    commit.update_json(path, starts=2)
+    assert json.loads(path.read_text()) == {"status": "running", "starts": 2}
+    assert [p.name for p in tmp_path.iterdir()] == ["run.json"]

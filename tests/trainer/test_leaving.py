@@ -1,0 +1,117 @@
+"""Exit codes, signals, and the way out."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from data_shards.errors import UserError
+from tests.support.ranks import run_ranks
+from trainer import leaving
+from trainer.comm import Comm
+from trainer.leaving import ENDINGS, ExitCode, agree, ending_of
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_codes_are_what_is_documented() -> None:
+    """Each code has one ending, and the reliability page lists them all."""
+    assert [ending.code for ending in ENDINGS] == list(ExitCode) == list(range(7))
+    page = (ROOT / "docs" / "reliability.md").read_text()
+    for ending in ENDINGS:
+        assert f"| {int(ending.code)} | `{ending.status}` |" in page
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (None, 0),
+        (ZeroDivisionError("x"), 1),
+        (RuntimeError("shape mismatch"), 1),
+        (UserError("x"), 2),
+        (leaving.NonFinite("x"), 3),
+        (leaving.Hang("x"), 4),
+        (leaving.LostRank("x"), 5),
+        (RuntimeError("[../third_party/gloo/x.cc:5] Connection closed by peer [::1]:4"), 5),
+        (dist.DistBackendError("NCCL communicator was aborted"), 5),
+        (leaving.Preempted("x"), 6),
+    ],
+)
+def test_every_error_has_its_code(error: Exception | None, code: int) -> None:
+    """Own exceptions by type, a backend's by its words, anything else is a bug."""
+    assert ending_of(error).code == code
+
+
+LEAVE = """
+import sys
+from pathlib import Path
+from trainer.leaving import ENDINGS, leave
+class Closed:
+    def flush(self): raise BrokenPipeError("nobody listens")
+sys.stdout.write("last words")
+if sys.argv[3] == "deaf":
+    sys.stderr = Closed()
+leave(int(sys.argv[2]), folder=Path(sys.argv[1]), reason="because")
+"""
+
+
+@pytest.mark.parametrize("how", ["heard", "deaf"])
+def test_leaving_writes_the_status_and_flushes(tmp_path: Path, how: str) -> None:
+    """The process ends at once with its code, its output and the run's status written."""
+    run = subprocess.run(
+        [sys.executable, "-c", LEAVE, str(tmp_path), "6", how], capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert (run.returncode, run.stdout) == (6, "last words"), run.stderr
+    told = json.loads((tmp_path / "run.json").read_text())
+    assert told == {"status": "preempted", "code": 6, "reason": "because"}
+
+
+@pytest.mark.parametrize("number", leaving.SIGNALS)
+def test_signals_only_set_a_flag(number: int) -> None:
+    """A signal is noted by name, nothing else happens, and the old handlers come back."""
+    before = signal.getsignal(number)
+    with leaving.signals() as asked:
+        assert asked.signal is None
+        signal.raise_signal(number)
+        assert asked.signal == signal.Signals(number).name
+        signal.raise_signal(signal.SIGTERM)
+        assert asked.signal == signal.Signals(number).name
+    assert signal.getsignal(number) == before
+
+
+def agree_on(comm: Comm) -> dict[str, bool]:
+    return agree(comm, asked=comm.rank == 1, due=comm.rank == 0, busy=False)
+
+
+@pytest.mark.ranks
+def test_ranks_agree_on_flags() -> None:
+    """What one rank saw, all ranks act on."""
+    told = {"asked": True, "due": True, "busy": False}
+    assert run_ranks(agree_on, 2) == [told, told]
+
+
+def lose_a_rank(comm: Comm) -> int:
+    if comm.rank == 1:
+        dist.destroy_process_group()
+        return 5
+    try:
+        for _ in range(100):
+            comm.sum_(torch.ones(1000))
+    except Exception as error:
+        return int(ending_of(error).code)
+    return -1
+
+
+@pytest.mark.ranks
+def test_a_peer_that_goes_is_a_lost_rank() -> None:
+    """What gloo raises when the other side is gone counts as a lost rank."""
+    assert run_ranks(lose_a_rank, 2) == [5, 5]

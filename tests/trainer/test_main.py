@@ -1,0 +1,151 @@
+"""The main job: end to end, resumed, on several ranks, and with bad input."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.support.footage import tiny_set
+from tests.support.training import launch, tensors, train
+from trainer.main import main
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "set"
+    return tiny_set(folder, identities=3, actions=2, frames=6, size=32)
+
+
+def equal(a: dict, b: dict) -> list[str]:
+    assert a.keys() == b.keys()
+    return [name for name in a if not torch.equal(a[name], b[name])]
+
+
+def test_a_run_leaves_everything_that_was_promised(tmp_path: Path, data: Path) -> None:
+    """Config, checkpoint, metrics, sheets, GIF, MP4, curves and a report that needs no network."""
+    assert train(tmp_path, data, "train.steps=10") == 0
+    run = tmp_path / "run"
+    for name in ("sheet.png", "wall.gif", "wall.mp4", "curves.png"):
+        assert (run / "samples" / name).stat().st_size > 100
+    assert {"config.yaml", "metrics.jsonl", "report.html", "run.json"} <= {
+        p.name for p in run.iterdir()
+    }
+    report = (run / "report.html").read_text()
+    assert "http://" not in report.replace("http://www.w3.org/", "") and "data:image" in report
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [5, 10]
+    assert {"loss/rec", "loss/static", "loss/triplet", "psnr", "clips_per_second"} <= set(lines[0])
+    state = json.loads((run / "run.json").read_text())
+    assert state["status"] == "done" and state["final"]["clips"] == 6
+
+
+def test_resuming_repeats_every_bit(tmp_path: Path, data: Path) -> None:
+    """Ten steps, a new process's ten more, are twenty: networks, average, moments and all rows."""
+    assert train(tmp_path, data, "train.steps=20", name="straight") == 0
+    assert train(tmp_path, data, "train.steps=10", name="halves") == 0
+    assert train(tmp_path, data, "train.steps=20", name="halves") == 0
+    straight, halves = (tensors(tmp_path / name, 20) for name in ("straight", "halves"))
+    assert len(straight) > 100 and not equal(straight, halves)
+    logged = [
+        [(line["step"], line["loss/total"]) for line in map(json.loads, file.open())]
+        for file in (tmp_path / name / "metrics.jsonl" for name in ("straight", "halves"))
+    ]
+    assert logged[0] == logged[1] and [step for step, _ in logged[0]] == [5, 10, 15, 20]
+
+
+@pytest.mark.parametrize("kind", ["alternate", "joint"])
+def test_the_papers_schedules_resume_inside_a_visit(tmp_path: Path, data: Path, kind: str) -> None:
+    """Stopped in the middle of a video's inner iterations, a run goes on where it was."""
+    words = (
+        f"schedule.kind={kind}", "schedule.clips=1", "schedule.frames=0", "schedule.inner=4",
+        "schedule.inner_gamma=3", "schedule.inner_latents=4",
+        "latents.optimiser=momentum", "begin.latents=random",
+    )  # fmt: skip
+    assert train(tmp_path, data, *words, "train.steps=12", name="straight") == 0
+    assert train(tmp_path, data, *words, "train.steps=5", name="halves") == 0
+    assert train(tmp_path, data, *words, "train.steps=12", name="halves") == 0
+    assert not equal(*(tensors(tmp_path / name, 12) for name in ("straight", "halves")))
+
+
+@pytest.mark.ranks
+def test_a_run_of_two_ranks_resumes_on_one(tmp_path: Path, data: Path) -> None:
+    """Rows, weights and counters after 2 ranks then 1 are those of 1 rank, to float tolerance."""
+    first = launch(tmp_path, data, "train.steps=10", name="moved", ranks=2)
+    assert first.returncode == 0, first.stderr
+    assert json.loads((tmp_path / "moved" / "run.json").read_text())["starts"][0]["world"] == 2
+    assert train(tmp_path, data, "train.steps=20", name="moved") == 0
+    assert train(tmp_path, data, "train.steps=20", name="alone") == 0
+    moved, alone = (tensors(tmp_path / name, 20) for name in ("moved", "alone"))
+    assert moved.keys() == alone.keys()
+    for name, tensor in moved.items():
+        assert torch.allclose(tensor.double(), alone[name].double(), atol=2e-4, rtol=1e-3), name
+
+
+def test_the_same_command_on_a_finished_run_does_nothing_more(tmp_path: Path, data: Path) -> None:
+    """A finished run is looked at again, not trained again."""
+    for _ in range(2):
+        assert train(tmp_path, data, "train.steps=4") == 0
+    assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000004"]
+
+
+def test_dry_run_writes_nothing(
+    tmp_path: Path, data: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """--dry-run prints config, parameters, dictionary and memory, and leaves no trace."""
+    monkeypatch.chdir(tmp_path)
+    assert main(["--dry-run", "preset=weizmann", f"data.manifest={data}"]) == 0
+    told = capsys.readouterr().out
+    for text in ("lambda_triplet: 0.1", "parameters: ", "3 static rows, 2 transient rows", "MiB"):
+        assert text in told
+    assert not list(tmp_path.iterdir())
+
+
+def test_help_lists_every_setting_with_its_docstring(capsys: pytest.CaptureFixture) -> None:
+    """--help is the reference of settings."""
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    told = capsys.readouterr().out
+    assert "loss.lambda_static=0.01" in told and "Weight of l_static" in told
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["loss.lamda_static=1"], "loss.lamda_static: no such setting; did you mean loss.lambda_static?"),
+        (["train.steps=ten"], "train.steps: 'ten' is not of type int | null"),
+        (["train.average=2"], "train.average: 2.0 is not in [0, 1)"),
+        (["preset=chairs"], "preset: 'chairs' is none of folder, demo"),
+        (["train.precision=bf16"], "train.precision: bf16 on a CPU is tens of times slower than no"),
+        (["latents.static_key=idendity"], "latents.static_key: 'idendity' is none of"),
+    ],
+)  # fmt: skip
+def test_bad_settings_end_with_one_line_and_code_2(
+    tmp_path: Path, data: Path, capsys: pytest.CaptureFixture, words: list[str], message: str
+) -> None:
+    """Every mistake names the setting; nothing is written."""
+    if torch.cuda.is_available() and "precision" in words[0]:
+        pytest.skip("this machine has a GPU, where mixed precision is fine")
+    assert main(["--runs", str(tmp_path / "runs"), f"data.manifest={data}", *words]) == 2
+    told = capsys.readouterr().err.strip()
+    assert told.startswith(f"error: {message}") and "\n" not in told
+    assert not (tmp_path / "runs").exists()
+
+
+def test_missing_footage_is_named(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """A manifest that is not there, and none at all."""
+    assert main([f"data.manifest={tmp_path}/none"]) == 2
+    assert f"{tmp_path}/none/manifest.json" in capsys.readouterr().err
+    assert main([]) == 2
+    assert "data.manifest: not set" in capsys.readouterr().err
+
+
+def test_a_run_folder_of_other_footage_is_refused(tmp_path: Path, data: Path) -> None:
+    """A run never goes on with other videos than it began with."""
+    other = tiny_set(tmp_path / "other", identities=2, actions=2, frames=6, size=32)
+    assert train(tmp_path, data, "train.steps=2") == 0
+    again = launch(tmp_path, other, "train.steps=4")
+    assert again.returncode == 2
+    assert "trained on other footage" in again.stderr and again.stderr.count("\n") == 1

@@ -1,0 +1,111 @@
+"""One job per run folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from data_shards.errors import UserError
+from tests.support.ranks import run_ranks
+from trainer import runlock
+from trainer.comm import Comm
+from trainer.runlock import LOCK, take_lock
+
+ROOT = Path(__file__).resolve().parents[2]
+HOLD = """
+import os, sys
+from trainer.comm import Comm
+from trainer.runlock import take_lock
+lock = take_lock(sys.argv[1], comm=Comm())
+if sys.argv[2] == "fork" and os.fork() == 0:
+    os.read(0, 1)
+    os._exit(0)
+print("held", flush=True)
+os.read(0, 1)
+"""
+
+
+def hold(folder: Path, how: str = "alone") -> subprocess.Popen:
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(folder), how],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert process.stdout is not None and process.stdout.readline() == b"held\n"
+    return process
+
+
+def test_a_second_job_is_refused_by_name(tmp_path: Path) -> None:
+    """The refusal names host and process; when the first is killed, the folder is free at once,
+    also while a worker that it forked lives on."""
+    with hold(tmp_path, "fork") as first:
+        with pytest.raises(UserError, match=rf"in use by process {first.pid} on \S+; stop"):
+            take_lock(tmp_path, comm=Comm())
+        first.kill()
+        first.wait()
+        lock = take_lock(tmp_path, comm=Comm())
+        assert lock is not None
+        assert json.loads((tmp_path / LOCK).read_bytes())["pid"] == os.getpid()
+        lock.release()
+
+
+def test_the_same_process_cannot_lock_twice(tmp_path: Path) -> None:
+    """Record locks do not exclude their own process, so the module does."""
+    lock = take_lock(tmp_path, comm=Comm())
+    assert lock is not None
+    with pytest.raises(UserError, match=f"process {os.getpid()}"):
+        take_lock(tmp_path, comm=Comm())
+    lock.release()
+    again = take_lock(tmp_path, comm=Comm())
+    assert again is not None
+    again.release()
+
+
+def test_a_dead_owner_on_another_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An entry of another host that does not count on is taken over."""
+    monkeypatch.setattr(runlock, "BEAT_SECONDS", 0.01)
+    (tmp_path / LOCK).write_text(json.dumps({"host": "elsewhere", "pid": 1, "beat": 4}).ljust(512))
+    lock = take_lock(tmp_path, comm=Comm())
+    assert lock is not None
+    lock.release()
+
+
+def test_a_living_owner_on_another_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An entry of another host that counts on is respected, though no lock is felt."""
+    monkeypatch.setattr(runlock, "BEAT_SECONDS", 0.01)
+    count = iter(range(100))
+    entry = {"host": "elsewhere", "pid": 77}
+    monkeypatch.setattr(runlock, "_read", lambda _: {**entry, "beat": next(count)})
+    with pytest.raises(UserError, match="in use by process 77 on elsewhere"):
+        take_lock(tmp_path, comm=Comm())
+
+
+def try_lock(comm: Comm, folder: str) -> str:
+    try:
+        lock = take_lock(folder, comm=comm)
+    except UserError as error:
+        return f"refused: {error}"
+    if lock is not None:
+        lock.release()
+    return "taken"
+
+
+@pytest.mark.ranks
+def test_all_ranks_are_refused_together(tmp_path: Path) -> None:
+    """Rank 0 holds the lock for all; when it cannot, every rank gives up with the same words."""
+    assert run_ranks(try_lock, 2, str(tmp_path)) == ["taken", "taken"]
+    with hold(tmp_path) as first:
+        answers = run_ranks(try_lock, 2, str(tmp_path))
+        first.kill()
+    assert answers[0] == answers[1] and answers[0].startswith("refused: ")
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    """A file where the run folder should be is a user error."""
+    (tmp_path / "run").touch()
+    with pytest.raises(UserError, match="run folder must be writable"):
+        take_lock(tmp_path / "run" / "x", comm=Comm())

@@ -1,0 +1,80 @@
+"""A process that hangs ends itself and says where it was."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from trainer.watchdog import Watchdog, hang_file
+
+ROOT = Path(__file__).resolve().parents[2]
+HANG = """
+import sys, threading
+from pathlib import Path
+from trainer import watchdog
+watchdog.GRACE_SECONDS = 0.1
+dog = watchdog.Watchdog(Path(sys.argv[1]), hang_seconds=1.5, rank=0, world=2)
+def waits_for_a_batch_that_never_comes():
+    threading.Event().wait()
+dog.beat(step=12, phase="data")
+dog.start()
+waits_for_a_batch_that_never_comes()
+"""
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_hang_ends_with_its_code_and_stacks(tmp_path: Path) -> None:
+    """Exit code 4; rank, step, phase and the hanging function are in the file; the run says so."""
+    run = subprocess.run(
+        [sys.executable, "-c", HANG, str(tmp_path)], capture_output=True, text=True, timeout=120,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert run.returncode == 4, run.stderr
+    text = hang_file(tmp_path, 0).read_text()
+    assert text.startswith("rank 0 of 2: no sign of life for 1.5 s, in step 12, phase data\n")
+    assert "waits_for_a_batch_that_never_comes" in text
+    assert json.loads((tmp_path / "run.json").read_text())["status"] == "hang"
+    assert len(run.stderr.strip().splitlines()) == 1
+
+
+def test_beats_and_patience_move_the_limit(tmp_path: Path) -> None:
+    """Silence counts from the last beat; long work gets its own limit and only for its time."""
+    clock = Clock()
+    dog = Watchdog(tmp_path, hang_seconds=10, clock=clock)
+    clock.now = 9.0
+    assert not dog.silent
+    clock.now = 10.0
+    assert dog.silent
+    dog.beat(3)
+    assert not dog.silent
+    with dog.patience(100):
+        clock.now = 109.0
+        assert not dog.silent
+        clock.now = 110.0
+        assert dog.silent
+    assert not dog.silent
+    with dog.patience(1):
+        clock.now += 9
+        assert not dog.silent
+
+
+def test_a_watchdog_can_be_stopped_and_switched_off(tmp_path: Path) -> None:
+    """Stacks of an earlier life go at the start; a stopped or disabled one has no thread."""
+    hang_file(tmp_path, 0).touch()
+    dog = Watchdog(tmp_path, hang_seconds=1000)
+    dog.start()
+    assert not hang_file(tmp_path, 0).exists()
+    dog.stop()
+    off = Watchdog(tmp_path, hang_seconds=0)
+    off.start()
+    assert off._thread is None
+    off.stop()
