@@ -53,7 +53,7 @@ def make(data: str, words: tuple[str, ...], *, first: int = 0) -> Made:
 
 def steps(made: Made, first: int, last: int) -> list[float]:
     """Take steps first..last-1; the total loss of each, over all ranks."""
-    config, engine, stream = made
+    _, engine, stream = made
     losses, batch, loaded = [], None, -1
     for step in range(first, last):
         visit = schedule.visit(step, pace=engine.pace)
