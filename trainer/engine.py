@@ -75,6 +75,8 @@ class Engine:
         # DeepSpeed flattens weights, for which they must lie in their own order.
         order = torch.contiguous_format if ranks.zero else torch.channels_last
         self.networks = networks.to(ranks.device, memory_format=order)  # type: ignore
+        if config.networks.compile != "no":
+            self.networks.generator.compile(backend=config.networks.compile)
         self.parallel: Parallel | Zero
         self.optimiser: NetworkOptimiser | Zero
         if ranks.zero:
