@@ -36,10 +36,14 @@ def join(comm: Comm) -> None:
             os.environ[name] = str(value)
 
 
-def make(data: str, words: tuple[str, ...], *, first: int = 0) -> Made:
+def make(
+    data: str, words: tuple[str, ...], *, first: int = 0, base: tuple[str, ...] = TINY,
+) -> Made:  # fmt: skip
     """A fresh engine on this rank, and its batches from visit `first` on."""
-    config = resolve([f"data.manifest={data}", *TINY, *words])
-    ranks = start(threads=1, precision="no", timeout_seconds=120)
+    config = resolve([f"data.manifest={data}", *base, *words])
+    ranks = start(
+        threads=config.train.threads or 1, precision=config.train.precision, timeout_seconds=120
+    )
     opened = open_manifest(config.data.manifest, config=config.data)
     networks = setup.build_networks(config, opened.manifest)
     dictionary = setup.build_dictionary(config, opened.manifest, opened.table, comm=ranks.comm)
