@@ -99,7 +99,7 @@ def main(argv: list[str] | None = None) -> int:
     print("about 3 minutes")
     rows = {}
     with tempfile.TemporaryDirectory() as folder:
-        data = tiny_set(Path(folder), identities=40, actions=16, frames=16, size=args.size)
+        data = tiny_set(Path(folder), identities=48, actions=8, frames=16, size=args.size)
         print("way                               clips/s  TFLOP/s  utilisation  loader")
         for name, way in WAYS.items():
             words = (*way.words, f"schedule.clips={args.clips}", *args.words)

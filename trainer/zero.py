@@ -35,7 +35,7 @@ def prepare_environment(*, gpu: bool) -> None:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     try:
-        from deepspeed import ops
+        from deepspeed import ops  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise UserError(
             "launch: the accelerate config asks for DeepSpeed, which is not installed; "
@@ -96,11 +96,12 @@ class Zero:
     def norms(self, moves: frozenset[str]) -> dict[str, torch.Tensor]:
         """L2 norm of each group's gradient, from the ranks' shards; clipped where asked for."""
         shards = [self._zero.averaged_gradients[i] for i, _ in enumerate(GROUPS)]
-        squares = torch.stack([sum(part.square().sum() for part in shard) for shard in shards])
-        norms = self.comm.sum_(squares).sqrt()
+        squares = [torch.stack([part.square().sum() for part in shard]).sum() for shard in shards]
+        norms = self.comm.sum_(torch.stack(squares)).sqrt()
         if self.config.clip:
             for shard, norm in zip(shards, norms, strict=True):
-                torch._foreach_mul_(shard, (self.config.clip / (norm + 1e-6)).clamp(max=1.0))
+                for part in shard:
+                    part.mul_((self.config.clip / (norm + 1e-6)).clamp(max=1.0))
         return dict(zip(GROUPS, norms, strict=True))
 
     def step(self, moves: frozenset[str], *, factor: float) -> None:
@@ -112,7 +113,7 @@ class Zero:
 
     def state(self) -> dict[str, torch.Tensor]:
         """Moments and step counts as `NetworkOptimiser` names them; on every rank together."""
-        from deepspeed.utils import safe_get_full_optimizer_state
+        from deepspeed.utils import safe_get_full_optimizer_state  # pyright: ignore
 
         flat = {}
         self._link_moments()
@@ -127,7 +128,10 @@ class Zero:
     @torch.no_grad()
     def load(self, flat: dict[str, torch.Tensor]) -> None:
         """Put back what `state` gave, and the weights of the networks as they are now."""
-        from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
+        from deepspeed.utils import (  # pyright: ignore[reportMissingImports]
+            safe_set_full_fp32_param,
+            safe_set_full_optimizer_state,
+        )
 
         for shard, group in zip(self._shards(), GROUPS, strict=True):
             for param in self.params[group]:
