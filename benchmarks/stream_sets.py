@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from data_shards.codecs import encode
+from data_shards.payloads import encode
 from data_shards.manifest import (
     CLIP_RECORD,
     CLIPS,

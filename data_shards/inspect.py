@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_shards import codecs, summary
+from data_shards import payloads, summary
 from data_shards.disk import disk_errors
 from data_shards.errors import UserError
 from data_shards.images import contact_sheet

@@ -6,7 +6,7 @@ import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from data_shards.codecs import CODECS
+from data_shards.payloads import CODECS
 from data_shards.errors import UserError
 from data_shards.footage import SourceOptions
 from data_shards.frames import WINDOWS

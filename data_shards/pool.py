@@ -15,7 +15,7 @@ from functools import partial
 from itertools import count
 from pathlib import Path
 
-from data_shards import codecs, frames, images
+from data_shards import payloads, frames, images
 from data_shards.errors import UserError
 from data_shards.footage import Item, UnusableError
 from data_shards.manifest import content_of

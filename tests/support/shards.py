@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_shards.codecs import encode
+from data_shards.payloads import encode
 from data_shards.manifest import (
     CLIP_RECORD,
     CLIPS,

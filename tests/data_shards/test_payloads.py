@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from data_shards import codecs
+from data_shards import payloads
 
 SIZE = {"frames": 5, "height": 12, "width": 18}
 
