@@ -104,13 +104,13 @@ def _undecodable(span: bytes, manifest: Manifest, record: np.void) -> str:
         frames_THWC = _pixels(span, manifest, record)
     except ValueError as error:
         return str(error)
-    exact = codecs.CODECS[manifest.codec].exact
+    exact = payloads.CODECS[manifest.codec].exact
     return "has other pixels" if exact and content_of(frames_THWC) != record["content"] else ""
 
 
 def _pixels(span: bytes, manifest: Manifest, record: np.void) -> np.ndarray:
     size = int(span[124:135], 8)
-    return codecs.decode(
+    return payloads.decode(
         span[BLOCK : BLOCK + size],
         manifest.codec,
         frames=int(record["frames"]),
