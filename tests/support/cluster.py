@@ -79,6 +79,7 @@ class Cluster:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.daemons: dict[str, subprocess.Popen] = {}
+        self.hurried: set[tuple[str, str]] = set()
 
     def start(self) -> None:
         """Start every daemon and wait until both nodes are idle."""
@@ -151,9 +152,14 @@ class Cluster:
         return dict(word.split("=", 1) for word in words if "=" in word)
 
     def hurry(self, job: str) -> None:
-        """Do not wait the minutes that SLURM gives a job which is queued again."""
-        if self.show(job).get("Reason") == "BeginTime":
-            self.run("scontrol", "update", f"JobId={job}", "StartTime=now")
+        """Do not wait the minutes that SLURM gives a job which is queued again, only seconds: a
+        start within the second of the requeue is refused (`Job credential revoked`)."""
+        shown = self.show(job)
+        life = (job, shown.get("Restarts", ""))
+        if shown.get("JobState") == "PENDING" and shown.get("Reason") == "BeginTime":
+            if life not in self.hurried:
+                self.run("scontrol", "update", f"JobId={job}", "StartTime=now+3")
+            self.hurried.add(life)
 
     def wait_end(self, job: str) -> str:
         """Wait until a job has ended for good, through requeues; its state."""
