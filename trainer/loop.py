@@ -164,6 +164,7 @@ def agree(parts: Parts, measured: Measured, *, step: int, seconds: float) -> Agr
 def save(parts: Parts, at: Progress, *, background: bool = False, score: float | None = None) -> None:
     """Write a checkpoint of everything that `restore` needs."""
     with parts.watchdog.patience(3600):
+        parts.checkpoints.finish()  # before the next snapshot of the rows is taken
         parts.checkpoints.save(
             at.step,
             common=parts.engine.common(),

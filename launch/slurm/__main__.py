@@ -1,10 +1,10 @@
 """Run: python -m launch.slurm submit|status|logs|cancel|resume; see docs/slurm.md.
 
-    submit preset=golf data.manifest=data/golf --nodes 4 --gpus-per-node 8 --time 24:00:00
-    status                    every run under runs/ that has a job
-    logs runs/golf --follow
-    cancel runs/golf          saves, then leaves the cluster
-    resume runs/golf          goes on where it was
+submit preset=golf data.manifest=data/golf --nodes 4 --gpus-per-node 8 --time 24:00:00
+status                    every run under runs/ that has a job
+logs runs/golf --follow
+cancel runs/golf          saves, then leaves the cluster
+resume runs/golf          goes on where it was
 """
 
 from __future__ import annotations

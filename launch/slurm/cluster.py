@@ -11,6 +11,7 @@ from data_shards.errors import UserError
 
 GONE = "gone"
 """State of a job that the controller no longer knows."""
+FIELDS = "JobID:|,ArrayJobID:|,ArrayTaskID:|,State:|,Reason:|,RestartCnt:|"
 
 
 class Job(NamedTuple):
@@ -52,8 +53,7 @@ def jobs(numbers: Sequence[str]) -> dict[str, list[Job]]:
     found: dict[str, list[Job]] = {number: [] for number in numbers}
     if not found:
         return {}
-    told = call("squeue", "--noheader", "--array", "--states=all",
-                "--Format=JobID:|,ArrayJobID:|,ArrayTaskID:|,State:|,Reason:|,RestartCnt:|")  # fmt: skip
+    told = call("squeue", "--noheader", "--array", "--states=all", f"--Format={FIELDS}")
     for line in told.splitlines():
         number, array, task, state, reason, restarts = line.split("|")[:6]
         name = f"{array}_{task}" if task != "N/A" else number

@@ -86,9 +86,7 @@ def seconds_of(time: str) -> int:
     if not found:
         raise UserError(f"--time: {time!r} is not a time such as 90, 24:00:00 or 2-12:00:00")
     days, *parts = (int(part) if part is not None else None for part in found.groups())
-    if days is not None:
-        hours, minutes, seconds = (part or 0 for part in parts)
-    elif parts[2] is not None:
+    if days is not None or parts[2] is not None:
         hours, minutes, seconds = (part or 0 for part in parts)
     else:
         hours, (minutes, seconds) = 0, (part or 0 for part in parts[:2])

@@ -82,7 +82,7 @@ def test_mistakes_never_reach_the_queue(
     words: list[str],
     message: str,
 ) -> None:
-    """Settings, footage and options are looked at before anything is handed in: one line, code 2."""
+    """Settings, footage, options are looked at before anything is handed in: one line, code 2."""
     monkeypatch.chdir(tmp_path)
     assert main(["submit", f"data.manifest={data}", *words]) == 2
     told = capsys.readouterr().err

@@ -43,7 +43,7 @@ SelectTypeParameters=CR_CPU
 SlurmdParameters=config_overrides
 ReturnToService=2
 JobRequeue=1
-SlurmdTimeout=15
+SlurmdTimeout=5
 KillWait=60
 MinJobAge=3600
 SchedulerParameters=batch_sched_delay=1,sched_interval=1,bf_interval=1
@@ -123,9 +123,10 @@ class Cluster:
         try:
             if process.name() not in ("slurmstepd", "slurmstepd-wlm"):
                 return False
-            text = Path(f"/proc/{process.pid}/environ").read_bytes() + " ".join(
-                process.cmdline()
-            ).encode()
+            text = (
+                Path(f"/proc/{process.pid}/environ").read_bytes()
+                + " ".join(process.cmdline()).encode()
+            )
             children = [c.environ() for c in process.children()]
         except (psutil.Error, OSError):
             return False
