@@ -39,7 +39,7 @@ from trainer.leaving import (
 from trainer.loop import Parts, Progress, save, train
 from trainer.parallel import Ranks, start
 from trainer.run import CONFIG, open_run
-from trainer.runlock import take_lock
+from trainer.runlock import InUse, take_lock
 from trainer.settings import to_yaml
 from trainer.summary import write_samples
 from trainer.telemetry import Telemetry
@@ -58,7 +58,8 @@ def run_job(config: Config, opened: OpenManifest, *, folder: Path) -> Ending:
     ranks = start(
         threads=config.train.threads,
         precision=config.train.precision,
-        timeout_seconds=config.train.hang_seconds,
+        # Longer than the watchdog's patience, which tells more than a collective that gives up.
+        timeout_seconds=config.train.hang_seconds and config.train.hang_seconds + 60,
     )
     torch.use_deterministic_algorithms(config.train.deterministic)
     watchdog = Watchdog(folder, hang_seconds=config.train.hang_seconds, rank=ranks.comm.rank,
@@ -72,7 +73,8 @@ def run_job(config: Config, opened: OpenManifest, *, folder: Path) -> Ending:
             log.exception("rank %d", ranks.comm.rank)
         elif ranks.comm.rank == 0 or ending.status == "lost-rank":
             print(f"error: {one_line(error)}", file=sys.stderr)
-        leave(ending, folder=folder, rank=ranks.comm.rank, reason=one_line(error))
+        told = None if isinstance(error, InUse) else folder
+        leave(ending, folder=told, rank=ranks.comm.rank, reason=one_line(error))
     finally:
         watchdog.stop()
 

@@ -49,7 +49,8 @@ def begin(words: Sequence[str]) -> str:
     """
     folder, config = run_folder(words)
     (folder / FOLDER).mkdir(parents=True, exist_ok=True)
-    job = os.environ.get("SLURM_JOB_ID", "")
+    array, task = (os.environ.get(f"SLURM_ARRAY_{part}_ID") for part in ("JOB", "TASK"))
+    job = f"{array}_{task}" if array else os.environ.get("SLURM_JOB_ID", "")
     nodes = os.environ.get("SLURM_JOB_NODELIST", "")
     update_json(folder / FOLDER / JOB, job=job, nodes=nodes)
     _write_targets(folder, config)

@@ -109,7 +109,7 @@ def test_scancel_saves_and_the_run_can_be_handed_in_again(
     assert again != job and slurm.wait_end(again) == "COMPLETED", log()
     assert slurm.show(again)["Restarts"] == "0"
     assert record()["status"] == "preempted"
-    assert main(["logs", str(run)]) == 0 and "saved" in capsys.readouterr().out
+    assert main(["logs", str(run)]) == 0 and "run: preempted" in capsys.readouterr().out
 
 
 def test_a_sweep_is_a_job_array(slurm: Cluster, data: Path) -> None:
