@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from launch.chaos.processes import children
 from tests.support.cluster import wait_for
 from tests.support.training import command, environment, launch, tensors, train
 from trainer import commit
@@ -34,10 +35,10 @@ def rewrite(checkpoint: Path, name: str, tensors: dict[str, torch.Tensor]) -> No
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 400 KiB."""
+    """A disk of 3 MiB."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(folder)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(folder)]
     if os.geteuid() or subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("mounting a small disk needs root")
     yield folder
@@ -168,11 +169,10 @@ def test_a_killed_rank_comes_back_under_torchrun(tmp_path: Path, data: Path) -> 
         "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0",
     ]  # fmt: skip
     run, log = tmp_path / "run", tmp_path / "log"
-    from launch.chaos.processes import children
-
+    fresh = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}  # else addresses of dead ranks are found
     with log.open("wb") as out:
         started = subprocess.Popen(
-            [*elastic, *words[1:]], env=environment(), stderr=out, stdout=out
+            [*elastic, *words[1:]], env={**environment(), **fresh}, stderr=out, stdout=out
         )
     try:
         wait_for(
