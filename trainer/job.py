@@ -40,7 +40,7 @@ from trainer.loop import Parts, Progress, save, train
 from trainer.objective import to_pixels
 from trainer.parallel import Ranks, start
 from trainer.run import CONFIG, open_run
-from trainer.runlock import take_lock
+from trainer.runlock import InUse, take_lock
 from trainer.settings import to_yaml
 from trainer.summary import write_samples
 from trainer.telemetry import Telemetry
@@ -76,7 +76,8 @@ def run_job(config: Config, opened: OpenManifest, *, folder: Path) -> Ending:
             log.exception("rank %d", ranks.comm.rank)
         elif ranks.comm.rank == 0 or ending.status == "lost-rank":
             print(f"error: {one_line(error)}", file=sys.stderr)
-        leave(ending, folder=folder, rank=ranks.comm.rank, reason=one_line(error))
+        told = None if isinstance(error, InUse) else folder
+        leave(ending, folder=told, rank=ranks.comm.rank, reason=one_line(error))
 
 
 def _with_lock(

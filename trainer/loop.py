@@ -166,6 +166,7 @@ def save(
 ) -> None:
     """Write a checkpoint of everything that `restore` needs."""
     with parts.watchdog.patience(3600):
+        parts.checkpoints.finish()  # before the next snapshot of the rows is taken
         parts.checkpoints.save(
             at.step,
             common=parts.engine.common(),

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import InitProcessGroupKwargs
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 from torch import nn
 
 from data_shards.errors import UserError
@@ -48,9 +48,12 @@ def start(*, threads: int, precision: str, timeout_seconds: float) -> Ranks:
     group = InitProcessGroupKwargs(
         backend="nccl" if gpu else "gloo", timeout=timedelta(seconds=timeout_seconds or 1800)
     )
+    # Otherwise the first step of a life groups gradients differently from all others, and three or
+    # more ranks add them up in another order: a resumed run would not repeat the bits.
+    alike = DistributedDataParallelKwargs(find_unused_parameters=asked > 2)
     accelerator = Accelerator(
         cpu=not gpu, mixed_precision=None if precision == "no" else precision,
-        kwargs_handlers=[group] if asked > 1 else [],
+        kwargs_handlers=[group, alike] if asked > 1 else [],
     )  # fmt: skip
     if accelerator.num_processes != asked:
         raise UserError(

@@ -150,7 +150,7 @@ class ShardedTable:
 
     def _share(self, rows: torch.Tensor, grad: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Every rank's rows and gradients, by rank, in one message with the numbers in front."""
-        flat = grad.reshape(len(rows), -1)
+        flat = grad.flatten(1)
         numbers = rows.view(torch.float32).reshape(len(rows), 2).to(self.device)
         everyone = torch.cat(self.comm.gather_tensors(torch.cat([numbers, flat], 1)))
         rows = everyone[:, :2].contiguous().cpu().view(torch.int64).reshape(-1)
