@@ -16,6 +16,7 @@ import torch
 
 from data_shards.batch import ClipBatch
 from data_shards.manifest import clip_key
+from data_shards.memory import decoded_bytes
 from data_shards.stream import OpenManifest, Stream
 from trainer import objective, schedule
 from trainer.checkpoint import Checkpointer
@@ -116,8 +117,8 @@ def train(
 
 def open_stream(parts: Parts, *, first: int) -> Stream:
     """This rank's stream of global batches, from number `first` on."""
-    comm = parts.engine.ranks.comm
-    return Stream(
+    comm, device = parts.engine.ranks.comm, parts.engine.ranks.device
+    stream = Stream(
         parts.opened,
         parts.config.data,
         seed=parts.config.seed,
@@ -127,6 +128,14 @@ def open_stream(parts: Parts, *, first: int) -> Stream:
         start_step=first,
         progress=comm.rank == 0,
     )
+    if device.type == "cuda" and fits_on(device, decoded_bytes(parts.opened)):
+        stream.to_(device)
+    return stream
+
+
+def fits_on(device: torch.device, size: int) -> bool:
+    """Whether so many bytes take at most a quarter of what is free on a GPU."""
+    return size <= torch.cuda.mem_get_info(device)[0] // 4
 
 
 def finished(config: Config, steps: int | None, step: int, seconds: float) -> bool:
