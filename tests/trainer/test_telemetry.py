@@ -210,7 +210,7 @@ def test_the_page_of_metrics_is_the_table(tmp_path: Path) -> None:
 
 
 def test_targets_name_the_endpoint_while_the_run_lives(tmp_path: Path) -> None:
-    """The file_sd file has the port, goes with a run that ends well, and stays with one that not."""
+    """The file_sd file has the port, goes with a good end, stays after a bad one."""
     folder = tmp_path / "sd"
     for done in (True, False):
         config = TelemetryConfig(log="none", targets=f"{folder}/", linger=0.01)
