@@ -1,8 +1,8 @@
 """Latents found for videos that were not trained on: their files, and a run that has them too.
 
 `python -m trainer.fit` writes `RUN/fitted/NAME.safetensors` (latents) and `NAME.json` (of which
-videos, from where, how well). `extended` gives a run whose dictionary goes on with them: they have rows
-after the trained ones, so whatever takes a run can reconstruct, recombine and interpolate them.
+videos, from where, how well). `extended` gives a run whose dictionary goes on with them: their rows
+come after the trained ones, so whatever takes a run can reconstruct, recombine, interpolate them.
 """
 
 from __future__ import annotations
