@@ -21,7 +21,7 @@ test: $(VENV)/.made  ## every test this machine can run (slow groups included)
 	$(RUN) -m pytest -n 4 --dist loadgroup -q $(ARGS)
 
 lint: $(VENV)/.made  ## format, lint and types
-	$(RUN) -m ruff format --check . && $(RUN) -m ruff check . && $(VENV)/bin/pyright && $(VENV)/bin/lint-imports
+	$(RUN) -m ruff format --check . && $(RUN) -m ruff check . && $(VENV)/bin/pyright
 
 format: $(VENV)/.made  ## write the house format
 	$(RUN) -m ruff format . && $(RUN) -m ruff check --fix .

@@ -23,6 +23,7 @@ from trainer.parallel import Parallel, Ranks
 from trainer.schedule import pace
 from trainer.timing import Phases
 
+
 class Measured(NamedTuple):
     """Sums of this rank; added over ranks they are those of the global batch."""
 

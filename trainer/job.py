@@ -37,6 +37,7 @@ from trainer.leaving import (
     signals,
 )
 from trainer.loop import Parts, Progress, save, train
+from trainer.objective import to_pixels
 from trainer.parallel import Ranks, start
 from trainer.run import CONFIG, open_run
 from trainer.runlock import take_lock
@@ -58,14 +59,17 @@ def run_job(config: Config, opened: OpenManifest, *, folder: Path) -> Ending:
     ranks = start(
         threads=config.train.threads,
         precision=config.train.precision,
-        timeout_seconds=config.train.hang_seconds,
+        # Longer than the watchdog's patience: a hang is told by stacks, not by a timed-out peer.
+        timeout_seconds=max(3600.0, 2 * config.train.hang_seconds),
     )
     torch.use_deterministic_algorithms(config.train.deterministic)
     watchdog = Watchdog(folder, hang_seconds=config.train.hang_seconds, rank=ranks.comm.rank,
                         world=ranks.comm.world)  # fmt: skip
     try:
         with signals() as asked:
-            return _with_lock(config, opened, folder, ranks, watchdog, asked)
+            ending = _with_lock(config, opened, folder, ranks, watchdog, asked)
+        watchdog.stop()
+        return ending
     except Exception as error:
         ending = ending_of(error)
         if ending is FAILED:
@@ -73,12 +77,15 @@ def run_job(config: Config, opened: OpenManifest, *, folder: Path) -> Ending:
         elif ranks.comm.rank == 0 or ending.status == "lost-rank":
             print(f"error: {one_line(error)}", file=sys.stderr)
         leave(ending, folder=folder, rank=ranks.comm.rank, reason=one_line(error))
-    finally:
-        watchdog.stop()
 
 
 def _with_lock(
-    config: Config, opened: OpenManifest, folder: Path, ranks: Ranks, watchdog: Watchdog, asked: Asked
+    config: Config,
+    opened: OpenManifest,
+    folder: Path,
+    ranks: Ranks,
+    watchdog: Watchdog,
+    asked: Asked,
 ) -> Ending:
     lock = take_lock(folder, comm=ranks.comm)
     try:
@@ -96,7 +103,12 @@ def _with_lock(
 
 
 def _open(
-    config: Config, opened: OpenManifest, folder: Path, ranks: Ranks, watchdog: Watchdog, asked: Asked
+    config: Config,
+    opened: OpenManifest,
+    folder: Path,
+    ranks: Ranks,
+    watchdog: Watchdog,
+    asked: Asked,
 ) -> tuple[Parts, Progress]:
     """Build every part, fresh or from the newest checkpoint."""
     comm = ranks.comm
@@ -153,7 +165,7 @@ def _claim(config: Config, opened: OpenManifest, folder: Path, comm: Comm) -> No
 
 
 def _begin_at_footage(config: Config, opened: OpenManifest, engine: Engine) -> None:
-    """Put the footage's principal components into the dictionary (rank 0 finds them)."""
+    """Begin at the footage's principal components and mean colour (rank 0 finds them)."""
     layout, manifest, comm = config.latents, opened.manifest, engine.ranks.comm
     if decoded_bytes(opened) > config.data.cache_mib * 2**20:
         raise UserError(
@@ -161,7 +173,7 @@ def _begin_at_footage(config: Config, opened: OpenManifest, engine: Engine) -> N
             f"{decoded_bytes(opened) // 2**20} MiB, and data.cache_mib is {config.data.cache_mib}; "
             "raise it or set begin.latents=random"
         )
-    codes = None
+    codes, colour_C = None, torch.zeros(3)
     if comm.rank == 0:
         clips = np.arange(manifest.clips)
         part = ClipReader(opened)[Request(0, clips, np.zeros_like(clips))]
@@ -175,6 +187,8 @@ def _begin_at_footage(config: Config, opened: OpenManifest, engine: Engine) -> N
             widths=(layout.static, layout.transient),
             seed=config.seed,
         )
+        colour_C = to_pixels(part.frames_BTCHW).mean(dim=(0, 1, 3, 4))
+    engine.networks.generator.begin_at_colour_(comm.broadcast_(colour_C))
     for kind, values in zip(KINDS, codes or (None, None), strict=True):
         engine.dictionary.assign(kind, values)
 

@@ -101,7 +101,7 @@ def train(
             record(parts, stream, measured, Progress(step, seconds), steps=steps, factor=factor)
             with engine.phases("checkpoint"):
                 parts.checkpoints.poll(ready=not agreed.writing)
-                if agreed.due and not agreed.asked:
+                if agreed.due and not agreed.asked and not finished(config, steps, step, seconds):
                     save(parts, Progress(step, seconds), background=config.checkpoint.background)
             if agreed.asked:
                 save(parts, Progress(step, seconds))
@@ -161,7 +161,9 @@ def agree(parts: Parts, measured: Measured, *, step: int, seconds: float) -> Agr
     return Agreed(*(bool(flag) for flag in seen[:4]), seconds=seen[4])
 
 
-def save(parts: Parts, at: Progress, *, background: bool = False, score: float | None = None) -> None:
+def save(
+    parts: Parts, at: Progress, *, background: bool = False, score: float | None = None
+) -> None:
     """Write a checkpoint of everything that `restore` needs."""
     with parts.watchdog.patience(3600):
         parts.checkpoints.save(
@@ -207,6 +209,7 @@ def record(
         "loader/queue": counters.queue_depth,
         "shards/bytes": counters.bytes,
         "shards/damaged": counters.damaged,
+        "shards/retries": counters.retries,
     }
     done = at.step / steps if steps else at.seconds / (60 * (config.train.minutes or 1))
     parts.telemetry.step(at.step, values, seconds=at.seconds, done=min(done, 1.0))

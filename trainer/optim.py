@@ -17,19 +17,19 @@ from trainer.networks import NavSynth
 class OptimConfig:
     """Rates and moments of theta and gamma (Tab. 6: tau_R and tau_G)."""
 
-    gamma_rate: float = 1e-3
+    gamma_rate: float = 5e-3
     """Learning rate of the generator (tau_G in Tab. 6)."""
     theta_rate: float = 1e-3
     """Learning rate of the motion RNN (tau_R in Tab. 6)."""
     beta1: float = 0.9
     """Adam's first moment decay."""
-    beta2: float = 0.999
+    beta2: float = 0.99
     """Adam's second moment decay."""
     epsilon: float = 1e-8
     """Adam's epsilon."""
     curve: str = "cosine"
     """Rates over the run: constant | cosine | linear (to zero); the latents' rate follows, too."""
-    warmup: float = 0.0
+    warmup: float = 0.002
     """Share of the run over which rates rise from zero."""
     clip: float = 0.0
     """Largest norm of the gradient of each of theta and gamma; 0: not clipped."""

@@ -186,7 +186,9 @@ def test_settings_are_checked(setting: dict, message: str) -> None:
 
 def test_promise_counts_the_fields() -> None:
     """The promise for full golf holds value and momentum, on the place where rows live."""
-    config = LatentsConfig(transient=200, residence="disk", static_key="dataset")
+    config = LatentsConfig(
+        transient=200, residence="disk", static_key="dataset", optimiser="momentum"
+    )
     promise = LatentDictionary.promise_bytes(
         config, static_rows=1, transient_rows=583_508, frames=16, world=2
     )
