@@ -1,8 +1,8 @@
 """The search of `trainer.fit`: latents of new videos, networks frozen, many videos in one batch.
 
 Every video starts from several latents, and after a quarter of the steps only its best start goes
-on. l_rec of Sec. 4.2 on randomly drawn frames, Adam with a step count per row, and after every step
-codes go back into the unit ball (Sec. 3.3). `V` videos, `K` starts, `X` = V x K.
+on. The run's own l_rec on randomly drawn frames, Adam with a step count per row, and after every
+step codes go back into the unit ball (Sec. 3.3). `V` videos, `K` starts, `X` = V x K.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from data_shards.errors import UserError
-from trainer import losses, objective, render, rowopt, schedule
+from trainer import objective, render, rowopt, schedule
 from trainer.pictures import to_pixels
 from trainer.progress import progress
 from trainer.projections import unit_ball_
@@ -205,17 +205,17 @@ def _step_(
     videos, frames = frames_XTCHW.shape[:2]
     index_XF = torch.rand(videos, frames, generator=generator).argsort(dim=1)[:, : draw or frames]
     real = frames_XTCHW[torch.arange(videos)[:, None], index_XF]
-    device = values[0].device
+    device, layout = values[0].device, run.config.latents
     with torch.enable_grad():
         fake, _ = run.networks(*values, index_XF.to(device))
-        loss_XF = losses.reconstruction(
-            fake, objective.to_pixels(real.to(device)), levels=run.config.loss.levels
+        loss_XF = objective.REGRESSIONS[run.config.loss.regression](
+            fake, objective.to_pixels(real.to(device)), run.config.loss.levels
         )
         grads = torch.autograd.grad(loss_XF.mean(dim=1).sum(), values)
     with torch.no_grad():
         for state, grad in zip(states, grads, strict=True):
             state["value"].requires_grad_(False)
-            rowopt.adam_(state, grad, rate=rate, betas=(0.9, 0.999), eps=1e-8)
+            rowopt.adam_(state, grad, rate=rate, betas=layout.betas, eps=layout.epsilon)
             unit_ball_(state["value"])
 
 

@@ -35,7 +35,7 @@ class Plan:
     """Steps of `trainer.fit`."""
     counts: bool = False
     """Fit unseen videos after training on a quarter and on half of the videos, too."""
-    classify_steps: int = 400
+    classify_steps: int = 300
     """Training steps of the identity and action classifiers."""
     ranks: tuple[tuple[int, str], ...] = (
         (0, "clip"), (2, "clip"), (10, "clip"), (2, "dictionary"), (10, "dictionary"),

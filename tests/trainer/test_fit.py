@@ -16,7 +16,7 @@ from trainer.fitted import extended, read_fitted, read_footage
 from trainer.fitting import FitConfig
 from trainer.run import Run, open_run
 
-QUICK = FitConfig(steps=24, starts=4, check=4, patience=50, frames=2)
+QUICK = FitConfig(steps=16, starts=3, check=4, patience=50, frames=2)
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small trained run, and footage with one cell more than it was trained on."""
     folder = tmp_path_factory.mktemp("fit")
     data = tiny_set(folder, identities=3, actions=2, size=32, hold_out=None)
-    code = train(folder, data, "train.steps=60", "latents.optimiser=adam", "latents.rate=0.02")
+    code = train(folder, data, "train.steps=40")
     assert code == 0
     return folder
 
@@ -64,7 +64,7 @@ def test_fitting_improves_every_start_repeats_exactly_and_moves_no_weight(
     """Unseen cells gain on their best start; the same seed gives the same bits; networks stay."""
     before = {name: value.clone() for name, value in run.networks.state_dict().items()}
     held = read_footage(run, str(home / "set" / "held-out"), torch.tensor([0]))
-    start, _ = fitting.fit(run, held, config=FitConfig(steps=1, starts=4, rate=1e-9))
+    start, _ = fitting.fit(run, held, config=FitConfig(steps=1, starts=3, rate=1e-9))
     first, _ = fitting.fit(run, held, config=QUICK)
     again, _ = fitting.fit(run, held, config=QUICK)
     assert (first.psnr_V > start.psnr_V + 0.1).all()
