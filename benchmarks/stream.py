@@ -31,7 +31,7 @@ import webdataset
 
 from benchmarks.machine import describe
 from benchmarks.stream_sets import FRAMES, read_limit, source_clips, write_set
-from data_shards.codecs import decode
+from data_shards.payloads import decode
 from data_shards.stream import DataConfig, Stream, open_manifest
 
 CODECS = ("png", "jpg", "raw", "mp4")

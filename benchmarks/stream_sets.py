@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from data_shards.codecs import encode
 from data_shards.manifest import (
     CLIP_RECORD,
     CLIPS,
@@ -24,6 +23,7 @@ from data_shards.manifest import (
     digest_of,
     dumps,
 )
+from data_shards.payloads import encode
 
 FRAMES = 16
 

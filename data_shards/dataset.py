@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from torch.utils.data import default_collate, get_worker_info
 
-from data_shards.codecs import decode
 from data_shards.config import DataConfig
 from data_shards.errors import UserError
 from data_shards.manifest import digest_of
+from data_shards.payloads import decode
 from data_shards.shards import OpenManifest, open_manifest
 
 _BLOCK = 512

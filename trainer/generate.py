@@ -239,6 +239,10 @@ def _generate(options: argparse.Namespace) -> int:
         if getattr(options, name, 1) < 1:
             raise UserError(f"--{name} {getattr(options, name)}: must be at least 1")
     run = open_run(Path(options.run), checkpoint=render.checkpoint_of(options.checkpoint))
+    if options.fitted:
+        from trainer.fitted import extended
+
+        run = extended(run, options.fitted)
     folder = Path(options.out) if options.out else run.folder / "samples"
     folder.mkdir(parents=True, exist_ok=True)
     out = Output(folder, fps=options.fps)
@@ -258,6 +262,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("run", metavar="RUN", help="run folder")
     parser.add_argument("--checkpoint", default="latest", help="latest, or a step")
+    parser.add_argument("--fitted", metavar="NAME", help="with the videos of trainer.fit's NAME")
     parser.add_argument("--out", help="folder of the pictures (default: RUN/samples)")
     parser.add_argument("--fps", type=float, default=8.0, help="frames per second (default: 8)")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import InitProcessGroupKwargs
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 from torch import nn
 
 from data_shards.errors import UserError
@@ -63,10 +63,13 @@ def start(*, threads: int, precision: str, timeout_seconds: float) -> Ranks:
     group = InitProcessGroupKwargs(
         backend="nccl" if gpu else "gloo", timeout=timedelta(seconds=timeout_seconds or 1800)
     )
+    # Otherwise the first step of a life groups gradients differently from all others, and three or
+    # more ranks add them up in another order: a resumed run would not repeat the bits.
+    alike = DistributedDataParallelKwargs(find_unused_parameters=asked > 2)
     accelerator = Accelerator(
         # With cpu=True Accelerate gives plain DDP where DeepSpeed was asked for, and says nothing.
         cpu=not gpu and not zero,
-        kwargs_handlers=[group] if asked > 1 or zero else [],
+        kwargs_handlers=[group, alike] if asked > 1 or zero else [],
     )
     if accelerator.num_processes != asked:
         raise UserError(
