@@ -31,7 +31,8 @@ from trainer.evaluate import find_vgg
 
 def plan_of(budget: Budget, *, trainings_of: Callable[[Plan], int]) -> Plan:
     """The plan of a budget: all its trainings are equally long."""
-    plan = Plan(None, budget.seeds, fit_steps=budget.fit_steps, counts=budget.counts)
+    same = {"fit_steps": budget.fit_steps, "counts": budget.counts, "ranks": budget.ranks}
+    plan = Plan(None, budget.seeds, **same)
     if budget.minutes is None:
         return plan
     return replace(plan, minutes=planner.divide(budget.minutes, trainings_of(plan)))

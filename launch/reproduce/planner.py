@@ -37,6 +37,8 @@ class Plan:
     """Fit unseen videos after training on a quarter and on half of the videos, too."""
     classify_steps: int = 300
     """Training steps of the identity and action classifiers."""
+    baseline_steps: int = 0
+    """Steps of the adversarial baselines; 0: as many minutes as each training."""
     ranks: tuple[tuple[int, str], ...] = (
         (0, "clip"), (2, "clip"), (10, "clip"), (2, "dictionary"), (10, "dictionary"),
     )  # fmt: skip
@@ -55,10 +57,11 @@ class Budget:
     seeds: int
     counts: bool = False
     fit_steps: int = 600
+    ranks: tuple[tuple[int, str], ...] = Plan.ranks
 
 
 BUDGETS = {
-    "30m": Budget(30, 1, fit_steps=300),
+    "30m": Budget(30, 1, fit_steps=300, ranks=Plan.ranks[:3]),
     "2h": Budget(120, 3, counts=True),
     "full": Budget(None, 3, counts=True, fit_steps=2000),
 }

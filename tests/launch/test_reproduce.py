@@ -18,6 +18,7 @@ from launch.reproduce.context import Context, StageResult, from_json, mean_std, 
 from launch.reproduce.footage import SYNTHETIC, find_sets
 from launch.reproduce.planner import Plan
 from launch.reproduce.stages import STAGES
+from launch.reproduce.stages.adversarial import BASELINES
 from launch.reproduce.stages.compact import Point, at_bytes
 from launch.reproduce.stages.unseen import counts_of, split
 from launch.reproduce.state import State
@@ -29,7 +30,7 @@ FRAMES = 6
 TINY = replace(SYNTHETIC, preset="folder", identities=3, actions=2, held_out=1)
 PLAN = Plan(
     None, 1, frames=FRAMES, size=32, videos=4, randoms=4, fit_steps=4, classify_steps=2,
-    ranks=((0, "clip"), (10, "clip")),
+    baseline_steps=1, ranks=((0, "clip"), (10, "clip")),
     words=(*SMALL, "train.steps=3"),
 )  # fmt: skip
 FACTS = report.Facts("a test", "tiny", "synthetic", "any", "3 steps")
@@ -72,7 +73,10 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Context, Trainer, li
 def test_an_interrupted_reproduction_goes_on_and_trains_nothing_twice(done) -> None:
     """Trainings are those that the planner counts, plus the one that failed; again, none."""
     context, trainer, _ = done
-    needed = sum(stage.trainings(context.sets, context.plan) for stage in STAGES.values())
+    ours = {name: stage for name, stage in STAGES.items() if name != "adversarial"}
+    needed = sum(stage.trainings(context.sets, context.plan) for stage in ours.values())
+    baselines = list((context.out / "baselines").glob("*.safetensors"))
+    assert len(baselines) == STAGES["adversarial"].trainings(context.sets, context.plan)
     assert trainer.started == needed + 1
     entry.reproduce(context, STAGES, FACTS)
     assert trainer.started == needed + 1
@@ -221,6 +225,28 @@ def test_stored_latents_cost_what_they_say_and_lose_little() -> None:
     assert coding.as_rank(8)(torch.randn(50)).bytes == 100
     points = [Point("a", 100, 20), Point("b", 10000, 40)]
     assert at_bytes(points, 1000) == pytest.approx(30) and at_bytes(points, 99) is None
+
+
+@pytest.mark.parametrize(("frames", "size"), [(6, 32), (16, 64)])
+def test_baselines_make_videos_that_their_critics_judge(frames: int, size: int) -> None:
+    """Every frame of every size comes out in [-1, 1]; critics give one number a video."""
+    draw = torch.Generator().manual_seed(0)
+    for make in BASELINES.values():
+        game = make(frames=frames, size=size, channels=2)
+        made = game.generator(3, draw)
+        assert made.videos_BTCHW.shape == (3, frames, 3, size, size)
+        assert made.videos_BTCHW.abs().max() <= 1 and made.penalty >= 0
+        for critic in game.critics:
+            assert critic.network(critic.view(made.videos_BTCHW, draw)).shape == (3,)
+
+
+def test_vgan_background_does_not_move() -> None:
+    """Where the mask is shut a video is its background: still."""
+    game = BASELINES["VGAN"](frames=6, size=32, channels=2)
+    bias = dict(game.generator.named_parameters())["mask.bias"]
+    torch.nn.init.constant_(bias, -100.0)
+    videos = game.generator(2, torch.Generator().manual_seed(0)).videos_BTCHW
+    assert torch.allclose(videos, videos[:, :1].expand_as(videos))
 
 
 def test_codecs_give_back_the_video() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from launch.reproduce.context import Stage
 from launch.reproduce.stages import (
     ablation,
+    adversarial,
     compact,
     exchange,
     interpolation,
@@ -15,6 +16,7 @@ from launch.reproduce.stages import (
 
 STAGES: dict[str, Stage] = {
     "ablation": ablation.STAGE,
+    "adversarial": adversarial.STAGE,
     "random_latents": random_latents.STAGE,
     "exchange": exchange.STAGE,
     "interpolation": interpolation.STAGE,
