@@ -152,7 +152,7 @@ def _options(
         "output": output / log if output else None,
         "chdir": folder,
     }
-    more = [tuple((*word.split("=", 1), None)[:2]) for word in job.more]
+    more = [(word.partition("=")[0], word.partition("=")[2] or None) for word in job.more]
     return [*((k, v) for k, v in table.items() if v is not None), ("requeue", None), *more]
 
 
