@@ -11,7 +11,8 @@ help:  ## this list
 $(VENV)/.made: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("navsynth needs Python 3.11 or newer: PYTHON=... make") if sys.version_info < (3, 11) else 0'
 	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	$(RUN) -m pip install --quiet --upgrade 'pip>=25.3'
+	$(RUN) -m pip install --quiet -e '.[dev]'
 	touch $@
 
 train: $(VENV)/.made  ## demo footage, then the main job: a model learns, a report opens
@@ -21,7 +22,7 @@ test: $(VENV)/.made  ## every test this machine can run (slow groups included)
 	$(RUN) -m pytest -n 4 --dist loadgroup -q $(ARGS)
 
 lint: $(VENV)/.made  ## format, lint and types
-	$(RUN) -m ruff format --check . && $(RUN) -m ruff check . && $(VENV)/bin/pyright && $(VENV)/bin/lint-imports
+	$(RUN) -m ruff format --check . && $(RUN) -m ruff check . && $(VENV)/bin/pyright
 
 format: $(VENV)/.made  ## write the house format
 	$(RUN) -m ruff format . && $(RUN) -m ruff check --fix .

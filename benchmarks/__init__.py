@@ -1,1 +1,1 @@
-"""Benchmarks: each prints the machine's own limit beside our figure and ends with a line of JSON."""
+"""Benchmarks: each prints the machine's limit beside our figure and ends with a line of JSON."""

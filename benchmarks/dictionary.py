@@ -39,7 +39,9 @@ def resident_bytes() -> int:
 
 def build(comm: Comm, rows: int, where: str, scratch: str) -> LatentDictionary:
     """A dictionary whose transient rows have all been written once."""
-    config = LatentsConfig(static_key="dataset", residence=where, scratch=scratch)
+    config = LatentsConfig(
+        static_key="dataset", optimiser="momentum", residence=where, scratch=scratch
+    )
     keys = {"static": np.zeros(1, dtype=np.int64), "transient": np.arange(rows)}
     dictionary = LatentDictionary(config, frames=FRAMES, keys=keys, comm=comm)
     table = dictionary.tables["transient"]

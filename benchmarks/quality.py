@@ -1,7 +1,7 @@
 """PSNR after minutes of training on real footage, `fast` beside the paper's `joint` schedule.
 
 Run: NAVSYNTH_FOOTAGE=DIR make bench-quality [ARGS="--minutes 10 --reference-minutes 10 --out DIR"]
-Writes quality.md, quality.png and the runs (with their sheets) under --out; ends with a line of JSON.
+Writes quality.md, quality.png and the runs (with sheets) under --out; ends with a line of JSON.
 """
 
 from __future__ import annotations
@@ -29,9 +29,11 @@ class Case(NamedTuple):
 
 
 CASES = {
-    "weizmann": Case(("strips", "--root", "weizmann_strips", "--labels", "folders"), "weizmann", 34),
+    "weizmann": Case(
+        ("strips", "--root", "weizmann_strips", "--labels", "folders"), "weizmann", 34
+    ),
     "chairs": Case(
-        ("chair_cad", "--root", "rendered_chairs", "--videos", "12", "--elevation", "20",
+        ("chair_cad", "--root", "rendered_chairs", "--limit", "12", "--elevation", "20",
          "--crop", "160"), "chair_cad", 30,
     ),
 }  # fmt: skip
@@ -44,7 +46,7 @@ def prepare(name: str, footage: Path, out: Path) -> Path:
     words[2] = str(footage / words[2])
     folder = out / "data" / name
     subprocess.run(
-        [sys.executable, "-m", "data_shards.prepare", *words, "--out", str(folder), "--frames", "16"],
+        [sys.executable, "-m", "data_shards.prepare", *words, "--out", str(folder)],
         check=True,
     )  # fmt: skip
     return folder
@@ -70,7 +72,9 @@ def result(run: Path, *, seconds: float) -> dict[str, object]:
         "psnr": summary["final"]["psnr"],
         "steps": summary["step"],
         "wall_seconds": round(seconds, 1),
-        "curve": [(round(row["seconds"], 1), round(row["psnr"], 2)) for row in rows if "psnr" in row],
+        "curve": [
+            (round(row["seconds"], 1), round(row["psnr"], 2)) for row in rows if "psnr" in row
+        ],
     }
 
 

@@ -1,12 +1,12 @@
 """Clips per second of the stream beside a plain webdataset loader, over the same shards.
 
-Run: make bench-stream [ARGS="--clips 4096 --rounds 7 --seconds 2 --workers 0 2 --write docs/data.md"]
+Run: make bench-stream [ARGS="--clips 4096 --rounds 7 --workers 0 2 --write docs/data.md"]
 
-Both loaders decode with the same function and give uint8 batches; ours also verifies every byte, and
-its shuffle is as wide as the other's buffer. Rounds alternate, each begins by draining what was read
-ahead, and the ratio is the median over pairs of rounds. Beside it: the clips/s that reading the
-shards alone would allow. Then two processes run a training-like loop and the share of time that they
-wait for data is measured. With NAVSYNTH_FOOTAGE the clips are real ones.
+Both loaders decode with the same function and give uint8 batches; ours also verifies every byte,
+and its shuffle is as wide as the other's buffer. Rounds alternate, each begins by draining what was
+read ahead, and the ratio is the median over pairs of rounds. Beside it: the clips/s that reading
+the shards alone would allow. Then two processes run a training-like loop and the share of time that
+they wait for data is measured. With NAVSYNTH_FOOTAGE the clips are real ones.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ import webdataset
 
 from benchmarks.machine import describe
 from benchmarks.stream_sets import FRAMES, read_limit, source_clips, write_set
-from data_shards.codecs import decode
+from data_shards.payloads import decode
 from data_shards.stream import DataConfig, Stream, open_manifest
 
 CODECS = ("png", "jpg", "raw", "mp4")
@@ -112,12 +112,12 @@ def compare(folder: Path, *, codec: str, workers: int, bytes: int, args: argpars
 
 
 def rank_loop(rank: int, folder: str, args: argparse.Namespace, gate: Any, found: Any) -> None:
-    """A training-like rank: wait for a batch, work, meet the other rank; tells its waiting share."""
+    """A training-like rank: wait for a batch, work, meet the other; tells its waiting share."""
     torch.set_num_threads(1)
     a = torch.randn(512, 512)
     started = time.perf_counter()
     for _ in range(20):
-        a @ a
+        torch.mm(a, a)
     products = max(1, int(args.step_ms / 1000 * 20 / (time.perf_counter() - started)))
     config = DataConfig(cache_mib=0, prefetch=PREFETCH, threads=1)
     with Stream(
@@ -126,7 +126,7 @@ def rank_loop(rank: int, folder: str, args: argparse.Namespace, gate: Any, found
         waited = total = 0.0
         for step, _ in enumerate(itertools.islice(stream, args.steps + 10)):
             for _ in range(products):
-                a @ a
+                torch.mm(a, a)
             gate.wait()
             if step == 9:
                 waited, total = stream.wait_seconds, time.perf_counter()
@@ -177,7 +177,7 @@ def write_into(path: Path, text: str) -> None:
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--clips", type=int, default=4096)
     parser.add_argument("--shards", type=int, default=16)
     parser.add_argument("--size", type=int, default=64)

@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from data_shards.codecs import encode
 from data_shards.manifest import (
     CLIP_RECORD,
     CLIPS,
@@ -24,6 +23,7 @@ from data_shards.manifest import (
     digest_of,
     dumps,
 )
+from data_shards.payloads import encode
 
 FRAMES = 16
 
@@ -46,7 +46,7 @@ def source_clips(footage: Path | None, *, size: int, most: int = 128) -> list[np
 
 
 def write_set(folder: Path, clips: list[np.ndarray], *, codec: str, count: int, shards: int) -> int:
-    """Write `count` clips (the given ones over and over) in `shards` shards; returns their bytes."""
+    """Write `count` clips (the given ones in turn) in `shards` shards; returns their bytes."""
     folder.mkdir(parents=True, exist_ok=True)
     payloads = [encode(frames_THWC, codec) for frames_THWC in clips]
     contents = [content_of(frames_THWC) for frames_THWC in clips]

@@ -32,7 +32,7 @@ class ClipBatch(NamedTuple):
     valid_B: torch.Tensor
 
     def rows(self, kind: str) -> torch.Tensor:
-        """Rows, int64 (B,), in the table of a key kind out of `KEY_KINDS`; -1 for an absent label."""
+        """Rows, int64 (B,), in the table of a key kind (`KEY_KINDS`); -1 for an absent label."""
         if kind == "dataset":
             return torch.zeros_like(self.clip_B)
         return {

@@ -15,6 +15,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO
 
 from data_shards.errors import UserError
 from data_shards.manifest import Shard
@@ -42,7 +43,7 @@ class NodeCache:
             raise UserError(f"data.cache_dir: {folder}: {error.strerror}") from None
 
     @contextlib.contextmanager
-    def open(self, shard: Shard, fetch: Callable[[Path], None]) -> Iterator[int]:
+    def open(self, shard: Shard, fetch: Callable[[Path], object]) -> Iterator[int]:
         """A descriptor of a shard's copy, fetched first where it is missing, locked while open."""
         while True:
             path = self.ensure(shard, fetch)
@@ -59,7 +60,7 @@ class NodeCache:
             finally:
                 os.close(descriptor)
 
-    def ensure(self, shard: Shard, fetch: Callable[[Path], None]) -> Path:
+    def ensure(self, shard: Shard, fetch: Callable[[Path], object]) -> Path:
         """Path of a shard's copy; `fetch(path)` downloads it where it is missing.
 
         Raises:
@@ -70,10 +71,10 @@ class NodeCache:
         for ready in (path, damaged) if self.keep_damaged else (path,):
             if ready.exists():
                 return ready
-        with _locked(self.folder / f"{shard.sha256}.lock"):
+        part = self.folder / f"{shard.sha256}.{shard.bytes}.part"
+        with self._turn(self.folder / f"{shard.sha256}.lock", part):
             if path.exists():
                 return path
-            part = self.folder / f"{shard.sha256}.{shard.bytes}.part"
             with self._room(shard, part):
                 for _ in range(2):
                     fetch(part)
@@ -91,6 +92,23 @@ class NodeCache:
     def bytes(self) -> int:
         """Bytes of all copies, with those under way at their full size."""
         return sum(size for _, size, _ in self._entries())
+
+    @contextlib.contextmanager
+    def _turn(self, lock: Path, part: Path) -> Iterator[None]:
+        """Be the one process that fetches a shard, or wait for it for as long as its part grows."""
+        seen, since = -1, time.monotonic()
+        with lock.open("ab") as file:
+            while not _try_lock(file):
+                size = part.stat().st_size if part.exists() else 0
+                if size != seen:
+                    seen, since = size, time.monotonic()
+                if time.monotonic() - since > 2 * self.timeout:
+                    raise UserError(
+                        f"data.cache_dir: another process holds {lock} and fetches nothing; "
+                        "end it or choose another folder"
+                    )
+                time.sleep(_POLL)
+            yield
 
     @contextlib.contextmanager
     def _room(self, shard: Shard, part: Path) -> Iterator[None]:
@@ -140,11 +158,20 @@ def _drop(path: Path) -> bool:
     held = path
     if path.suffix == ".part":
         held = path.with_name(path.name.split(".")[0] + ".lock")
-    with contextlib.suppress(BlockingIOError, FileNotFoundError), held.open("rb") as file:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        path.unlink(missing_ok=True)
-        return True
+    with contextlib.suppress(FileNotFoundError), held.open("rb") as file:
+        if _try_lock(file):
+            path.unlink(missing_ok=True)
+            return True
     return False
+
+
+def _try_lock(file: IO[bytes]) -> bool:
+    """Take an exclusive lock, held until the file is closed, unless another one is in the way."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 @contextlib.contextmanager

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import json
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from pathlib import Path, PurePosixPath
 
+from data_shards import disk
 from data_shards.errors import UserError
 from data_shards.footage import Item, Listing
 from data_shards.options import Cell, Options
@@ -33,12 +37,29 @@ def labelled(items: Iterable[Item], options: Options) -> Iterator[Item]:
         yield item._replace(**found)
 
 
-def wanted(options: Options, listing: Listing) -> tuple[Callable[[Item], bool], str]:
+def chosen(options: Options, listing: Listing, wanted: Callable[[Item], bool]) -> Iterator[Item]:
+    """The wanted items in their order, with labels; a name that comes twice is refused."""
+    items = _unique(item for item in labelled(listing.items, options) if wanted(item))
+    return islice(items, options.limit or None)
+
+
+def _unique(items: Iterable[Item]) -> Iterator[Item]:
+    seen: set[str] = set()
+    for item in items:
+        if item.name in seen:
+            item = item._replace(refusal="a video of this name came before", load=None)
+        seen.add(item.name)
+        yield item
+
+
+def wanted(
+    options: Options, listing: Listing, *, cache: Path
+) -> tuple[Callable[[Item], bool], str]:
     """A test of whether an item is wanted, and a digest of what it depends on.
 
     `--videos` draws by the rank of a keyed hash of the names, so the draw does not depend on the
     order of the listing. An archive's names are read for that in a pass of its own, unless a list
-    names them.
+    names them; that draw is kept in the file `cache`.
 
     Raises:
         UserError: an unreadable list, or one that names files outside of the root.
@@ -46,7 +67,7 @@ def wanted(options: Options, listing: Listing) -> tuple[Callable[[Item], bool], 
     if not options.list_file and not options.videos:
         return (lambda item: True), ""
     if not options.list_file:
-        drawn = draw((item.name for item in listing.items), options.videos, options.seed)
+        drawn = _drawn(options, listing, cache)
         return (lambda item: item.name in drawn), _digest(drawn)
     names = read_list(Path(options.list_file))
     if options.videos:
@@ -55,6 +76,21 @@ def wanted(options: Options, listing: Listing) -> tuple[Callable[[Item], bool], 
     return (lambda item: item.name in tails or any(t in names for t in _tails(item.name))), _digest(
         names
     )
+
+
+def _drawn(options: Options, listing: Listing, cache: Path) -> set[str]:
+    if listing.position is None:
+        return draw((item.name for item in listing.items), options.videos, options.seed)
+    key = [options.videos, options.seed, options.root, listing.digest]
+    if cache.exists():
+        kept = json.loads(cache.read_bytes())
+        if kept["key"] == key:
+            return set(kept["names"])
+    print(f"{options.root}: reading all names first, to draw from them", file=sys.stderr)
+    names = draw((item.name for item in listing.items), options.videos, options.seed)
+    with disk.disk_errors(cache.parent):
+        disk.write_whole(cache, disk.dump({"key": key, "names": sorted(names)}))
+    return names
 
 
 def draw(names: Iterable[str], count: int, seed: int) -> set[str]:

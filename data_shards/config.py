@@ -30,9 +30,9 @@ class DataConfig:
     """Footage that decodes to at most this much uint8 is decoded once and held in memory."""
     on_damage: str = "fail"
     """`fail` stops at the first damaged clip; `quarantine` gives it no weight and goes on."""
-    shuffle_shards: int = 8
+    shuffle_shards: int = 16
     """Shards merged at a time."""
-    shuffle_block: int = 1024
+    shuffle_block: int = 4096
     """Clips shuffled at a time, after the merge."""
     cache_dir: str = ""
     """Copies of shards from a remote store, shared by a node's ranks; empty: the user's cache."""

@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from torch.utils.data import default_collate, get_worker_info
 
-from data_shards.codecs import decode
 from data_shards.config import DataConfig
 from data_shards.errors import UserError
 from data_shards.manifest import digest_of
+from data_shards.payloads import decode
 from data_shards.shards import OpenManifest, open_manifest
 
 _BLOCK = 512
@@ -27,7 +27,7 @@ _NAME, _SIZE, _MAGIC = slice(0, 100), slice(124, 136), slice(257, 262)
 """Fields of a ustar header."""
 
 
-class DamagedShard(UserError):
+class DamagedShard(UserError):  # noqa: N818
     """Bytes of a shard are not those that were written; names shard, clip and byte range."""
 
 
@@ -120,9 +120,8 @@ class ClipReader(torch.utils.data.Dataset):
             except ValueError as error:
                 reason = f"cannot be decoded ({error})"
         start, end = int(record["offset"]), int(record["offset"] + record["size"])
-        shard = manifest.shards[int(record["shard"])].file
-        where = f"{self.opened.shards.store.url(shard)}: clip {clip}, bytes {start}..{end - 1}"
-        return Damage(clip, f"{where}: {reason}")
+        place = self.opened.shards.place(int(record["shard"]))
+        return Damage(clip, f"{place}: clip {clip}, bytes {start}..{end - 1}: {reason}")
 
 
 def span_problem(span: bytes, clip: int, record: Any) -> str:

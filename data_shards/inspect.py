@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_shards import codecs, summary
+from data_shards import payloads, summary
 from data_shards.disk import disk_errors
 from data_shards.errors import UserError
 from data_shards.images import contact_sheet
@@ -104,13 +104,13 @@ def _undecodable(span: bytes, manifest: Manifest, record: np.void) -> str:
         frames_THWC = _pixels(span, manifest, record)
     except ValueError as error:
         return str(error)
-    exact = codecs.CODECS[manifest.codec].exact
+    exact = payloads.CODECS[manifest.codec].exact
     return "has other pixels" if exact and content_of(frames_THWC) != record["content"] else ""
 
 
 def _pixels(span: bytes, manifest: Manifest, record: np.void) -> np.ndarray:
     size = int(span[124:135], 8)
-    return codecs.decode(
+    return payloads.decode(
         span[BLOCK : BLOCK + size],
         manifest.codec,
         frames=int(record["frames"]),

@@ -35,8 +35,8 @@ def row_keys(manifest: Manifest, clips: np.ndarray, kind: str) -> np.ndarray:
         "identity": manifest.identities,
         "action": manifest.actions,
     }[kind]
-    column = {"identity": 1, "action": 2}.get(kind)
-    if not labels or (column and any(video[column] < 0 for video in manifest.videos)):
+    unlabelled = kind != "dataset" and any(getattr(v, kind) < 0 for v in manifest.videos)
+    if not labels or unlabelled:
         raise UserError(
             f"latents: the layout needs a label '{kind}' for every video and {manifest.name} has "
             "none for some; prepare it with --labels or choose another static_key/transient_key"

@@ -6,11 +6,11 @@ import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from data_shards.codecs import CODECS
 from data_shards.errors import UserError
 from data_shards.footage import SourceOptions
 from data_shards.frames import WINDOWS
 from data_shards.images import FITS, MAX_SIDE
+from data_shards.payloads import CODECS
 from data_shards.sources import SOURCES
 
 Cell = tuple[str, str]
@@ -54,7 +54,7 @@ class Options:
     limit: int = 0
     """Only the first so many videos; 0: all."""
     codec: str = "png"
-    """A name out of `codecs.CODECS`."""
+    """A name out of `payloads.CODECS`."""
     shard_clips: int = 4096
     """Most clips of a shard."""
     shard_mib: int = 64

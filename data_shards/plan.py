@@ -63,8 +63,8 @@ class Plan:
         *,
         seed: int,
         batch: int,
-        group: int = 8,
-        block: int = 1024,
+        group: int = 16,
+        block: int = 4096,
         fingerprint: str = "",
     ) -> None:
         self.counts = np.asarray(clips_per_shard, dtype=np.int64)

@@ -15,7 +15,7 @@ from functools import partial
 from itertools import count
 from pathlib import Path
 
-from data_shards import codecs, frames, images
+from data_shards import frames, images, payloads
 from data_shards.errors import UserError
 from data_shards.footage import Item, UnusableError
 from data_shards.manifest import content_of
@@ -69,7 +69,7 @@ def _clips(item: Item, options: Options) -> tuple[list[Clip], int]:
 
 def _encode(start: int, frames_THWC, codec: str) -> Clip:
     try:
-        payload = codecs.encode(frames_THWC, codec)
+        payload = payloads.encode(frames_THWC, codec)
     except ValueError as error:
         raise UnusableError(str(error)) from None
     return Clip(start, len(frames_THWC), payload, content_of(frames_THWC))

@@ -25,10 +25,11 @@ from data_shards.options import Cell, Options
 from data_shards.prepare_cli import parse
 from data_shards.progress import bar
 from data_shards.sources.tree import natural
-from data_shards.writer import PARTIAL, SetWriter, refuse_foreign
+from data_shards.writer import JOURNAL, PARTIAL, SetWriter, refuse_foreign
 
 FACTS = "prepare.json"
 HELD_OUT = "held-out"
+DRAWN = "drawn.json"
 
 
 def prepare(options: Options, *, out: str | Path, workers: int = 0) -> Manifest:
@@ -49,39 +50,29 @@ def prepare(options: Options, *, out: str | Path, workers: int = 0) -> Manifest:
         return _finished(options, out)
     refuse_foreign(out)
     listing = choice.listing_of(options)
-    wanted, chosen = choice.wanted(options, listing)
-    items = _chosen(options, listing, wanted)
+    with _locked(out):
+        try:
+            return _prepare(options, out, listing, workers)
+        except UserError as error:
+            if isinstance(error, _NothingLeftError) or not _worth_keeping(out):
+                _clear(out)
+            raise
+
+
+def _prepare(options: Options, out: Path, listing: Listing, workers: int) -> Manifest:
+    wanted, chosen = choice.wanted(options, listing, cache=out / PARTIAL / DRAWN)
+    items = choice.chosen(options, listing, wanted)
     cells = choice.cells_of(options)
     if cells:
         items = list(items)
         choice.check_cells(cells, items)
     facts = disk.dump({**options.facts(), "footage": listing.digest, "chosen": chosen})
-    with _locked(out):
-        _begin(out, facts)
-        try:
-            sets = _fill_sets(options, out, listing, items, cells, workers)
-        except _NothingLeftError as error:
-            _clear(out)
-            raise UserError(str(error)) from None
-        return _finish(options, sets, facts)
+    _begin(out, facts)
+    return _finish(options, _fill_sets(options, out, listing, items, cells, workers), facts)
 
 
 class _NothingLeftError(UserError):
     """No usable video."""
-
-
-def _chosen(options: Options, listing: Listing, wanted) -> Iterable[Item]:
-    items = _unique(item for item in choice.labelled(listing.items, options) if wanted(item))
-    return islice(items, options.limit or None)
-
-
-def _unique(items: Iterable[Item]) -> Iterator[Item]:
-    seen: set[str] = set()
-    for item in items:
-        if item.name in seen:
-            item = item._replace(refusal="a video of this name came before", load=None)
-        seen.add(item.name)
-        yield item
 
 
 def _finished(options: Options, out: Path) -> Manifest:
@@ -248,6 +239,11 @@ def _publish(
     }
     writer.publish(files, manifest=MANIFEST)
     return manifest
+
+
+def _worth_keeping(out: Path) -> bool:
+    parts = [out / HELD_OUT / PARTIAL / JOURNAL, out / PARTIAL / JOURNAL, out / PARTIAL / DRAWN]
+    return any(path.exists() and path.stat().st_size for path in parts)
 
 
 def _clear(out: Path) -> None:

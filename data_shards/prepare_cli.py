@@ -6,12 +6,12 @@ import argparse
 import re
 from pathlib import Path
 
-from data_shards.codecs import CODECS
 from data_shards.errors import UserError
 from data_shards.footage import SourceOptions
 from data_shards.frames import WINDOWS, shortest
 from data_shards.images import FITS
 from data_shards.options import Cell, Options
+from data_shards.payloads import CODECS
 from data_shards.pool import cores
 from data_shards.sources import SOURCES
 

@@ -101,6 +101,12 @@ class Shards:
                     "or set data.on_damage=quarantine"
                 )
 
+    def place(self, number: int) -> str:
+        """Where the bytes of a shard are read, for errors."""
+        shard = self.manifest.shards[number]
+        copy = f" (copy {shard.sha256} in {self.cache.folder})" if self.cache else ""
+        return self.store.url(shard.file) + copy
+
     @contextlib.contextmanager
     def open(self, number: int) -> Iterator[int]:
         """A descriptor to `os.pread` a shard from, valid inside the `with`."""

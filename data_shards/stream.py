@@ -130,7 +130,8 @@ class Stream:
         self._report(part.damages)
         self._clips += len(part.request.clip_B)
         self._bytes += part.bytes
-        self._retries += part.retries
+        if self.config.workers:
+            self._retries += part.retries
         self.step = part.request.step + 1
         return self._batch(part)
 
@@ -144,7 +145,8 @@ class Stream:
         """Counters of this rank, for telemetry."""
         ready = self._source.ready() if self._source else 0
         found = len(self.damaged)
-        return Counters(self._clips, self._bytes, self._retries, found, self.wait_seconds, ready)
+        retries = self.opened.shards.store.retries + self._retries
+        return Counters(self._clips, self._bytes, retries, found, self.wait_seconds, ready)
 
     def to_(self, device: torch.device | str) -> bool:
         """Hold footage that is in memory on a device instead; False where it is not in memory.

@@ -120,7 +120,7 @@ def linear_ticks(low: float, high: float) -> tuple[float, float, list[float]]:
         low, high = low - (abs(low) * 0.1 or 1), high + (abs(high) * 0.1 or 1)
     room = 0.06 * (high - low)
     bottom = 0.0 if 0 <= low < 0.35 * high else low - room
-    return bottom, high + room, steps_of(bottom, high + room, 4)
+    return bottom, high + room, steps_of(bottom, high + room, 5)
 
 
 def log_ticks(low: float, high: float) -> tuple[float, float, list[float]]:

@@ -152,7 +152,8 @@ def phases(run: RunRecord) -> list[Phase]:
             spent[column.removeprefix("time/")] = seconds / steps
     total = sum(spent.values())
     ranked = sorted(spent.items(), key=lambda item: -item[1])
-    return [Phase(n, s, 100 * s / total, i) for i, (n, s) in enumerate(ranked)]
+    shares = [Phase(n, s, 100 * s / total, i) for i, (n, s) in enumerate(ranked)]
+    return [phase for phase in shares if phase.share >= 0.1]
 
 
 def scores(run: RunRecord) -> list[dict[str, Any]]:

@@ -54,7 +54,7 @@ def _head(run: RunRecord) -> Text:
     last = run.metrics[-1] if run.metrics else {}
     status = run.status
     line = Text(f" {status} ", style=f"bold {COLOURS.get(status, 'red')} reverse")
-    line.append(f"  step {last.get('step', 0):,}   {duration(last.get('elapsed'))}   ")
+    line.append(f"  step {last.get('step', 0):,}   {duration(last.get('seconds'))}   ")
     line.append(f"PSNR {number(run.last('psnr'))} dB", style="bold")
     if run.age_seconds is not None:
         line.append(f"   last sign of life {duration(run.age_seconds)} ago", style="dim")

@@ -11,7 +11,7 @@ class WeightAverage:
 
     def __init__(self, module: nn.Module, *, decay: float) -> None:
         self.decay = decay
-        self._live = [p for p in module.parameters()]
+        self._live = list(module.parameters())
         self._kept = [p.detach().clone() for p in self._live] if decay else []
 
     @torch.no_grad()
@@ -19,7 +19,7 @@ class WeightAverage:
         """Move towards the weights after step number `step`; early steps are forgotten fast."""
         if self._kept:
             decay = min(self.decay, (1 + step) / (10 + step))
-            torch._foreach_lerp_(self._kept, self._live, 1 - decay)
+            torch._foreach_lerp_(self._kept, self._live, 1 - decay)  # type: ignore
 
     @torch.no_grad()
     def swap_(self) -> None:

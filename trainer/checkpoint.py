@@ -180,8 +180,9 @@ class Checkpointer:
         return Saved(path)
 
     def close(self) -> None:
-        """Commit what is pending and end the thread."""
-        self.finish()
+        """End the thread, by this rank alone: also after an error, when others may be gone. A
+        pending save that `finish` has not committed is left for the next life to clean up."""
+        self._pending = None
         self._thread.shutdown()
 
     def _begin(self, step: int, score: float | None, prepare: Callable[[], Any]) -> Job | None:

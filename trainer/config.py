@@ -33,12 +33,12 @@ class TrainConfig:
     minutes: float | None = None
     """Stop after this much training time; rates then follow time instead of steps. A resumed run
     goes on counting where it was. Set `steps` or `minutes`, or neither: the schedule's passes."""
-    average: float = 0.0
-    """Decay of the running average of the weights that samples and evaluation use; 0: no average."""
+    average: float = 0.99
+    """Decay of the running average of weights that samples and evaluation use; 0: none."""
     log_steps: int = 20
     """Write metrics and move the progress bar every so many steps."""
     sample_minutes: float = 2.0
-    """Write a sample sheet every so many minutes of training, and at the end; 0: only at the end."""
+    """Write a sample sheet every so many minutes, and at the end; 0: only at the end."""
     threads: int = 0
     """CPU threads of each process; 0: cores divided by the processes of this machine."""
     hang_seconds: float = 300.0
@@ -46,7 +46,11 @@ class TrainConfig:
     deterministic: bool = True
     """Use deterministic kernels, so that a resumed run repeats the bits of one never stopped."""
     precision: str = "no"
-    """Mixed precision of the networks on a GPU: no | bf16 | fp16. Refused on a CPU."""
+    """Of the networks on a GPU: no (float32) | tf32 (matrix products) | bf16 (autocast). Refused
+    on a CPU."""
+    accumulate: int = 1
+    """Micro-batches that each rank's part of a global batch is computed in, one after the other:
+    memory for activations shrinks by as much, results stay."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "minutes"):
@@ -60,9 +64,13 @@ class TrainConfig:
         if not 0 <= self.average < 1:
             raise UserError(f"train.average: {self.average} is not in [0, 1)")
         if self.log_steps < 1 or self.sample_minutes < 0 or self.threads < 0:
-            raise UserError("train: log_steps >= 1, sample_minutes >= 0 and threads >= 0 are needed")
-        if self.precision not in ("no", "bf16", "fp16"):
-            raise UserError(f"train.precision: {self.precision!r} is none of no, bf16, fp16")
+            raise UserError(
+                "train: log_steps >= 1, sample_minutes >= 0 and threads >= 0 are needed"
+            )
+        if self.precision not in ("no", "tf32", "bf16"):
+            raise UserError(f"train.precision: {self.precision!r} is none of no, tf32, bf16")
+        if self.accumulate < 1:
+            raise UserError(f"train.accumulate: {self.accumulate} is below 1")
 
 
 @dataclass(frozen=True)
@@ -87,8 +95,15 @@ class Config:
     telemetry: TelemetryConfig = field(default_factory=TelemetryConfig)
 
     def __post_init__(self) -> None:
-        if self.name and (self.name.strip() != self.name or "/" in self.name or self.name[0] == "."):
+        if self.name and (
+            self.name.strip() != self.name or "/" in self.name or self.name[0] == "."
+        ):
             raise UserError(f"name: {self.name!r} is not the name of a folder under runs/")
+        if self.train.accumulate > 1 and self.networks.norm == "batch":
+            raise UserError(
+                "train.accumulate: batch normalisation would see a micro-batch only; set "
+                "networks.norm=group, or train.accumulate=1"
+            )
 
 
 def resolve(words: Sequence[str] = (), *, file: str | None = None) -> Config:

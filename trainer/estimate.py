@@ -29,10 +29,13 @@ class Estimate(NamedTuple):
     def text(self) -> str:
         """Lines for people."""
         mib = 2**20
-        parts = "\n".join(f"  {name:<28}{size / mib:>10.1f} MiB" for name, size in self.memory.items())
+        parts = "\n".join(
+            f"  {name:<28}{size / mib:>10.1f} MiB" for name, size in self.memory.items()
+        )
         tables = ", ".join(f"{count:,} {kind} rows" for kind, count in self.rows.items())
         return (
-            f"parameters: {self.theta + self.gamma:,} (theta {self.theta:,}, gamma {self.gamma:,})\n"
+            f"parameters: {self.theta + self.gamma:,} (theta {self.theta:,}, "
+            f"gamma {self.gamma:,})\n"
             f"dictionary: {tables}\n"
             f"memory of each of {self.ranks} ranks:\n{parts}\n"
             f"  {'all':<28}{sum(self.memory.values()) / mib:>10.1f} MiB\n"

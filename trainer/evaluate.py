@@ -257,7 +257,7 @@ def _evaluate(options: argparse.Namespace) -> dict[str, Any]:
     if options.videos < 1 or options.random < 0:
         raise UserError("--videos must be at least 1 and --random at least 0")
     vgg, why = find_vgg(options.vgg)
-    run = open_run(options.run, checkpoint=options.checkpoint)
+    run = open_run(options.run, checkpoint=render.checkpoint_of(options.checkpoint))
     beside = Path(run.config.data.manifest) / "held-out"
     held_out = options.held_out or (str(beside) if beside.is_dir() else None)
     found = evaluate(

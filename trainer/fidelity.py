@@ -1,4 +1,4 @@
-"""PSNR over all training videos, as shown: clamped, 8 bits, averaged weights; all ranks together."""
+"""PSNR over all training videos as shown: clamped, 8 bits, averaged weights; by all ranks."""
 
 from __future__ import annotations
 

@@ -238,7 +238,11 @@ def _generate(options: argparse.Namespace) -> int:
     for name in ("count", "k", "fps"):
         if getattr(options, name, 1) < 1:
             raise UserError(f"--{name} {getattr(options, name)}: must be at least 1")
-    run = open_run(Path(options.run), checkpoint=options.checkpoint)
+    run = open_run(Path(options.run), checkpoint=render.checkpoint_of(options.checkpoint))
+    if options.fitted:
+        from trainer.fitted import extended
+
+        run = extended(run, options.fitted)
     folder = Path(options.out) if options.out else run.folder / "samples"
     folder.mkdir(parents=True, exist_ok=True)
     out = Output(folder, fps=options.fps)
@@ -257,7 +261,8 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("run", metavar="RUN", help="run folder")
-    parser.add_argument("--checkpoint", default="latest", help="latest, or a checkpoint's name")
+    parser.add_argument("--checkpoint", default="latest", help="latest, or a step")
+    parser.add_argument("--fitted", metavar="NAME", help="with the videos of trainer.fit's NAME")
     parser.add_argument("--out", help="folder of the pictures (default: RUN/samples)")
     parser.add_argument("--fps", type=float, default=8.0, help="frames per second (default: 8)")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")

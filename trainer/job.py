@@ -37,10 +37,14 @@ from trainer.leaving import (
     signals,
 )
 from trainer.loop import Parts, Progress, save, train
+from trainer.objective import to_pixels
+from trainer.observe import Observer
 from trainer.parallel import Ranks, start
 from trainer.run import CONFIG, open_run
 from trainer.runlock import InUse, take_lock
-from trainer.settings import to_yaml
+from trainer.saves import Saves
+from trainer.scores import video_psnr
+from trainer.settings import to_dict, to_yaml
 from trainer.summary import write_samples
 from trainer.telemetry import Telemetry
 from trainer.watchdog import Watchdog
@@ -58,15 +62,17 @@ def run_job(config: Config, opened: OpenManifest, *, folder: Path) -> Ending:
     ranks = start(
         threads=config.train.threads,
         precision=config.train.precision,
-        # Longer than the watchdog's patience, which tells more than a collective that gives up.
-        timeout_seconds=config.train.hang_seconds and config.train.hang_seconds + 60,
+        # Longer than the watchdog's patience: a hang is told by stacks, not by a timed-out peer.
+        timeout_seconds=max(3600.0, 2 * config.train.hang_seconds),
     )
     torch.use_deterministic_algorithms(config.train.deterministic)
     watchdog = Watchdog(folder, hang_seconds=config.train.hang_seconds, rank=ranks.comm.rank,
                         world=ranks.comm.world)  # fmt: skip
     try:
         with signals() as asked:
-            return _with_lock(config, opened, folder, ranks, watchdog, asked)
+            ending = _with_lock(config, opened, folder, ranks, watchdog, asked)
+        watchdog.stop()
+        return ending
     except Exception as error:
         ending = ending_of(error)
         if ending is FAILED:
@@ -75,22 +81,27 @@ def run_job(config: Config, opened: OpenManifest, *, folder: Path) -> Ending:
             print(f"error: {one_line(error)}", file=sys.stderr)
         told = None if isinstance(error, InUse) else folder
         leave(ending, folder=told, rank=ranks.comm.rank, reason=one_line(error))
-    finally:
-        watchdog.stop()
 
 
 def _with_lock(
-    config: Config, opened: OpenManifest, folder: Path, ranks: Ranks, watchdog: Watchdog, asked: Asked
+    config: Config,
+    opened: OpenManifest,
+    folder: Path,
+    ranks: Ranks,
+    watchdog: Watchdog,
+    asked: Asked,
 ) -> Ending:
     lock = take_lock(folder, comm=ranks.comm)
     try:
         watchdog.start()
         parts, begin = _open(config, opened, folder, ranks, watchdog, asked)
+        ending = None
         try:
-            return _train(parts, begin)
+            ending = _train(parts, begin)
+            return ending
         finally:
             parts.checkpoints.close()
-            parts.telemetry.close()
+            parts.telemetry.close(done=ending is not None)
             parts.engine.dictionary.close()
     finally:
         if lock is not None:
@@ -98,7 +109,12 @@ def _with_lock(
 
 
 def _open(
-    config: Config, opened: OpenManifest, folder: Path, ranks: Ranks, watchdog: Watchdog, asked: Asked
+    config: Config,
+    opened: OpenManifest,
+    folder: Path,
+    ranks: Ranks,
+    watchdog: Watchdog,
+    asked: Asked,
 ) -> tuple[Parts, Progress]:
     """Build every part, fresh or from the newest checkpoint."""
     comm = ranks.comm
@@ -115,17 +131,37 @@ def _open(
         begin = Progress(int(saved.state["step"]), float(saved.state["seconds"]))
     elif config.begin.latents == "footage":
         _begin_at_footage(config, opened, engine)
-    info = {"run": folder.name, "preset": config.preset, "world": comm.world}
-    telemetry = Telemetry(
-        folder, config.telemetry, rank=comm.rank, start_step=begin.step, info=info
+    telemetry = _telemetry(config, folder, ranks, begin)
+    observer = Observer(
+        engine, telemetry, folder=folder,
+        saved_at=None if newest is None else newest.stat().st_mtime,
+    )  # fmt: skip
+    saves = Saves(checkpoints, telemetry, saved=begin.step if newest else -1)
+    parts = Parts(
+        config, opened, engine, checkpoints, telemetry, watchdog, asked, folder, observer, saves
     )
-    parts = Parts(config, opened, engine, checkpoints, telemetry, watchdog, asked, folder)
     telemetry.note(
         "resumed" if newest else "started", step=begin.step, world=comm.world,
         text=f"{folder}: {'resumed at' if newest else 'starts at'} step {begin.step} on "
         f"{comm.world} process{'es' if comm.world > 1 else ''}, {ranks.device}",
     )  # fmt: skip
     return parts, begin
+
+
+def _telemetry(config: Config, folder: Path, ranks: Ranks, begin: Progress) -> Telemetry:
+    """Telemetry of this rank; each node's first process serves, and rank 0 knows where."""
+    comm = ranks.comm
+    telemetry = Telemetry(
+        folder,
+        config.telemetry,
+        rank=comm.rank,
+        serve=ranks.accelerator.local_process_index == 0,
+        start_step=begin.step,
+        info={"run": folder.name, "preset": config.preset, "world": comm.world},
+        settings=to_dict(config),
+    )
+    telemetry.announce(comm.gather_json(telemetry.where))
+    return telemetry
 
 
 def _claim(config: Config, opened: OpenManifest, folder: Path, comm: Comm) -> None:
@@ -155,7 +191,7 @@ def _claim(config: Config, opened: OpenManifest, folder: Path, comm: Comm) -> No
 
 
 def _begin_at_footage(config: Config, opened: OpenManifest, engine: Engine) -> None:
-    """Put the footage's principal components into the dictionary (rank 0 finds them)."""
+    """Begin at the footage's principal components and mean colour (rank 0 finds them)."""
     layout, manifest, comm = config.latents, opened.manifest, engine.ranks.comm
     if decoded_bytes(opened) > config.data.cache_mib * 2**20:
         raise UserError(
@@ -163,7 +199,7 @@ def _begin_at_footage(config: Config, opened: OpenManifest, engine: Engine) -> N
             f"{decoded_bytes(opened) // 2**20} MiB, and data.cache_mib is {config.data.cache_mib}; "
             "raise it or set begin.latents=random"
         )
-    codes = None
+    codes, colour_C = None, torch.zeros(3)
     if comm.rank == 0:
         clips = np.arange(manifest.clips)
         part = ClipReader(opened)[Request(0, clips, np.zeros_like(clips))]
@@ -177,6 +213,8 @@ def _begin_at_footage(config: Config, opened: OpenManifest, engine: Engine) -> N
             widths=(layout.static, layout.transient),
             seed=config.seed,
         )
+        colour_C = to_pixels(part.frames_BTCHW).mean(dim=(0, 1, 3, 4))
+    engine.networks.generator.begin_at_colour_(comm.broadcast_(colour_C))
     for kind, values in zip(KINDS, codes or (None, None), strict=True):
         engine.dictionary.assign(kind, values)
 
@@ -192,8 +230,12 @@ def _train(parts: Parts, begin: Progress) -> Ending:
             update_json(folder / RUN_FILE, status=PREEMPTED.status, step=at.step)
         return PREEMPTED
     with parts.watchdog.patience(3600):
-        found = fidelity(parts.engine, parts.opened)
-        save(parts, at, score=found.psnr)
+        with parts.engine.phases("evaluation"):
+            found = fidelity(parts.engine, parts.opened)
+            parts.observer.evaluated({"psnr": found.psnr, "psnr_worst": found.worst})
+        with parts.engine.phases("checkpoint"):
+            save(parts, at, score=found.psnr)
+        parts.observer.finish()
         final = {**found._asdict(), "seconds": at.seconds}
         parts.telemetry.note(
             "finished", step=at.step, **final,
@@ -237,5 +279,6 @@ def write_sheet(parts: Parts, at: Progress, *, count: int = 8) -> None:
     engine.networks.train()
     names = [opened.manifest.videos[v].name for v in opened.table["video"][clips]]
     real_BTHWC, fake_BTHWC = (x.permute(0, 1, 3, 4, 2).numpy() for x in (part.frames_BTCHW, fake))
+    parts.observer.evaluated({"psnr_sample": float(video_psnr(fake_BTHWC, real_BTHWC).mean())})
     sheet = pictures.sheet(pictures.real_above_generated(names, real_BTHWC, fake_BTHWC))
     pictures.write_png(parts.folder / "samples" / f"step-{at.step:08d}.png", sheet)

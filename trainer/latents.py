@@ -190,9 +190,9 @@ class LatentDictionary:
         shared: list[tuple[str, torch.Tensor]] = []
         if self.comm.rank == 0:
             shared.append(("dictionary.steps", torch.tensor([self.steps])))
-            if self.basis is not None:
-                shared.append(("dictionary.basis", self.basis.vectors_MR))
-                shared.append(("dictionary.singular", self.basis.singular_M))
+            basis = self.basis or self._no_basis()
+            shared.append(("dictionary.basis", basis.vectors_MR))
+            shared.append(("dictionary.singular", basis.singular_M))
         return chain(shared, *(table.snapshot() for table in self.tables.values()))
 
     def export(self) -> Iterator[tuple[str, torch.Tensor]]:
@@ -211,12 +211,16 @@ class LatentDictionary:
     def _restore_basis(self, reader: Reader) -> None:
         """The saved directions, or new ones where the constraint was not on before."""
         method = self.config.low_rank.method
-        try:
-            vectors, singular = reader("dictionary.basis"), reader("dictionary.singular")
-        except KeyError:
-            self.find_basis()
-        else:
+        vectors, singular = reader("dictionary.basis"), reader("dictionary.singular")
+        if vectors.shape[1]:
             self._set_basis(Basis(vectors, singular, method, 0, 0.0))
+        else:
+            self.find_basis()
+
+    def _no_basis(self) -> Basis:
+        """What stands in a checkpoint where no directions are kept: none (M, 0)."""
+        empty = torch.empty(self.config.transient, 0, dtype=torch.float64)
+        return Basis(empty, empty[0], self.config.low_rank.method, 0, 0.0)
 
     def close(self) -> None:
         """End the fetch-ahead thread."""

@@ -30,15 +30,15 @@ class LatentsConfig:
     """What a static row belongs to: dataset, action, identity, video or clip."""
     transient_key: str = "video"
     """What a transient row belongs to: dataset, action, identity, video or clip."""
-    optimiser: str = "momentum"
+    optimiser: str = "adam"
     """Row optimiser: `momentum` (SGD, as in the paper) or `adam` (step count per row)."""
-    rate: float = 12.5
-    """Learning rate of the rows (Tab. 6), unless a schedule gives another."""
+    rate: float = 0.01
+    """Learning rate of the rows; 12.5 goes with `momentum` (Tab. 6)."""
     momentum: float = 0.9
     """Momentum of `momentum`."""
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[float, float] = (0.9, 0.99)
     """Decay rates of `adam`."""
-    epsilon: float = 1e-8
+    epsilon: float = 1e-10
     """Term of `adam` against division by zero."""
     init_scale: float = 1.0
     """Typical norm of a fresh code before it is put into the unit ball."""

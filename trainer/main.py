@@ -61,7 +61,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         config = resolve(args.words, file=args.config)
         if not config.data.manifest:
-            raise UserError("data.manifest: not set; give the folder that data_shards.prepare wrote")
+            raise UserError(
+                "data.manifest: not set; give the folder that data_shards.prepare wrote"
+            )
         opened = open_manifest(config.data.manifest, config=config.data)
         if args.dry_run:
             print(settings.to_yaml(config))

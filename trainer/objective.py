@@ -6,6 +6,7 @@ terms (or gradients) of all ranks gives those of one rank with the whole batch.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -14,6 +15,21 @@ import torch
 from data_shards.errors import UserError
 from trainer import losses
 from trainer.draws import Draw
+
+
+def _pyramid(fake: torch.Tensor, real: torch.Tensor, levels: int) -> torch.Tensor:
+    return losses.reconstruction(fake, real, levels=levels)
+
+
+def _mse(fake_XCHW: torch.Tensor, real_XCHW: torch.Tensor, levels: int) -> torch.Tensor:
+    return 4 * (fake_XCHW.float() - real_XCHW).square().mean(dim=(-3, -2, -1))
+
+
+REGRESSIONS: dict[str, Callable[[torch.Tensor, torch.Tensor, int], torch.Tensor]] = {
+    "mse": _mse,
+    "pyramid": _pyramid,
+}
+"""Regression losses by name: loss of every frame (leading dimensions)."""
 
 
 @dataclass(frozen=True)
@@ -36,18 +52,23 @@ class LossConfig:
     """Codes that the triplet condition is put on: motion (output of R) | latents (z^t)."""
     squared: bool = True
     """Squared distances, as the paper prints; off: distances, as the authors' code has."""
-    mse: float = 0.0
-    """Weight of a mean squared error beside l_rec (not in the paper; PSNR measures it)."""
+    regression: str = "mse"
+    """The l of l_rec and l_static (Sec. 3.1: any regression loss): mse, four times the squared
+    error, which fits best | pyramid, the paper's Laplacian pyramid of absolute errors."""
 
     def __post_init__(self) -> None:
         if self.levels < 1:
             raise UserError(f"loss.levels: {self.levels} is below 1")
-        for name in ("lambda_static", "lambda_triplet", "margin", "mse"):
+        for name in ("lambda_static", "lambda_triplet", "margin"):
             if not getattr(self, name) >= 0:
                 raise UserError(f"loss.{name}: {getattr(self, name)} is below 0")
         if self.radius < 1 or self.gap < self.radius:
             raise UserError(f"loss.radius: 1 <= radius <= gap is needed, got {self.radius} and "
                             f"gap {self.gap}")  # fmt: skip
+        if self.regression not in REGRESSIONS:
+            raise UserError(
+                f"loss.regression: {self.regression!r} is none of {', '.join(REGRESSIONS)}"
+            )
         if self.triplet_on not in ("motion", "latents"):
             raise UserError(f"loss.triplet_on: {self.triplet_on!r} is none of motion, latents")
 
@@ -93,18 +114,15 @@ def terms(
         triplets=losses.Triplets(*(index.to(device) for index in draw.triplets)),
     )
     weight_B = valid_B.to(fake_BFCHW.dtype) / batch
-    level_BF = losses.reconstruction(fake_BFCHW, real_BFCHW, levels=config.levels)
-    rec = (level_BF.mean(dim=1) * weight_B).sum()
-    # The static loss is l_rec of frame k (Eq. 4), which is in level_BF already.
-    static = (level_BF.gather(1, draw.static_B[:, None])[:, 0] * weight_B).sum()
+    loss_BF = REGRESSIONS[config.regression](fake_BFCHW, real_BFCHW, config.levels)
+    rec = (loss_BF.mean(dim=1) * weight_B).sum()
+    # The static loss is l_rec of frame k (Eq. 4), which is in loss_BF already.
+    static = (loss_BF.gather(1, draw.static_B[:, None])[:, 0] * weight_B).sum()
     triplet_B = losses.triplet(
         codes_BTM, draw.triplets, margin=config.margin, squared=config.squared
     )
     triplet = (triplet_B * weight_B).sum()
     total = rec + config.lambda_static * static + config.lambda_triplet * triplet
-    if config.mse:
-        error_B = (fake_BFCHW - real_BFCHW).square().flatten(1).mean(dim=1)
-        total = total + config.mse * (error_B * weight_B).sum()
     with torch.no_grad():
         shown_B = (fake_BFCHW.clamp(-1, 1) - real_BFCHW).square().flatten(1).mean(dim=1)
         mse = (shown_B * weight_B).sum()

@@ -6,6 +6,7 @@ The latents have their own row-wise optimiser, in the dictionary.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -17,19 +18,19 @@ from trainer.networks import NavSynth
 class OptimConfig:
     """Rates and moments of theta and gamma (Tab. 6: tau_R and tau_G)."""
 
-    gamma_rate: float = 1e-3
+    gamma_rate: float = 5e-3
     """Learning rate of the generator (tau_G in Tab. 6)."""
     theta_rate: float = 1e-3
     """Learning rate of the motion RNN (tau_R in Tab. 6)."""
     beta1: float = 0.9
     """Adam's first moment decay."""
-    beta2: float = 0.999
+    beta2: float = 0.99
     """Adam's second moment decay."""
     epsilon: float = 1e-8
     """Adam's epsilon."""
     curve: str = "cosine"
     """Rates over the run: constant | cosine | linear (to zero); the latents' rate follows, too."""
-    warmup: float = 0.0
+    warmup: float = 0.002
     """Share of the run over which rates rise from zero."""
     clip: float = 0.0
     """Largest norm of the gradient of each of theta and gamma; 0: not clipped."""
@@ -49,6 +50,12 @@ class OptimConfig:
 GROUPS = ("gamma", "theta")
 
 
+def make_adam(params: Any, *, config: OptimConfig) -> torch.optim.Adam:
+    """The optimiser of some parameters or groups of them; rates are set before every step."""
+    betas = (config.beta1, config.beta2)
+    return torch.optim.Adam(params, lr=1.0, betas=betas, eps=config.epsilon, fused=True)
+
+
 class NetworkOptimiser:
     """Adam over gamma and theta; a group that a stage does not move is left exactly as it is."""
 
@@ -56,14 +63,7 @@ class NetworkOptimiser:
         self.config = config
         self.params = {"gamma": list(networks.gamma()), "theta": list(networks.theta())}
         self._adam = {
-            group: torch.optim.Adam(
-                params,
-                lr=1.0,
-                betas=(config.beta1, config.beta2),
-                eps=config.epsilon,
-                fused=True,
-            )
-            for group, params in self.params.items()
+            group: make_adam(params, config=config) for group, params in self.params.items()
         }
 
     def zero_grad(self) -> None:

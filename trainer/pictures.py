@@ -255,7 +255,7 @@ def write_curves(path: Path, metrics: Iterable[dict]) -> Path:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    lines = list(metrics)
+    lines = [{n: v for n, v in line.items() if v is not None} for line in metrics]
     known = {name for line in lines for name in line}
     panels = [panel for panel in PANELS if known & set(panel.columns)] or [PANELS[0]]
     figure = Figure(figsize=(9, 2.4 * math.ceil(len(panels) / 2)), layout="constrained")

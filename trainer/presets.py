@@ -32,11 +32,18 @@ def _tab6(
 def _paper(base: dict[str, Any], *, rates: tuple[float, float], inner: tuple[int, int]) -> dict:
     """The columns of Tab. 6 that say how it is trained: momentum SGD, one video at a time."""
     return {
-        "latents": {**base["latents"], "optimiser": "momentum", "rate": 12.5},
+        "latents": {**base["latents"], "optimiser": "momentum", "rate": 12.5, "momentum": 0.9},
         "begin": {"latents": "random"},
-        "loss": base["loss"],
-        "networks": {"norm": "batch", "output": "tanh"},
-        "optim": {"gamma_rate": rates[0], "theta_rate": rates[1], "curve": "constant"},
+        "loss": {**base["loss"], "regression": "pyramid"},
+        "networks": {"norm": "batch", "output": "tanh", "init": "dcgan"},
+        "optim": {
+            "gamma_rate": rates[0],
+            "theta_rate": rates[1],
+            "beta2": 0.999,
+            "curve": "constant",
+            "warmup": 0.0,
+        },
+        "train": {"average": 0.0},
         "schedule": {
             "kind": "alternate",
             "inner_gamma": inner[0],

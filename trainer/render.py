@@ -101,9 +101,20 @@ def check_names(manifest: Manifest, asked: Sequence[str]) -> None:
 
 
 def nearest(name: str, names: Sequence[str]) -> str:
-    """Ending of an error message: the likeliest name meant, or how many there are."""
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else f", which has {len(names)} of other names"
+    """Ending of an error message: the likeliest name meant."""
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.0)
+    return f"; did you mean {close[0]!r}?" if close else "; it is empty"
+
+
+def checkpoint_of(text: str) -> str | int:
+    """A checkpoint as `open_run` takes it: `latest`, or a step's number.
+
+    Raises:
+        UserError: anything else.
+    """
+    if text != "latest" and not text.isdecimal():
+        raise UserError(f"--checkpoint {text}: give latest or the number of a step")
+    return text if text == "latest" else int(text)
 
 
 def names_of(run: Run, asked: Sequence[str] | None) -> list[str]:

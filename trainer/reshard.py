@@ -30,7 +30,8 @@ class Restored(NamedTuple):
 def restore_table(table: ShardedTable, reader: Reader) -> Restored:
     """Fill `table` from saved pages; the same counts on every rank.
 
-    `reader(name)` gives the tensor saved under `name` and raises KeyError for an unknown one.
+    `reader(name)` gives the tensor saved under `name` and raises KeyError or
+    UserError for an unknown one.
     `UserError` when no key matches, or the shapes or the row optimiser differ.
     """
     same = all(
@@ -68,15 +69,10 @@ def saved_rows(reader: Reader, kind: str, rows: torch.Tensor) -> torch.Tensor:
         for at in (page == number).nonzero().squeeze(1).tolist():
             values[at] = saved[int(rows[at]) // ownership.PAGES]
     found = torch.stack([value for value in values if value is not None])
-    basis = _saved_basis(reader) if kind == "transient" else None
-    return found if basis is None else found @ basis @ basis.T
-
-
-def _saved_basis(reader: Reader) -> torch.Tensor | None:
-    try:
-        return reader("dictionary.basis").to(torch.float32)
-    except KeyError:
-        return None
+    if kind != "transient":
+        return found
+    basis = reader("dictionary.basis").to(torch.float32)
+    return found @ basis @ basis.T if basis.shape[1] else found
 
 
 def _match(table: ShardedTable, reader: Reader) -> tuple[int, int]:

@@ -44,7 +44,7 @@ class Kind(NamedTuple):
 
 
 KINDS: dict[str, Kind] = {
-    "fast": Kind(2000, 16, 1, ((TOGETHER, "inner", 1),)),
+    "fast": Kind(2000, 8, 1, ((TOGETHER, "inner", 1),)),
     "joint": Kind(5, 1, 0, ((TOGETHER, "inner", 300),)),
     "alternate": Kind(5, 1, 0, ((GENERATOR, "inner_gamma", 5), (LATENT, "inner_latents", 300))),
 }
@@ -67,7 +67,7 @@ class ScheduleConfig:
     """Passes over the clips when neither train.steps nor train.minutes says when to stop.
     null: fast 2000, joint 5, alternate 5."""
     clips: int | None = None
-    """Clips of a global batch, all ranks together. null: fast 16, joint 1, alternate 1."""
+    """Clips of a global batch, all ranks together. null: fast 8, joint 1, alternate 1."""
     frames: int | None = None
     """Frames to generate of each clip, drawn at random every step; 0: all of them.
     null: fast 1, joint 0, alternate 0."""

@@ -132,9 +132,11 @@ def _nest(flat: Mapping[str, Any]) -> dict[str, Any]:
 def _require_known(path: str, known: list[str]) -> None:
     if path in known:
         return
-    if any(name.startswith(f"{path}.") for name in known):
-        raise UserError(f"{path}: is a group of settings; set one of its fields, e.g. "
-                        f"{next(name for name in known if name.startswith(path + '.'))}=...")  # fmt: skip
+    inside = [name for name in known if name.startswith(f"{path}.")]
+    if inside:
+        raise UserError(
+            f"{path}: is a group of settings; set one of its fields, e.g. {inside[0]}=..."
+        )
     near = difflib.get_close_matches(path, known, n=1, cutoff=0.4)
     leaf = [name for name in known if name.rpartition(".")[2] == path.rpartition(".")[2]]
     hint = (leaf or near or [""])[0]

@@ -1,4 +1,4 @@
-"""Building a run's parts from its config and footage: the same for training, reading and fitting."""
+"""Building a run's parts from config and footage, alike for training, reading and fitting."""
 
 from __future__ import annotations
 

@@ -133,9 +133,9 @@ def check_header(path: Path, names: Iterable[str]) -> None:
 
 
 def _as_bytes(tensor: torch.Tensor) -> np.ndarray:
-    # Through numpy: a tensor of one element may have any stride, and torch then refuses the view.
-    flat = np.ascontiguousarray(tensor.detach().cpu().contiguous().numpy())
-    return flat.reshape(-1).view(np.uint8)
+    whole = tensor.detach().cpu().contiguous()
+    # A tensor of one element may have any stride, and torch then refuses to view it as bytes.
+    return whole.as_strided((whole.numel(),), (1,)).view(torch.uint8).numpy()
 
 
 def _write_all(file: FileIO | None, data: bytes | memoryview) -> None:

@@ -6,13 +6,13 @@ the data set, since only some videos are looked at.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from trainer import pictures, render
+from trainer.journal import read
 from trainer.scores import video_psnr
 
 if TYPE_CHECKING:
@@ -40,9 +40,7 @@ def write_samples(run: Run, *, count: int = 8) -> list[Path]:
     ]
     metrics = run.folder / "metrics.jsonl"
     if metrics.exists():
-        lines = [json.loads(line) for line in metrics.read_text().splitlines() if line.strip()]
-        steps = [line for line in lines if "step" in line]
-        written.append(pictures.write_curves(folder / "curves.png", steps))
+        written.append(pictures.write_curves(folder / "curves.png", read(metrics)))
     return written
 
 

@@ -89,6 +89,8 @@ class ShardedTable:
         )
         self._pending: list[tuple[torch.Tensor, torch.Tensor]] = []
         self._moved: tuple[torch.Tensor, torch.Tensor] | None = None
+        self.touched = 0
+        """Rows of this rank that steps have moved so far, a row once per step."""
         # Weak: a snapshot that nobody reads any more must not go on keeping rows.
         self._snapshot: Callable[[], Snapshot | None] = lambda: None
 
@@ -162,6 +164,7 @@ class ShardedTable:
             return
         rows, grad = sum_duplicates(self._pending)
         self._pending = []
+        self.touched += len(rows)
         slots = self.slots(rows)
         state = self.store.read(slots)
         if basis is not None:

@@ -6,12 +6,13 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from data_shards.errors import UserError
 from data_shards.plan import Plan, rank_slots
 
+patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 WORLDS = (1, 2, 3, 4, 6, 8)
 
 counts = st.lists(st.integers(0, 23), min_size=1, max_size=13).filter(any)
@@ -25,6 +26,7 @@ def epoch_of(plan: Plan, epoch: int) -> np.ndarray:
     return plan.span(epoch * plan.clips, plan.clips).clip_B
 
 
+@patient
 @given(counts, seeds, groups, blocks)
 def test_every_clip_comes_exactly_once_an_epoch(counts, seed, group, block):
     """Each of three epochs is a permutation of all clips."""
@@ -33,6 +35,7 @@ def test_every_clip_comes_exactly_once_an_epoch(counts, seed, group, block):
         np.testing.assert_array_equal(np.sort(epoch_of(plan, epoch)), np.arange(plan.clips))
 
 
+@patient
 @given(counts, seeds, batches, groups, blocks)
 def test_global_batches_are_the_same_for_every_world(counts, seed, batch, group, block):
     """The ranks' parts, put together, are the global batch, whatever divides by whatever."""
@@ -45,6 +48,7 @@ def test_global_batches_are_the_same_for_every_world(counts, seed, batch, group,
             assert [slot for part in slots for slot in part] == list(range(batch))
 
 
+@patient
 @given(counts, seeds, batches, groups, st.randoms())
 def test_any_step_can_be_asked_for_at_random(counts, seed, batch, group, random):
     """A step's batch does not depend on the steps asked for before it."""
@@ -57,6 +61,7 @@ def test_any_step_can_be_asked_for_at_random(counts, seed, batch, group, random)
             np.testing.assert_array_equal(one, other)
 
 
+@patient
 @given(counts, seeds, batches)
 def test_resuming_at_every_step_twice_in_a_row_loses_and_repeats_nothing(counts, seed, batch):
     """Stop at a step, resume, stop one step later, resume at another world size: same sequence."""
@@ -83,6 +88,7 @@ def test_resuming_at_every_step_twice_in_a_row_loses_and_repeats_nothing(counts,
         assert len(json.dumps(state)) <= 1024
 
 
+@patient
 @given(counts, seeds, batches, st.integers(1, 5))
 def test_ahead_names_the_coming_clips_and_shards(counts, seed, batch, n):
     """What is fetched ahead is what the coming batches read."""
@@ -93,6 +99,7 @@ def test_ahead_names_the_coming_clips_and_shards(counts, seed, batch, n):
     assert shard_of[plan.batch(4).clip_B[0]] in plan.shards_ahead(4, groups=1)
 
 
+@patient
 @given(counts, seeds, groups, blocks)
 def test_every_shard_is_read_front_to_back_to_within_a_block(counts, seed, group, block):
     """Before a clip of a shard, no clip comes that lies a block or more behind it."""
@@ -103,6 +110,7 @@ def test_every_shard_is_read_front_to_back_to_within_a_block(counts, seed, group
         assert (np.maximum.accumulate(read) - read < block).all() if len(read) else True
 
 
+@patient
 @given(seeds, st.integers(0, 2**31), st.integers(1, 9))
 def test_windows_fit_and_depend_on_seed_epoch_and_clip_alone(seed, epoch, frames):
     """Every window lies inside its clip and is drawn alike in any company."""
@@ -132,14 +140,14 @@ def test_windows_are_uniform_and_change_from_epoch_to_epoch():
 
 def test_the_shuffle_comes_close_to_a_true_permutation():
     """At 64 shards of 500 clips: mean displacement, and how many shards a batch of 32 meets."""
-    plan = Plan([500] * 64, seed=1, batch=32, group=8, block=1024)
+    plan = Plan([500] * 64, seed=1, batch=32)
     displacements, met = [], []
     for epoch in range(8):
         order = epoch_of(plan, epoch)
         displacements.append(abs(order - np.arange(plan.clips)).mean() / (plan.clips / 3))
         met.append(np.mean([len(set(b // 500)) for b in order.reshape(-1, 32)]))
     assert 0.9 < np.mean(displacements) < 1.1
-    assert np.mean(met) > 7.8
+    assert np.mean(met) > 13.5
     before, after = np.argsort(epoch_of(plan, 0)), np.argsort(epoch_of(plan, 1))
     assert 0.9 < abs(before - after).mean() / (plan.clips / 3) < 1.1
 

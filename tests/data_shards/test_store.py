@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import functools
+import hashlib
 import itertools
 import os
 import socket
@@ -256,8 +258,6 @@ def test_s3_gives_what_the_disk_gives(footage, bucket, settings):
 
 
 def shard(name: str, size: int) -> tuple[Shard, bytes]:
-    import hashlib
-
     data = name.encode() * size
     return Shard(name, 1, len(data), hashlib.sha256(data).hexdigest()), data
 
@@ -323,6 +323,16 @@ def test_ranks_of_a_node_download_a_shard_once(tmp_path):
     with ThreadPoolExecutor(8) as pool:
         assert set(pool.map(read, range(8))) == {data}
     assert len(calls) == 1
+
+
+def test_a_downloader_that_stands_still_is_an_error_and_no_hang(tmp_path):
+    """Somebody holds the shard's lock and its part does not grow: one line names the lock."""
+    item, data = shard("a", 10)
+    cache = NodeCache(tmp_path, limit=100, timeout=0.05, keep_damaged=False)
+    with (tmp_path / f"{item.sha256}.lock").open("ab") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(UserError, match=r"data\.cache_dir: .*\.lock"):
+            cache.ensure(item, lambda part: part.write_bytes(data))
 
 
 def test_a_cache_too_small_for_the_shuffle_is_named(web, settings):

@@ -215,8 +215,10 @@ def test_a_killed_loader_process_is_an_error_and_no_hang(sets):
                 next(stream)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("end", ["pass", "raise SystemExit(3)", "stream.close()"])
+@pytest.mark.parametrize(
+    ("workers", "end"),
+    [(0, "pass"), (2, "pass"), (2, "raise SystemExit(3)"), (2, "stream.close()")],
+)
 def test_leaving_never_hangs(sets, workers, end):
     """A program that ends, fails or closes in the middle of an epoch leaves with its own code."""
     code = (
@@ -228,4 +230,5 @@ def test_leaving_never_hangs(sets, workers, end):
     )
     command = [sys.executable, "-c", code, str(sets[(7, 5, 1)]), str(workers)]
     ended = subprocess.run(command, check=False, capture_output=True, text=True)
-    assert (ended.returncode, ended.stderr) == (3 if "3" in end else 0, "")
+    assert ended.returncode == (3 if "3" in end else 0), ended.stderr
+    assert "Traceback" not in ended.stderr

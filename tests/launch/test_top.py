@@ -22,7 +22,7 @@ def shown(folder: Path, *, width: int = 100) -> str:
 def test_a_look_at_a_run(tmp_path: Path):
     """Status, step, PSNR, phases and events are on it."""
     text = shown(write_run(tmp_path / "demo", samples=False))
-    for part in ("demo", "done", "step 590", "PSNR", "clips/s", "backward", "lost rank"):
+    for part in ("demo", "done", "step 590", "59 s", "PSNR", "clips/s", "backward", "lost rank"):
         assert part in text
 
 

@@ -14,6 +14,9 @@ FRAMES, BATCH = 3, 7
 ROWS = {"static": 5, "transient": 131}
 
 
+PAPER = {"optimiser": "momentum", "betas": (0.9, 0.999), "epsilon": 1e-8}
+
+
 def keys_of(names: list[int] | range, kind: str) -> np.ndarray:
     """Distinct keys that are no simple function of the row."""
     salt = {"static": 11, "transient": 29}[kind]
@@ -25,7 +28,7 @@ def make(comm: Comm, *, rows: dict[str, Any] | None = None, **settings: Any) -> 
     names = {k: range(v) if isinstance(v, int) else v for k, v in (rows or ROWS).items()}
     settings = {"static": 4, "transient": 6, "rate": 0.3, "replicate_kib": 0} | settings
     keys = {kind: keys_of(list(n), kind) for kind, n in names.items()}
-    config = LatentsConfig(**settings)
+    config = LatentsConfig(**{**PAPER, **settings})
     return LatentDictionary(config, frames=FRAMES, keys=keys, comm=comm, seed=3)
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 
-from data_shards.codecs import encode
 from data_shards.manifest import (
     CLIP_RECORD,
     CLIPS,
@@ -22,6 +21,7 @@ from data_shards.manifest import (
     digest_of,
     dumps,
 )
+from data_shards.payloads import encode
 
 
 def pixels(clip: int, frames: int, size: int) -> np.ndarray:

@@ -292,6 +292,7 @@ def test_streamed_files_are_plain_safetensors(tmp_path: Path, room: int) -> None
         'odd "name"': torch.randn(5, 2).t(),
         "scalar": torch.tensor(2.5, dtype=torch.bfloat16),
         "empty": torch.zeros(0, 4),
+        "one of a column": torch.arange(8.0).view(4, 2)[1:2, 1],
         "flags": torch.tensor([True, False, True]),
     }
     writer = StreamedSafetensors(tmp_path, "own", room=room)

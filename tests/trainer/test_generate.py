@@ -132,6 +132,7 @@ def test_interpolate_writes_its_files(run: TinyRun):
     ("arguments", "message"),
     [
         (["reconstruct", "--videos", "person0/wav1"], "did you mean 'person0/wave1'?"),
+        (["sheet", "--videos", "x"], "did you mean"),
         (["sheet", "--count", "0"], "--count 0: must be at least 1"),
         (["interpolate", "--video", "person0/wave1", "--between", "5", "2"], "1..8"),
         (["interpolate", "--video", "person0/wave1", "--between", "2", "9"], "1..8"),

@@ -140,7 +140,9 @@ def test_codes_stay_in_the_unit_ball(alone: dict) -> None:
 def test_a_computed_start_is_taken(alone: dict) -> None:
     """Rank 0's values land in the rows of a table, in the unit ball, sharded or replicated."""
     for kib in (0, 64):
-        assert torch.equal(alone[f"assigned {kib}"]["last"]["transient"], unit_ball(computed_start()))
+        assert torch.equal(
+            alone[f"assigned {kib}"]["last"]["transient"], unit_ball(computed_start())
+        )
     assert torch.equal(alone["assigned 0"]["last"]["static"], alone["momentum"]["first"]["static"])
 
 
@@ -184,7 +186,9 @@ def test_settings_are_checked(setting: dict, message: str) -> None:
 
 def test_promise_counts_the_fields() -> None:
     """The promise for full golf holds value and momentum, on the place where rows live."""
-    config = LatentsConfig(transient=200, residence="disk", static_key="dataset")
+    config = LatentsConfig(
+        transient=200, residence="disk", static_key="dataset", optimiser="momentum"
+    )
     promise = LatentDictionary.promise_bytes(
         config, static_rows=1, transient_rows=583_508, frames=16, world=2
     )

@@ -139,7 +139,8 @@ def _raise(part: Path) -> None:
 def test_curves_take_what_there_is(tmp_path: Path):
     """Missing columns, a single point and no point at all are drawn without complaint."""
     lines = [{"step": s, "psnr": 10 + s, "loss/total": 1 / (s + 1)} for s in range(5)]
-    for name, metrics in {"full": lines, "one": lines[:1], "none": []}.items():
+    gap = [*lines, {"step": 9, "psnr": None, "loss/total": None}]
+    for name, metrics in {"full": lines, "one": lines[:1], "none": [], "gap": gap}.items():
         path = pictures.write_curves(tmp_path / f"{name}.png", metrics)
         with Image.open(path) as picture:
             assert picture.width > 500

@@ -162,6 +162,17 @@ def test_a_snapshot_is_of_one_moment(where: str, monkeypatch: pytest.MonkeyPatch
     assert any(not torch.equal(now[name], tensor) for name, tensor in dictionary.export())
 
 
+def test_low_rank_may_be_turned_on_later(saved: dict[int, dict]) -> None:
+    """A run that had no directions finds them when it is restored; its rows stay."""
+    pages = saved[2]["momentum"].__getitem__
+    dictionary = make(Comm(), low_rank=LOW)
+    dictionary.restore(pages)
+    assert dictionary.basis is not None
+    assert dictionary.basis.vectors_MR.shape == (6, 2)
+    values = torch.linalg.svdvals(contents(dictionary)["transient"].reshape(-1, 6).double())
+    assert values[2] < 1e-5 * values[0]
+
+
 def test_two_snapshots_at_once_are_refused() -> None:
     """A second picture before the first is read would share its rows: it is an error."""
     dictionary = make(Comm())
@@ -170,4 +181,4 @@ def test_two_snapshots_at_once_are_refused() -> None:
     with pytest.raises(RuntimeError, match="still being read"):
         dictionary.snapshot()
     del first
-    assert len(list(dictionary.snapshot())) == 1 + 64 * 3 * 2
+    assert len(list(dictionary.snapshot())) == 3 + 64 * 3 * 2

@@ -109,7 +109,7 @@ def test_a_disk_that_fills_up_is_named(tmp_path: Path) -> None:
     with Path("/dev/full").open("r+b", buffering=0) as full:
         store._maps["value"]._file = full  # type: ignore[assignment]
         with pytest.raises(UserError, match=r"latents\.scratch: .* is full"):
-            dictionary.assign_("static", torch.tensor([1]), torch.zeros(1, 4))
+            dictionary.assign("static", torch.zeros(5, 4))
 
 
 def test_an_error_of_the_fetching_thread_is_raised(tmp_path: Path) -> None:

@@ -46,7 +46,9 @@ def test_numbers_in_exponential_form_are_numbers(tmp_path: Path) -> None:
     """1e-3 is a float in words and files, which YAML 1.1 denies."""
     (tmp_path / "a.yaml").write_text("inner: {rate: 1e-3}\n")
     loaded = settings.compose(Outer, settings.load_yaml(tmp_path / "a.yaml"))
-    assert loaded.inner.rate == 1e-3 == settings.compose(Outer, words=["inner.rate=1e-3"]).inner.rate
+    assert (
+        loaded.inner.rate == 1e-3 == settings.compose(Outer, words=["inner.rate=1e-3"]).inner.rate
+    )
 
 
 def test_yaml_gives_the_same_config_back(tmp_path: Path) -> None:

@@ -10,9 +10,9 @@ from torch import nn
 from data_shards.errors import UserError
 
 NORMS: dict[str, Callable[[int, int], nn.Module]] = {
-    "batch": lambda channels, groups: nn.BatchNorm2d(channels),
-    "group": lambda channels, groups: nn.GroupNorm(min(groups, channels), channels),
-    "none": lambda channels, groups: nn.Identity(),
+    "batch": lambda channels, width: nn.BatchNorm2d(channels),
+    "group": lambda channels, width: nn.GroupNorm(max(1, channels // width), channels),
+    "none": lambda channels, width: nn.Identity(),
 }
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": lambda: nn.ReLU(inplace=True),
@@ -21,6 +21,7 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "gelu": lambda: nn.GELU(),
 }
 OUTPUTS: dict[str, Callable[[], nn.Module]] = {"linear": nn.Identity, "tanh": nn.Tanh}
+COMPILERS = ("no", "inductor", "aot_eager")
 INITS = ("dcgan", "kaiming", "torch")
 
 
@@ -36,26 +37,34 @@ class NetworksConfig:
     """Channels of the generator's last hidden layer; each layer before it has twice as many."""
     norm: str = "group"
     """Normalisation in the generator: group (knows no batch) | batch (DCGAN's) | none."""
-    groups: int = 8
-    """Groups of a group normalisation; must divide `channels`."""
+    group_channels: int = 16
+    """Channels in a group of a group normalisation; a layer with fewer is one group."""
     activation: str = "relu"
     """Non-linearity of the generator: relu | leaky_relu | silu | gelu."""
     output: str = "linear"
     """Last layer of the generator: linear (clamped when shown) | tanh (the paper's DCGAN)."""
-    init: str = "dcgan"
-    """First weights of the generator: dcgan (normal, sd 0.02) | kaiming | torch (its defaults)."""
+    init: str = "kaiming"
+    """First weights of the generator: kaiming (first layer sd 1, last a tenth) | dcgan (normal,
+    sd 0.02) | torch (its defaults)."""
+    compile: str = "no"
+    """The generator through torch.compile: no | inductor (for GPUs: fused kernels) | aot_eager
+    (traced and not compiled, to find faults)."""
 
     def __post_init__(self) -> None:
-        for name in ("hidden", "channels", "groups"):
+        for name in ("hidden", "channels", "group_channels"):
             if getattr(self, name) < 1:
                 raise UserError(f"networks.{name}: {getattr(self, name)} is below 1")
         choices = {"norm": NORMS, "activation": ACTIVATIONS, "output": OUTPUTS, "init": INITS}
+        choices["compile"] = COMPILERS
         for name, table in choices.items():
             if getattr(self, name) not in table:
                 raise UserError(
                     f"networks.{name}: {getattr(self, name)!r} is none of {', '.join(table)}"
                 )
-        if self.norm == "group" and self.channels % min(self.groups, self.channels):
+        widths = [self.channels << doubling for doubling in range(5)]
+        width = self.group_channels
+        if self.norm == "group" and any(w % (max(1, w // width)) for w in widths):
             raise UserError(
-                f"networks.groups: {self.groups} does not divide networks.channels {self.channels}"
+                f"networks.group_channels: {width} does not divide networks.channels "
+                f"{self.channels} into groups"
             )

@@ -50,13 +50,20 @@ class Generator(nn.Module):
         first_X44C = self.first(latent_XD).view(frames, 4, 4, self.first.out_features // 16)
         return self.layers(first_X44C.permute(0, 3, 1, 2))
 
+    @torch.no_grad()
+    def begin_at_colour_(self, colour_C: torch.Tensor) -> None:
+        """Let the first frames have this mean colour (C,), about [-1, 1]; a linear output only."""
+        last = [m for m in self.layers if isinstance(m, nn.ConvTranspose2d)][-1]
+        if isinstance(self.layers[-1], nn.Identity) and last.bias is not None:
+            last.bias.copy_(colour_C)
+
 
 GENERATORS: dict[str, type[Generator]] = {"dcgan": Generator}
 """Architectures by `networks.generator`; another one is another row."""
 
 
 def _after(config: NetworksConfig, channels: int) -> list[nn.Module]:
-    return [NORMS[config.norm](channels, config.groups), ACTIVATIONS[config.activation]()]
+    return [NORMS[config.norm](channels, config.group_channels), ACTIVATIONS[config.activation]()]
 
 
 @torch.no_grad()
@@ -70,6 +77,12 @@ def _initialise_(generator: Generator, *, init: str) -> None:
             nn.init.normal_(module.weight, std=(2 / _fan_in(module)) ** 0.5)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
+    if init == "kaiming":
+        # Latents lie in the unit ball, so the first layer keeps their scale; the last one begins
+        # near grey, where the loss is small and its gradient says where to go.
+        nn.init.normal_(generator.first.weight, std=1.0)
+        last = [m for m in generator.layers if isinstance(m, nn.ConvTranspose2d)][-1]
+        last.weight.mul_(0.1)
 
 
 def _fan_in(module: nn.Linear | nn.ConvTranspose2d) -> float:

@@ -142,7 +142,7 @@ def test_the_seed_decides_the_weights():
     ({"output": "x"}, "networks.output"),
     ({"init": "x"}, "networks.init"),
     ({"hidden": 0}, "networks.hidden"),
-    ({"channels": 12}, "networks.groups"),
+    ({"channels": 25}, "networks.group_channels"),
 ])  # fmt: skip
 def test_mistakes_name_their_setting(settings, named):
     """One line, with the dotted path."""

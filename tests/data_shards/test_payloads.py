@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from data_shards import codecs
+from data_shards import payloads
 
 SIZE = {"frames": 5, "height": 12, "width": 18}
 
@@ -20,42 +20,42 @@ def clip_THWC(frames: int = 5, height: int = 12, width: int = 18) -> np.ndarray:
     return np.stack([20 * t + 10 * y, 12 * x, 5 * (x + y)], -1).astype(np.uint8)
 
 
-@pytest.mark.parametrize("codec", codecs.CODECS)
+@pytest.mark.parametrize("codec", payloads.CODECS)
 def test_round_trip(codec: str) -> None:
     """Exact codecs give every pixel back, lossy ones nearly; equal pixels make equal bytes."""
     pixels = clip_THWC()
-    payload = codecs.encode(pixels, codec)
-    back = codecs.decode(payload, codec, **SIZE)
+    payload = payloads.encode(pixels, codec)
+    back = payloads.decode(payload, codec, **SIZE)
     error = np.abs(back.astype(int) - pixels)
-    assert error.mean() < (1e-9 if codecs.CODECS[codec].exact else 8)
+    assert error.mean() < (1e-9 if payloads.CODECS[codec].exact else 8)
     assert back.flags.writeable and back.dtype == np.uint8
-    assert codecs.encode(pixels[:, :, ::-1][:, :, ::-1], codec) == payload
+    assert payloads.encode(pixels[:, :, ::-1][:, :, ::-1], codec) == payload
 
 
-@pytest.mark.parametrize("codec", codecs.CODECS)
+@pytest.mark.parametrize("codec", payloads.CODECS)
 @pytest.mark.parametrize("other", [{"frames": 4}, {"frames": 6}, {"height": 10}, {"width": 36}])
 def test_another_size_is_damage(codec: str, other: dict) -> None:
     """A payload of another size than the manifest says is refused."""
     with pytest.raises(ValueError, match=f"damaged {codec} payload"):
-        codecs.decode(codecs.encode(clip_THWC(), codec), codec, **{**SIZE, **other})
+        payloads.decode(payloads.encode(clip_THWC(), codec), codec, **{**SIZE, **other})
 
 
-@pytest.mark.parametrize("codec", codecs.CODECS)
+@pytest.mark.parametrize("codec", payloads.CODECS)
 @pytest.mark.parametrize("keep", [0, 1, 30, 0.5, 0.9])
 def test_truncation_is_damage(codec: str, keep: float) -> None:
     """A payload that was cut off is refused with a ValueError, wherever the cut is."""
-    payload = codecs.encode(clip_THWC(), codec)
+    payload = payloads.encode(clip_THWC(), codec)
     cut = payload[: int(keep * len(payload)) if isinstance(keep, float) else keep]
     with pytest.raises(ValueError, match=f"damaged {codec} payload"):
-        codecs.decode(cut, codec, **SIZE)
+        payloads.decode(cut, codec, **SIZE)
 
 
 @settings(max_examples=60, deadline=None)
-@given(codec=st.sampled_from(sorted(codecs.CODECS)), data=st.binary(max_size=200))
+@given(codec=st.sampled_from(sorted(payloads.CODECS)), data=st.binary(max_size=200))
 def test_noise_is_damage(codec: str, data: bytes) -> None:
     """Arbitrary bytes raise ValueError and nothing else."""
     with pytest.raises(ValueError):
-        codecs.decode(data, codec, **SIZE)
+        payloads.decode(data, codec, **SIZE)
 
 
 def test_claimed_sizes_cost_no_memory() -> None:
@@ -65,11 +65,11 @@ def test_claimed_sizes_cost_no_memory() -> None:
         header, {"descr": "|u1", "fortran_order": False, "shape": (1 << 20, 1 << 20, 1 << 20, 3)}
     )
     with pytest.raises(ValueError, match="damaged raw"):
-        codecs.decode(header.getvalue(), "raw", **SIZE)
+        payloads.decode(header.getvalue(), "raw", **SIZE)
     bomb = io.BytesIO()
     Image.new("RGB", (15000, 13000)).save(bomb, "PNG", compress_level=1)
     with pytest.raises(ValueError, match="damaged png"):
-        codecs.decode(bomb.getvalue(), "png", **SIZE)
+        payloads.decode(bomb.getvalue(), "png", **SIZE)
 
 
 def test_pickles_are_refused() -> None:
@@ -77,7 +77,7 @@ def test_pickles_are_refused() -> None:
     buffer = io.BytesIO()
     np.save(buffer, np.array([{}], dtype=object), allow_pickle=True)
     with pytest.raises(ValueError, match="damaged raw"):
-        codecs.decode(buffer.getvalue(), "raw", **SIZE)
+        payloads.decode(buffer.getvalue(), "raw", **SIZE)
 
 
 def test_what_cannot_be_encoded() -> None:
@@ -85,8 +85,8 @@ def test_what_cannot_be_encoded() -> None:
     with pytest.raises(
         ValueError, match=r"a clip is uint8 \(T, H, W, 3\), not float64 \(5, 12, 18, 3\)"
     ):
-        codecs.encode(clip_THWC().astype(float), "png")
+        payloads.encode(clip_THWC().astype(float), "png")
     with pytest.raises(ValueError, match="unknown codec 'gif': choose from png, jpg, raw, mp4"):
-        codecs.encode(clip_THWC(), "gif")
+        payloads.encode(clip_THWC(), "gif")
     with pytest.raises(ValueError, match="6000 frames are too many for one JPEG image"):
-        codecs.encode(np.zeros((6000, 12, 2, 3), np.uint8), "jpg")
+        payloads.encode(np.zeros((6000, 12, 2, 3), np.uint8), "jpg")

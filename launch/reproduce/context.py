@@ -1,0 +1,135 @@
+"""What a stage gets and what it gives: the context, and results that survive as JSON."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from launch.reproduce.footage import FootageSet
+from launch.reproduce.planner import Plan
+from trainer.vgg import Vgg
+
+Cell = str | float | int | None
+"""Of a table; None is printed as a dash."""
+
+
+class Table(NamedTuple):
+    """Rows of figures under one protocol."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    card: dict[str, str]
+    """The protocol: figures of tables with different cards must not be compared."""
+    note: str = ""
+
+
+class Claim(NamedTuple):
+    """A statement of the paper or of the project, judged by the figures."""
+
+    text: str
+    holds: bool | None
+    """None: could not be judged; `detail` says why."""
+    detail: str
+
+
+class Picture(NamedTuple):
+    """A file below the output folder."""
+
+    title: str
+    file: str
+
+
+class StageResult(NamedTuple):
+    """What a stage found out."""
+
+    tables: tuple[Table, ...] = ()
+    claims: tuple[Claim, ...] = ()
+    pictures: tuple[Picture, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+class Stage(NamedTuple):
+    """One experiment of the paper."""
+
+    title: str
+    trainings: Callable[[Sequence[FootageSet], Plan], int]
+    """How many trainings it will ask for, for the planner."""
+    run: Callable[[Context], StageResult]
+
+
+@dataclass(frozen=True)
+class Context:
+    """Everything a stage may look at. Equal contexts give equal results, up to timed trainings."""
+
+    out: Path
+    """Folder of footage, runs, logs, pictures and the state."""
+    sets: tuple[FootageSet, ...]
+    plan: Plan
+    vgg: Vgg | None
+    """Feature network of MCS."""
+    no_vgg: str
+    """Why there is none."""
+    start: Callable[[list[str], Path], int]
+    """Starts a training with these words of trainer/main.py, its output into a file."""
+
+    def picture(self, name: str) -> Path:
+        """Where a picture goes."""
+        path = self.out / "pictures" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+
+def to_json(result: StageResult) -> dict[str, Any]:
+    """Plain values; not-a-number and infinity become None."""
+    return {
+        "tables": [
+            {**table._asdict(), "rows": [[_finite(cell) for cell in row] for row in table.rows]}
+            for table in result.tables
+        ],
+        "claims": [claim._asdict() for claim in result.claims],
+        "pictures": [picture._asdict() for picture in result.pictures],
+        "notes": list(result.notes),
+    }
+
+
+def from_json(found: dict[str, Any]) -> StageResult:
+    """The inverse of `to_json`."""
+    tables = tuple(
+        Table(t["title"], tuple(t["columns"]), tuple(map(tuple, t["rows"])), t["card"], t["note"])
+        for t in found["tables"]
+    )
+    return StageResult(
+        tables,
+        tuple(Claim(**claim) for claim in found["claims"]),
+        tuple(Picture(**picture) for picture in found["pictures"]),
+        tuple(found["notes"]),
+    )
+
+
+def _finite(cell: Cell) -> Cell:
+    return None if isinstance(cell, float) and not math.isfinite(cell) else cell
+
+
+def merged(results: Sequence[StageResult]) -> StageResult:
+    """Results of several data sets as one."""
+    return StageResult(
+        tuple(table for result in results for table in result.tables),
+        tuple(claim for result in results for claim in result.claims),
+        tuple(picture for result in results for picture in result.pictures),
+        tuple(note for result in results for note in result.notes),
+    )
+
+
+def mean_std(values: Sequence[float], *, digits: int = 3) -> str | None:
+    """`mean ± sd` over seeds; the mean alone of one, None of none."""
+    if not values:
+        return None
+    mean = math.fsum(values) / len(values)
+    if len(values) == 1:
+        return f"{mean:.{digits}f}"
+    sd = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (len(values) - 1))
+    return f"{mean:.{digits}f} ± {sd:.{digits}f}"

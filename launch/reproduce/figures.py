@@ -1,0 +1,93 @@
+"""Figures of generated videos and of reference rows, under one protocol (Sec. 4.2).
+
+Reference rows are made of real footage, so that MCS, whose scale depends on features that the paper
+does not give, can be read: a frozen first frame, a blur, noise, and other windows of the videos.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from trainer import evaluate, render, scores
+from trainer.run import Run
+from trainer.vgg import Vgg, motion_of
+
+NOISE_SD = 8
+"""Grey levels."""
+
+
+class Figures(NamedTuple):
+    """Means over videos."""
+
+    mcs: float | None
+    """None without a feature network."""
+    fcs: float
+    psnr: float | None
+    """None where there is no truth to compare with."""
+
+
+def measure(
+    fake_BTHWC: np.ndarray, real_BTHWC: np.ndarray, *, vgg: Vgg | None, paired: bool = True
+) -> Figures:
+    """Figures of videos against real ones; `paired`: video i is meant to be real video i."""
+    psnr = None
+    if paired:
+        psnr = float(np.minimum(scores.video_psnr(fake_BTHWC, real_BTHWC), 100.0).mean())
+    mcs = None
+    if vgg:
+        motion = [motion_of(vgg, torch.from_numpy(x)) for x in (real_BTHWC, fake_BTHWC)]
+        mcs = scores.mcs(*motion)
+    return Figures(mcs, float(scores.fcs(fake_BTHWC).mean()), psnr)
+
+
+def frozen(real_BTHWC: np.ndarray) -> np.ndarray:
+    """Every frame is the first one."""
+    return np.repeat(real_BTHWC[:, :1], real_BTHWC.shape[1], axis=1)
+
+
+def blurred(real_BTHWC: np.ndarray) -> np.ndarray:
+    """A 5x5 box blur of every frame."""
+    images_XCHW = torch.from_numpy(real_BTHWC).flatten(0, 1).movedim(-1, 1).double()
+    wide = functional.pad(images_XCHW, (2, 2, 2, 2), mode="reflect")
+    smooth = functional.avg_pool2d(wide, 5, stride=1).round().to(torch.uint8)
+    return smooth.movedim(1, -1).reshape(real_BTHWC.shape).numpy()
+
+
+def noisy(real_BTHWC: np.ndarray) -> np.ndarray:
+    """Gaussian noise of standard deviation 8 on every pixel."""
+    noise = np.random.default_rng(0).normal(0, NOISE_SD, real_BTHWC.shape)
+    return (real_BTHWC + noise).round().clip(0, 255).astype(np.uint8)
+
+
+REFERENCES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "frozen first frame": frozen,
+    "5x5 blur": blurred,
+    f"noise, sd {NOISE_SD}": noisy,
+}
+
+
+def references(real_BTHWC: np.ndarray, *, vgg: Vgg | None) -> dict[str, Figures]:
+    """Figures of every reference row; `bound` is the footage itself."""
+    bound = Figures(None, float(scores.fcs(real_BTHWC).mean()), None)
+    rows = {
+        name: measure(make(real_BTHWC), real_BTHWC, vgg=vgg) for name, make in REFERENCES.items()
+    }
+    return {"bound (real videos)": bound, **rows}
+
+
+def scored_clips(run: Run, most: int) -> list[int]:
+    """The clips of a run that are scored."""
+    return render.clips_of(run, render.spread_videos(run, most))
+
+
+def card(run: Run, *, videos: str, vgg: Vgg | None) -> dict[str, str]:
+    """Protocol of PSNR, FCS and MCS on a run's footage."""
+    features = {"features": "VGG16 relu3_3", "weights SHA-256": vgg.sha256} if vgg else {}
+    about = evaluate.protocol(run, videos=videos, definition="", **features)
+    definitions = {"FCS": evaluate.FCS, "PSNR": evaluate.PSNR, "MCS": evaluate.MCS}
+    return {**{k: v for k, v in about.items() if v}, **definitions}

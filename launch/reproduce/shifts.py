@@ -1,0 +1,43 @@
+"""PSNR and SSIM under the best shift in time: the phase of a motion is not what is judged."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from trainer import scores
+
+MOST = 4
+"""Frames of shift either way."""
+
+
+class Shifted(NamedTuple):
+    """The best agreement of two videos over shifts, and that shift."""
+
+    psnr: float
+    ssim: float
+    shift: int
+
+
+def best_shift(fake_THWC: np.ndarray, real_THWC: np.ndarray, *, most: int = MOST) -> Shifted:
+    """Compare the overlap of two videos at every shift of at most `most` frames.
+
+    Shift s sets frame t + s of `fake` against frame t of `real`; at least half of them overlap.
+    """
+    frames = len(real_THWC)
+    most = min(most, frames // 2)
+    found = []
+    for shift in range(-most, most + 1):
+        fake = fake_THWC[max(0, shift) : frames + min(0, shift)]
+        real = real_THWC[max(0, -shift) : frames - max(0, shift)]
+        psnr = min(float(scores.video_psnr(fake[None], real[None])[0]), 100.0)
+        found.append((psnr, -abs(shift), shift, fake, real))
+    psnr, _, shift, fake, real = max(found, key=lambda row: row[:3])
+    return Shifted(psnr, float(scores.ssim(fake, real).mean()), shift)
+
+
+def nearest_video(real_THWC: np.ndarray, others_NTHWC: np.ndarray, *, most: int = MOST) -> Shifted:
+    """The best agreement that any of other videos achieves, under the same shifts."""
+    return max((best_shift(other, real_THWC, most=most) for other in others_NTHWC),
+               key=lambda found: found.psnr)  # fmt: skip

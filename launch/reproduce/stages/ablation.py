@@ -1,0 +1,190 @@
+"""Tab. 2 and 4b: the full model, the loss ablations, the bound and reference rows, over seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from launch.reproduce import figures, paper, trainings
+from launch.reproduce.context import (
+    Cell,
+    Claim,
+    Context,
+    Stage,
+    StageResult,
+    Table,
+    mean_std,
+    merged,
+)
+from launch.reproduce.figures import Figures
+from launch.reproduce.footage import FootageSet, prepared, read_clips
+from launch.reproduce.planner import Plan
+from trainer import render
+from trainer.run import open_run
+
+VARIANTS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "-l_triplet -l_static": ("bare", ("loss.lambda_triplet=0", "loss.lambda_static=0")),
+    "-l_triplet +l_static": ("static", ("loss.lambda_triplet=0",)),
+    "+l_triplet -l_static": ("triplet", ("loss.lambda_static=0",)),
+    "full": ("full", ()),
+}
+"""Rows of Tab. 4b: short name, settings over the preset."""
+FROZEN = "frozen first frame"
+COLUMNS = ("", "MCS", "FCS", "distance to the bound", "PSNR, dB", "paper: MCS", "paper: FCS")
+
+
+class Rows(NamedTuple):
+    """Everything that one data set gave, over seeds."""
+
+    references: dict[str, Figures]
+    found: dict[str, list[Figures]]
+    random: list[Figures]
+    """Random pairs of rows of the full model (Sec. 4.4.1)."""
+    card: dict[str, str]
+
+
+def run(context: Context) -> StageResult:
+    """Every data set in turn."""
+    return merged([_one(context, footage) for footage in context.sets])
+
+
+def _one(context: Context, footage: FootageSet) -> StageResult:
+    rows = measured(context, footage)
+    table = table_of(footage, rows)
+    notes = () if context.vgg else (f"{footage.name}: no MCS rows: {context.no_vgg}",)
+    return StageResult((table,), claims_of(footage, rows), (), notes)
+
+
+def measured(context: Context, footage: FootageSet) -> Rows:
+    """Train and measure every variant with every seed."""
+    data = trainings.whole_set(context, footage)
+    found: dict[str, list[Figures]] = {name: [] for name in VARIANTS}
+    random, card, references = [], {}, {}
+    for name, (short, words) in VARIANTS.items():
+        for seed in trainings.seeds(context):
+            trained = open_run(trainings.trained(context, footage, data, short, *words, seed=seed))
+            clips = figures.scored_clips(trained, context.plan.videos)
+            real = render.real_clips(trained, clips)
+            fake = render.render_clips(trained, clips)
+            found[name].append(figures.measure(fake, real, vgg=context.vgg))
+            if name == "full":
+                random.append(_random(context, trained, real, seed))
+                card = figures.card(
+                    trained, videos=f"{len(clips)} of {len(trained.manifest.videos)}",
+                    vgg=context.vgg,
+                )  # fmt: skip
+                references = figures.references(real, vgg=context.vgg)
+    references |= _other_windows(context, footage)
+    return Rows(references, found, random, card)
+
+
+def _random(context: Context, trained, real: np.ndarray, seed: int) -> Figures:
+    from trainer.generate import draw_pairs
+
+    pairs = draw_pairs(trained, count=context.plan.randoms, seed=seed)
+    fake = render.render(trained, *pairs)
+    return figures.measure(fake, real, vgg=context.vgg, paired=False)
+
+
+def _other_windows(context: Context, footage: FootageSet) -> dict[str, Figures]:
+    """The second window of each video against its first, where videos are long enough."""
+    if not footage.root:
+        return {}
+    plan = context.plan
+    folder = prepared(
+        footage, out=context.out, name="windows", frames=plan.frames, size=plan.size, windows="all"
+    )
+    clips = read_clips(folder, first=False)
+    first = np.unique(clips.video_N, return_index=True)[1]
+    second = [n + 1 for n in first if n + 1 < len(clips.video_N)
+              and clips.video_N[n + 1] == clips.video_N[n]]  # fmt: skip
+    if len(second) < 2:
+        return {}
+    at = np.array(second)
+    row = figures.measure(
+        clips.frames_NTHWC[at], clips.frames_NTHWC[at - 1], vgg=context.vgg, paired=False
+    )
+    return {"other real windows": row}
+
+
+def table_of(footage: FootageSet, rows: Rows) -> Table:
+    """The table of a data set: bound, references, ours, and the paper's figures beside them."""
+    bound = rows.references["bound (real videos)"].fcs
+    quoted = paper.TABLE_2.get(footage.paper, {})
+    lines: list[tuple[Cell, ...]] = []
+    for name, one in rows.references.items():
+        lines.append(_line(name, [one], bound, quoted))
+    for name, several in rows.found.items():
+        lines.append(_line(name, several, bound, quoted))
+    lines.append(_line("full, random pairs", rows.random, bound, quoted))
+    lines += [(f"{name} (paper)", None, None, None, None, *quoted[name])
+              for name in ("MoCoGAN", "VGAN") if name in quoted]  # fmt: skip
+    seeds = len(rows.found["full"])
+    note = f"Mean ± standard deviation over {seeds} seeds." if seeds > 1 else "One seed."
+    return Table(f"Tab. 2 and 4b: {footage.name}", COLUMNS, tuple(lines), rows.card, note)
+
+
+def _line(
+    name: str, several: Sequence[Figures], bound: float, quoted: dict[str, tuple[float, float]]
+) -> tuple[Cell, ...]:
+    mcs = [one.mcs for one in several if one.mcs is not None]
+    psnr = [one.psnr for one in several if one.psnr is not None]
+    distance = [abs(one.fcs - bound) for one in several]
+    return (
+        name,
+        mean_std(mcs, digits=2),
+        mean_std([one.fcs for one in several]),
+        mean_std(distance),
+        mean_std(psnr, digits=2),
+        *quoted.get(name, (None, None)),
+    )
+
+
+def claims_of(footage: FootageSet, rows: Rows) -> tuple[Claim, ...]:
+    """What the full model must show on a data set."""
+    bound = rows.references["bound (real videos)"].fcs
+    fcs = {name: float(np.mean([f.fcs for f in several])) for name, several in rows.found.items()}
+    gap = {name: abs(value - bound) for name, value in fcs.items()}
+    closest = min(gap, key=lambda name: gap[name])
+    claims = [
+        Claim(
+            f"{footage.name}: FCS of the full model within 0.02 of the bound",
+            gap["full"] <= 0.02,
+            f"{fcs['full']:.3f} against {bound:.3f}",
+        ),
+        Claim(
+            f"{footage.name}: the full model is the closest of the ablation to the FCS bound",
+            closest == "full",
+            ", ".join(f"{name}: {value:.4f}" for name, value in gap.items()),
+        ),
+    ]
+    if rows.references[FROZEN].mcs is None:
+        return (*claims, Claim(f"{footage.name}: MCS", None, "no feature network was given"))
+    mcs = {
+        name: float(np.mean([f.mcs or 0.0 for f in several]))
+        for name, several in rows.found.items()
+    }
+    still = rows.references[FROZEN].mcs or 0.0
+    return (
+        *claims,
+        Claim(
+            f"{footage.name}: MCS of the full model at least 1.0 below a frozen first frame",
+            mcs["full"] <= still - 1,
+            f"{mcs['full']:.2f} against {still:.2f}",
+        ),
+        Claim(
+            f"{footage.name}: the full model has the lowest MCS of the ablation",
+            min(mcs, key=lambda name: mcs[name]) == "full",
+            ", ".join(f"{name}: {value:.2f}" for name, value in mcs.items()),
+        ),
+    )
+
+
+def count(sets: Sequence[FootageSet], plan: Plan) -> int:
+    """Trainings: every variant with every seed."""
+    return len(VARIANTS) * plan.seeds * len(sets)
+
+
+STAGE = Stage("Tab. 2 and 4b: full model and loss ablations", count, run)

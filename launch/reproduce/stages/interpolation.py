@@ -1,0 +1,149 @@
+"""Fig. 7 and 12, measured: every second frame is held out and generated from its neighbours.
+
+Trained on every second view or frame, with the low-rank constraint off, rho = 2 and rho = 10, per
+clip and over the whole dictionary (Eq. 7). What is judged was fixed beforehand: `JUDGED`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from data_shards.errors import UserError
+from launch.reproduce import trainings
+from launch.reproduce.blending import WAYS, blended, generated
+from launch.reproduce.context import Claim, Context, Picture, Stage, StageResult, Table, merged
+from launch.reproduce.footage import FootageSet, prepared, read_clips
+from launch.reproduce.planner import Plan
+from trainer import pictures, render, scores
+from trainer.pictures import to_pixels
+from trainer.run import Run, open_run
+
+JUDGED = (10, "clip", "codes")
+"""rho, scope and way that the claim is about."""
+LAYOUT = ("latents.static_key=video", "latents.transient_key=video")
+"""Interpolation is within a video, so each has rows of its own."""
+
+
+def run(context: Context) -> StageResult:
+    """Every data set in turn."""
+    return merged([_one(context, footage) for footage in context.sets])
+
+
+def _one(context: Context, footage: FootageSet) -> StageResult:
+    plan = context.plan
+    same = {"out": context.out, "size": plan.size, "length": 2 * plan.frames - 1}
+    try:
+        truth = read_clips(prepared(footage, name="each", frames=2 * plan.frames - 1, **same))
+    except UserError as error:
+        return StageResult(notes=(f"{footage.name}: no interpolation: {error}",))
+    data = prepared(footage, name="second", frames=plan.frames, stride=2, **same)
+    names = [video.name for video in truth.manifest.videos]
+    real, middle = truth.frames_NTHWC[:, 0::2], truth.frames_NTHWC[:, 1::2]
+    found: dict[tuple[int, str, str], float] = {}
+    learned: dict[tuple[int, str], np.ndarray] = {}
+    pictured = None
+    for rank, scope in plan.ranks:
+        words = (f"latents.low_rank.rank={rank}", f"latents.low_rank.scope={scope}") if rank else ()
+        short = f"rank{rank}-{scope}"
+        folder = trainings.trained(context, footage, data, short, *LAYOUT, *words)
+        trained = open_run(folder)
+        clips = [trained.clip_of_video(name) for name in names]
+        learned[rank, scope] = render.render_clips(trained, clips)
+        for way in WAYS:
+            fake = in_gaps(trained, clips, way)
+            found[rank, scope, way] = psnr_of(fake, middle)
+            pictured = fake if (rank, scope, way) == JUDGED or pictured is None else pictured
+    plain = {
+        "true neighbours": psnr_of(blended(real), middle),
+        **{
+            f"generated neighbours, {_label(*key)}": psnr_of(blended(frames), middle)
+            for key, frames in learned.items()
+        },
+    }
+    own = {key: psnr_of(frames, real) for key, frames in learned.items()}
+    assert pictured is not None
+    return StageResult(
+        (_table(footage, found, plain, own, len(names)),),
+        (_claim(footage, found, plain["true neighbours"]),),
+        (_picture(context, footage, names, real, middle, pictured),),
+    )
+
+
+def in_gaps(run: Run, clips: Sequence[int], way: str) -> np.ndarray:
+    """The frames between the learned ones of clips: uint8 (B, T - 1, H, W, 3)."""
+    parts = []
+    for start in range(0, len(clips), render.CLIPS_AT_ONCE):
+        rows = render.rows_of(run, clips[start : start + render.CLIPS_AT_ONCE])
+        codes = run.latents(*(torch.as_tensor(row) for row in rows))
+        parts.append(to_pixels(generated(run.networks, *codes, way)))
+    return np.concatenate(parts)
+
+
+def psnr_of(fake_BTHWC: np.ndarray, real_BTHWC: np.ndarray) -> float:
+    """Mean PSNR over videos, equal ones at 100 dB."""
+    return float(np.minimum(scores.video_psnr(fake_BTHWC, real_BTHWC), 100.0).mean())
+
+
+def _label(rank: int, scope: str) -> str:
+    return f"rho = {rank}, {scope}" if rank else "low rank off"
+
+
+def _table(
+    footage: FootageSet,
+    found: dict[tuple[int, str, str], float],
+    plain: dict[str, float],
+    own: dict[tuple[int, str], float],
+    videos: int,
+) -> Table:
+    lines: list[tuple] = []
+    for (rank, scope), value in own.items():
+        ways = [f"{found[rank, scope, way]:.2f}" for way in WAYS]
+        blend = f"{plain[f'generated neighbours, {_label(rank, scope)}']:.2f}"
+        lines.append((_label(rank, scope), f"{value:.2f}", *ways, blend))
+    lines.append(("plain blending of the true neighbours", None, *[None] * len(WAYS),
+                  f"{plain['true neighbours']:.2f}"))  # fmt: skip
+    columns = ("", "learned frames", *(f"in between: {way}" for way in WAYS), "blended pixels")
+    card = {
+        "figure": "PSNR in dB, mean over videos of all held-out frames of a video",
+        "held out": f"every second frame or view of {videos} videos",
+        "ways": "sequence: z blended, R over the lengthened sequence; step: z blended, one step "
+        "of R from the frame before; codes: R's outputs blended",
+        "judged": f"rho = {JUDGED[0]}, {JUDGED[1]}, {JUDGED[2]}; fixed beforehand",
+    }
+    return Table(f"Fig. 7 and 12, interpolation: {footage.name}", columns, tuple(lines), card)
+
+
+def _claim(footage: FootageSet, found: dict, plain: float) -> Claim:
+    text = f"{footage.name}: interpolation is above plain blending of the true neighbours"
+    if JUDGED not in found:
+        return Claim(text, None, "the judged variant was left out")
+    value = found[JUDGED]
+    return Claim(text, value > plain, f"{value:.2f} dB against {plain:.2f} dB")
+
+
+def _picture(
+    context: Context, footage: FootageSet, names: list[str], real: np.ndarray,
+    middle: np.ndarray, fake: np.ndarray,
+) -> Picture:  # fmt: skip
+    rows = []
+    for group, index in enumerate(render.spread(4, len(names))):
+        rows += [
+            pictures.Row(f"held out: {names[index]}", middle[index], group),
+            pictures.Row("in between", fake[index], group),
+            pictures.Row("blended pixels", blended(real[index : index + 1])[0], group),
+        ]
+    path = context.picture(f"fig7-{footage.name}.png")
+    pictures.write_png(path, pictures.sheet(rows))
+    title = f"Fig. 7, {footage.name}: held-out frames, generated in between, and plain blending"
+    return Picture(title, str(path.relative_to(context.out)))
+
+
+def count(sets: Sequence[FootageSet], plan: Plan) -> int:
+    """One training of every set and constraint."""
+    return len(plan.ranks) * len(sets)
+
+
+STAGE = Stage("Fig. 7 and 12: interpolation", count, run)

@@ -1,0 +1,94 @@
+"""Pictures: the ablation (Fig. 4), sheets of videos (Fig. 5, 9 to 11), 500 random videos."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from launch.reproduce import trainings
+from launch.reproduce.context import Context, Picture, Stage, StageResult, merged
+from launch.reproduce.footage import FootageSet
+from launch.reproduce.planner import Plan
+from launch.reproduce.stages.ablation import VARIANTS
+from launch.reproduce.stages.random_latents import random_videos
+from trainer import pictures, render
+from trainer.generate import draw_pairs
+from trainer.run import Run, open_run
+
+
+def run(context: Context) -> StageResult:
+    """Every data set in turn."""
+    return merged([_one(context, footage) for footage in context.sets])
+
+
+def _one(context: Context, footage: FootageSet) -> StageResult:
+    full = open_run(trainings.full_model(context, footage))
+    name = footage.name
+    sheets = (
+        ("fig5", "Fig. 5 and 9 to 11: footage above generated", _training_rows(full)),
+        ("fig4-latents", "Fig. 4 left: learned (+Z) and random (-Z) latents", _latent_rows(full)),
+        ("fig4-losses", "Fig. 4 right: with and without the losses", _loss_rows(context, footage)),
+    )
+    shown = [
+        _sheet(context, f"{key}-{name}", f"{title}; {name}", rows) for key, title, rows in sheets
+    ]
+    return StageResult(pictures=(*shown, *_wall(context, footage, full)))
+
+
+def _training_rows(run: Run) -> list[pictures.Row]:
+    names = render.spread_videos(run, 6)
+    clips = render.clips_of(run, names)
+    return pictures.real_above_generated(
+        names, render.real_clips(run, clips), render.render_clips(run, clips)
+    )
+
+
+def _latent_rows(run: Run) -> list[pictures.Row]:
+    learned = render.render(run, *draw_pairs(run, count=3, seed=0))
+    drawn = random_videos(run, 3, seed=0)
+    return [
+        pictures.Row(label, video, group)
+        for group, (label, videos) in enumerate((("+Z", learned), ("-Z", drawn)))
+        for video in videos
+    ]
+
+
+def _loss_rows(context: Context, footage: FootageSet) -> list[pictures.Row]:
+    rows, data = [], trainings.whole_set(context, footage)
+    for name, (short, words) in VARIANTS.items():
+        run = open_run(trainings.trained(context, footage, data, short, *words))
+        clips = render.clips_of(run, render.spread_videos(run, 2))
+        if not rows:
+            rows += [pictures.Row("footage", video, 0) for video in render.real_clips(run, clips)]
+        group = 1 + list(VARIANTS).index(name)
+        rows += [pictures.Row(name, video, group) for video in render.render_clips(run, clips)]
+    return rows
+
+
+def _sheet(context: Context, name: str, title: str, rows: list[pictures.Row]) -> Picture:
+    path = context.picture(f"{name}.png")
+    pictures.write_png(path, pictures.sheet(rows))
+    return Picture(title, str(path.relative_to(context.out)))
+
+
+def _wall(context: Context, footage: FootageSet, run: Run) -> list[Picture]:
+    count = context.plan.randoms
+    videos: np.ndarray = render.render(run, *draw_pairs(run, count=count, seed=0))
+    wall = pictures.wall(videos)
+    still, film = (context.picture(f"random-{footage.name}.{end}") for end in ("png", "mp4"))
+    pictures.write_png(still, pictures.picture(wall[len(wall) // 2]))
+    pictures.write_mp4(film, wall, loops=3)
+    title = f"{count} random videos of the dictionary, {footage.name}: their middle frames"
+    return [
+        Picture(title, str(still.relative_to(context.out))),
+        Picture(f"The same, moving, {footage.name}", str(film.relative_to(context.out))),
+    ]
+
+
+def count(sets: Sequence[FootageSet], plan: Plan) -> int:
+    """None of its own: those of the ablation."""
+    return 0
+
+
+STAGE = Stage("Pictures", count, run)

@@ -1,0 +1,192 @@
+"""Unseen footage: latents of videos that were not trained on, found with the networks frozen.
+
+`trainer.fit` on held-out videos: chairs that were not among those trained on, an action or
+identities that no training video shows. Beside each figure stands the training video that comes
+nearest to it, and, over more and more training videos, the gap to the training videos' own PSNR.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from data_shards.manifest import Manifest
+from launch.reproduce import trainings
+from launch.reproduce.context import Claim, Context, Picture, Stage, StageResult, Table, merged
+from launch.reproduce.footage import FootageSet, manifest_of, prepared
+from launch.reproduce.planner import Plan
+from launch.reproduce.plots import Line, write_plot
+from trainer import pictures, render, scores
+from trainer.fit import fit_set
+from trainer.fitted import Fitted, extended
+from trainer.fitting import FitConfig
+from trainer.run import Run, open_run
+
+NEW = "unseen"
+LAYOUT = ("latents.static_key=video", "latents.transient_key=video")
+"""A fitted video has both latents to itself; so have those trained on."""
+COLUMNS = ("training videos", "their PSNR, dB", "fitted, dB", "nearest training video, dB",
+           "fitted above it", "least gain, dB")  # fmt: skip
+
+
+class Fits(NamedTuple):
+    """What fitting after training on so many videos gave."""
+
+    trained: int
+    own: float
+    """Mean PSNR of the training videos."""
+    fitted: Fitted
+
+
+def run(context: Context) -> StageResult:
+    """Every data set in turn."""
+    return merged([_one(context, footage) for footage in context.sets])
+
+
+def split(manifest: Manifest, unseen: str) -> tuple[list[str], list[str]]:
+    """Names of videos to train on and to fit: every fourth one (at most 12), the second action, or
+    every fourth identity."""
+    names = [video.name for video in manifest.videos]
+    if unseen == "videos":
+        away = set(render.spread(max(1, min(12, len(names) // 4 + 1)), len(names)))
+        new = [name for index, name in enumerate(names) if index in away]
+    else:
+        column = 2 if unseen == "actions" else 1
+        labels = sorted({video[column] for video in manifest.videos})
+        away = set(labels[1:2] if unseen == "actions" else labels[1::4])
+        new = [video.name for video in manifest.videos if video[column] in away]
+    kept = [name for name in names if name not in set(new)]
+    return kept, new
+
+
+def counts_of(total: int, *, several: bool) -> list[int]:
+    """Numbers of training videos: all, and before it a quarter and a half where asked for."""
+    return sorted({max(2, total // 4), max(2, total // 2), total}) if several else [total]
+
+
+def _one(context: Context, footage: FootageSet) -> StageResult:
+    kept, new = split(manifest_of(trainings.whole_set(context, footage)), footage.unseen)
+    same = {"out": context.out, "frames": context.plan.frames, "size": context.plan.size}
+    held = prepared(footage, name="unseen", only=new, **same)
+    found: list[Fits] = []
+    trained = None
+    for number in counts_of(len(kept), several=context.plan.counts):
+        chosen = [kept[i] for i in render.spread(number, len(kept))]
+        data = prepared(footage, name=f"seen-{number}", only=chosen, **same)
+        trained = open_run(trainings.trained(context, footage, data, f"seen{number}", *LAYOUT))
+        found.append(Fits(number, _own(trained), _fit(context, trained, held)))
+    assert trained is not None
+    return StageResult(
+        (_table(footage, found), _videos(footage, found[-1])),
+        claims_of(footage, found[-1]),
+        tuple(_pictures(context, footage, trained, found)),
+    )
+
+
+def _fit(context: Context, run: Run, held: Path) -> Fitted:
+    config = FitConfig(steps=context.plan.fit_steps)
+    return fit_set(run, str(held), name=NEW, config=config)
+
+
+def _own(run: Run) -> float:
+    clips = render.clips_of(run, [video.name for video in run.manifest.videos])
+    psnr = scores.video_psnr(render.render_clips(run, clips), render.real_clips(run, clips))
+    return float(np.minimum(psnr, 100.0).mean())
+
+
+def gains(fitted: Fitted) -> np.ndarray:
+    """dB of every fitted video above its nearest training video."""
+    return np.array([v["psnr"] - v["nearest_psnr"] for v in fitted.facts["videos"]])
+
+
+def _mean(fitted: Fitted, key: str) -> float:
+    return float(np.mean([video[key] for video in fitted.facts["videos"]]))
+
+
+def _card(footage: FootageSet, fits: Fits) -> dict[str, str]:
+    settings = ", ".join(f"{k} {v}" for k, v in fits.fitted.facts["settings"].items())
+    return {
+        "figure": "PSNR in dB of all frames, mean over videos",
+        "held out": f"{footage.unseen}: {len(fits.fitted.facts['videos'])} videos",
+        "nearest": "the training video of least squared error, without shifts",
+        "fit": f"networks frozen; {settings}",
+    }
+
+
+def _table(footage: FootageSet, found: list[Fits]) -> Table:
+    lines = [
+        (
+            fits.trained, f"{fits.own:.2f}", f"{_mean(fits.fitted, 'psnr'):.2f}",
+            f"{_mean(fits.fitted, 'nearest_psnr'):.2f}",
+            f"{(gains(fits.fitted) > 0).sum()} of {len(gains(fits.fitted))}",
+            f"{gains(fits.fitted).min():+.2f}",
+        )
+        for fits in found
+    ]  # fmt: skip
+    return Table(
+        f"Unseen footage: {footage.name}", COLUMNS, tuple(lines), _card(footage, found[-1])
+    )
+
+
+def _videos(footage: FootageSet, fits: Fits) -> Table:
+    lines = [
+        (v["name"], f"{v['psnr']:.2f}", f"{v['nearest_psnr']:.2f}", v["nearest"])
+        for v in fits.fitted.facts["videos"]
+    ]
+    columns = ("unseen video", "fitted, dB", "nearest training video, dB", "which is")
+    return Table(f"Unseen footage, each video: {footage.name}", columns, tuple(lines),
+                 _card(footage, fits))  # fmt: skip
+
+
+def claims_of(footage: FootageSet, fits: Fits) -> tuple[Claim, ...]:
+    """3 dB above the nearest training video on average, and each video above it."""
+    gain = gains(fits.fitted)
+    return (
+        Claim(
+            f"{footage.name}: fitted videos on average 3 dB above the nearest training video",
+            bool(gain.mean() >= 3),
+            f"{gain.mean():+.2f} dB",
+        ),
+        Claim(
+            f"{footage.name}: each fitted video above its nearest training video",
+            bool((gain > 0).all()),
+            f"{(gain > 0).sum()} of {len(gain)}, least {gain.min():+.2f} dB",
+        ),
+    )
+
+
+def _pictures(context: Context, footage: FootageSet, run: Run, found: list[Fits]) -> list[Picture]:
+    longer = extended(run, NEW)
+    names = [video.name for video in longer.manifest.videos[len(run.manifest.videos) :]]
+    chosen = [names[i] for i in render.spread(6, len(names))]
+    clips = render.clips_of(longer, chosen)
+    rows = pictures.real_above_generated(
+        chosen, render.real_clips(longer, clips), render.render_clips(longer, clips)
+    )
+    path = context.picture(f"unseen-{footage.name}.png")
+    pictures.write_png(path, pictures.sheet(rows))
+    title = f"Unseen footage, {footage.name}: footage above what was fitted"
+    shown = [Picture(title, str(path.relative_to(context.out)))]
+    if len(found) > 1:
+        at = [fits.trained for fits in found]
+        lines = [
+            Line("training videos", at, [fits.own for fits in found]),
+            Line("fitted", at, [_mean(fits.fitted, "psnr") for fits in found]),
+            Line("nearest training video", at, [_mean(f.fitted, "nearest_psnr") for f in found]),
+        ]
+        path = context.picture(f"unseen-{footage.name}-counts.png")
+        write_plot(path, lines, x="training videos", y="PSNR, dB", log_x=True)
+        title = f"Unseen footage, {footage.name}: PSNR against the number of training videos"
+        shown.append(Picture(title, str(path.relative_to(context.out))))
+    return shown
+
+
+def count(sets: Sequence[FootageSet], plan: Plan) -> int:
+    """One training a set, or three."""
+    return len(sets) * (3 if plan.counts else 1)
+
+
+STAGE = Stage("Unseen footage", count, run)

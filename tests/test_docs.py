@@ -1,0 +1,109 @@
+"""What the pages say can be run: links, modules, options, settings, and the README's tour."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.raw_footage import moving, write_video
+from tests.support.training import SMALL, environment
+from trainer import settings
+from trainer.config import Config
+from trainer.presets import PRESETS
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+KNOWN = {field.path for field in settings.fields_of(Config)}
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def commands(text: str) -> list[list[str]]:
+    """Commands of a page's code blocks, continued lines joined, comments dropped."""
+    lines = []
+    for block in re.findall(r"^```[a-z]*\n(.*?)^```", text, flags=re.M | re.S):
+        for line in block.replace("\\\n", " ").splitlines():
+            line = line.strip().removeprefix("$ ")
+            if re.match(r"([A-Z_]+=\S+ )*(python |accelerate |torchrun |make )", line):
+                lines.append(shlex.split(line, comments=True))
+    return lines
+
+
+def help_of(words: list[str]) -> str:
+    run = subprocess.run(
+        [sys.executable, *words, "--help"], cwd=ROOT, env=environment(),
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    return run.stdout
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_links_lead_somewhere(page: Path) -> None:
+    """Every relative link and picture of a page exists."""
+    links = re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text())
+    missing = [link for link in links if not (page.parent / link).exists()]
+    assert not missing
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_settings_that_are_named_exist(page: Path) -> None:
+    """Every `group.field=value` and preset=NAME of a page is one that the trainer knows."""
+    text = page.read_text()
+    groups = "|".join(sorted({path.split(".")[0] for path in KNOWN if "." in path}))
+    named = set(re.findall(rf"\b((?:{groups})\.[a-z_.]+)=", text))
+    presets = set(re.findall(r"\bpreset=([a-z_]+)", text))
+    assert not named - KNOWN and not presets - set(PRESETS)
+
+
+def test_modules_and_options_that_are_named_exist() -> None:
+    """Every `python -m MODULE --option` of any page's code blocks is understood by that module."""
+    wanted: dict[str, set[str]] = {}
+    for page in PAGES:
+        for words in commands(page.read_text()):
+            if "-m" in words and "python" in words:
+                module = words[words.index("-m") + 1]
+                options = {w.split("=")[0] for w in words if re.match(r"--[a-z]", w)}
+                wanted.setdefault(module, set()).update(options)
+    assert {"data_shards.prepare", "trainer.generate", "trainer.evaluate"} <= wanted.keys()
+    for module, options in wanted.items():
+        told = help_of(["-m", module])
+        missing = [option for option in options if option not in told]
+        assert not missing, f"{module}: {missing}"
+
+
+@pytest.mark.ranks
+@pytest.mark.slow
+def test_the_tour_on_ones_own_footage(tmp_path: Path) -> None:
+    """The README's tour runs as printed, on two small videos and with small networks."""
+    for shade in (40, 120):
+        clip = moving(20, height=64, width=64, shade=shade)
+        write_video(tmp_path / "videos" / f"{shade}.mp4", clip)
+    text = (ROOT / "README.md").read_text()
+    tour = list(commands(text.split("## Five minutes")[1].split("\n## ")[0]))
+    assert len(tour) == 5
+    for words in tour:
+        words = [w.replace("~/videos", str(tmp_path / "videos")) for w in words]
+        if words[0] == "accelerate":
+            words = [sys.executable, "-m", "accelerate.commands.accelerate_cli", *words[1:]]
+            words = [w for w in words if not w.startswith("train.minutes")]
+            words.insert(words.index("launch") + 1, "--main_process_port=0")
+            words += [w for w in SMALL if not w.startswith("schedule")] + ["train.steps=4"]
+            words = [str(ROOT / w) if (ROOT / w).is_file() else w for w in words]
+        else:
+            words = [sys.executable, *words[1:]]
+        run = subprocess.run(
+            words, cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False
+        )
+        assert run.returncode == 0, f"{shlex.join(words)}\n{run.stdout}{run.stderr}"
+    made = {path.suffix for path in (tmp_path / "runs" / "mine" / "samples").iterdir()}
+    assert {".png", ".gif", ".mp4"} <= made
+    assert (tmp_path / "runs" / "mine" / "report.html").is_file()
+    assert (tmp_path / "runs" / "mine" / "evaluation.json").is_file()

@@ -1,0 +1,114 @@
+"""Latents for videos that were not trained on: found with frozen networks, kept, and of use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from data_shards.errors import UserError
+from tests.support.footage import tiny_set
+from tests.support.training import train
+from trainer import fit, fitting, generate, render, scores
+from trainer.fitted import extended, read_fitted, read_footage
+from trainer.fitting import FitConfig
+from trainer.run import Run, open_run
+
+QUICK = FitConfig(steps=16, starts=3, check=4, patience=50, frames=2)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small trained run, and footage with one cell more than it was trained on."""
+    folder = tmp_path_factory.mktemp("fit")
+    data = tiny_set(folder, identities=3, actions=2, size=32, hold_out=None)
+    code = train(folder, data, "train.steps=40")
+    assert code == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(home: Path) -> Run:
+    return open_run(home / "run")
+
+
+def test_distances_agree_with_a_loop_over_pairs() -> None:
+    """Squared distances of all pairs at once are those of pairs one after the other, exactly."""
+    draw = torch.Generator().manual_seed(0)
+    first, second = (
+        torch.randint(0, 256, (n, 2, 3, 5, 4), generator=draw, dtype=torch.uint8) for n in (3, 4)
+    )
+    slow = [[int(np.square(a.numpy().astype(int) - b.numpy().astype(int)).sum()) for b in second]
+            for a in first]  # fmt: skip
+    assert fitting.squared_distances(first, second).tolist() == slow
+
+
+def test_training_videos_are_their_own_nearest_and_refit_to_at_least_their_quality(
+    run: Run,
+) -> None:
+    """Started from its own rows, a training video never ends below what training reached."""
+    clips = np.arange(run.manifest.clips)
+    real = run.real(torch.as_tensor(clips))
+    rows, near = fitting.fit(run, real, config=QUICK)
+    assert near.clip_V.tolist() == clips.tolist() and (near.psnr_V == 100).all()
+    own = scores.video_psnr(render.render_clips(run, clips), render.real_clips(run, clips))
+    assert (rows.psnr_V.numpy() >= own - 0.01).all()
+    assert rows.static_VS.norm(dim=1).max() <= 1 + 1e-6
+
+
+def test_fitting_improves_every_start_repeats_exactly_and_moves_no_weight(
+    run: Run, home: Path
+) -> None:
+    """Unseen cells gain on their best start; the same seed gives the same bits; networks stay."""
+    before = {name: value.clone() for name, value in run.networks.state_dict().items()}
+    held = read_footage(run, str(home / "set" / "held-out"), torch.tensor([0]))
+    start, _ = fitting.fit(run, held, config=FitConfig(steps=1, starts=3, rate=1e-9))
+    first, _ = fitting.fit(run, held, config=QUICK)
+    again, _ = fitting.fit(run, held, config=QUICK)
+    assert (first.psnr_V > start.psnr_V + 0.1).all()
+    assert torch.equal(first.static_VS, again.static_VS)
+    assert torch.equal(first.transient_VTM, again.transient_VTM)
+    after = run.networks.state_dict()
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+
+
+def test_the_command_keeps_what_it_found_and_generate_takes_it(
+    run: Run, home: Path, capsys
+) -> None:
+    """Fitted videos have rows of their own: rendered from them, recombined, with their footage."""
+    data = home / "set" / "held-out"
+    words = ["--steps", "8", "--name", "new", "--check", "4"]
+    assert fit.main([str(run.folder), str(data), *words]) == 0
+    assert "mean" in capsys.readouterr().out
+    fitted = read_fitted(run, "new")
+    longer = extended(run, "new")
+    name = fitted.facts["videos"][0]["name"]
+    clips = render.clips_of(longer, [name, run.manifest.videos[0].name])
+    assert clips[0] == run.manifest.clips
+    shown, real = render.render_clips(longer, clips), render.real_clips(longer, clips)
+    psnr = scores.video_psnr(shown, real)
+    assert psnr[0] == pytest.approx(fitted.facts["videos"][0]["psnr"], abs=0.05)
+    np.testing.assert_array_equal(shown[1], render.render_clips(run, clips[1:])[0])
+    out = home / "pictures"
+    base = [str(run.folder), "--out", str(out), "--fitted", "new"]
+    assert generate.main([*base, "recombine", "--static", name, "--transient", name]) == 0
+    assert (out / "recombine.png").is_file()
+
+
+def test_what_does_not_fit_is_refused(run: Run, home: Path, tmp_path: Path, capsys) -> None:
+    """Other sizes, unknown videos and sets, and latents of another step are named in one line."""
+    other = tiny_set(tmp_path, size=64)
+    assert fit.main([str(run.folder), str(other)]) == 2
+    assert "height is 64" in capsys.readouterr().err
+    data = home / "set" / "held-out"
+    assert fit.main([str(run.folder), str(data), "--videos", "nobody"]) == 2
+    assert "did you mean" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"run trainer.fit first|there are"):
+        read_fitted(run, "other")
+    assert fit.main([str(run.folder), str(data), "--steps", "2", "--name", "old"]) == 0
+    path = run.folder / "fitted" / "old.json"
+    path.write_text(path.read_text().replace(f'"step": {run.step}', '"step": 1'))
+    with pytest.raises(UserError, match="fit again"):
+        read_fitted(run, "old")
