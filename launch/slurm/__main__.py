@@ -83,7 +83,8 @@ def _submit(args: argparse.Namespace, words: list[str]) -> int:
     }
     job = JobConfig(**given)
     if args.metrics_port:
-        words = [*words, "telemetry.address=0.0.0.0", f"telemetry.port={args.metrics_port}"]
+        where = f"telemetry.targets={RUNS / 'targets'}/"
+        words = [where, "telemetry.address=0.0.0.0", f"telemetry.port={args.metrics_port}", *words]
     prepared = prepare(job, words, sweep=args.array)
     if args.dry_run:
         print(prepared.script, end="")
