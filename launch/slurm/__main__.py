@@ -76,13 +76,15 @@ def _add_option(sub: argparse.ArgumentParser, field: settings.Field) -> None:
 def _submit(args: argparse.Namespace, words: list[str]) -> int:
     from launch.slurm.submit import prepare, submit
 
-    job = JobConfig(**{
+    given: dict[str, Any] = {
         field.name: tuple(value) if isinstance(value, list) else value
         for field in dataclasses.fields(JobConfig)
         for value in [getattr(args, field.name)]
-    })  # fmt: skip
+    }
+    job = JobConfig(**given)
     if args.metrics_port:
-        words = [*words, "telemetry.address=0.0.0.0", f"telemetry.port={args.metrics_port}"]
+        where = f"telemetry.targets={RUNS / 'targets'}/"
+        words = [where, "telemetry.address=0.0.0.0", f"telemetry.port={args.metrics_port}", *words]
     prepared = prepare(job, words, sweep=args.array)
     if args.dry_run:
         print(prepared.script, end="")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import sys
@@ -11,8 +10,8 @@ from pathlib import Path
 
 from data_shards.errors import UserError
 from data_shards.stream import open_manifest
-from trainer.commit import committed, read_json, replace_durable, update_json
-from trainer.config import Config, resolve
+from trainer.commit import committed, read_json, update_json
+from trainer.config import resolve
 from trainer.leaving import DONE, ENDINGS, HANG, LOST_RANK, PREEMPTED, RUN_FILE
 from trainer.main import parser, run_name
 from trainer.setup import require_size
@@ -22,13 +21,11 @@ FOLDER = "slurm"
 JOB = "job.json"
 STOP = "stop"
 """A file of this name keeps a run from being queued again."""
-TARGETS = "targets.json"
 PORTS = range(20000, 32000)
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
-def run_folder(words: Sequence[str]) -> tuple[Path, Config]:
-    """Run folder and settings of a command line of `trainer.main`, footage looked at.
+def run_folder(words: Sequence[str]) -> Path:
+    """Run folder of a command line of `trainer.main`, settings and footage looked at.
 
     Raises:
         UserError: whatever would stop the training before its first step.
@@ -39,7 +36,7 @@ def run_folder(words: Sequence[str]) -> tuple[Path, Config]:
         raise UserError("data.manifest: not set; give the folder that data_shards.prepare wrote")
     opened = open_manifest(config.data.manifest, config=config.data)
     require_size(opened.manifest)
-    return args.runs / run_name(config, opened.manifest.name), config
+    return args.runs / run_name(config, opened.manifest.name)
 
 
 def begin(words: Sequence[str]) -> str:
@@ -47,13 +44,12 @@ def begin(words: Sequence[str]) -> str:
 
     SINCE tells the file in which a run says how it ends as it was before this life of it.
     """
-    folder, config = run_folder(words)
+    folder = run_folder(words)
     (folder / FOLDER).mkdir(parents=True, exist_ok=True)
     array, task = (os.environ.get(f"SLURM_ARRAY_{part}_ID") for part in ("JOB", "TASK"))
     job = f"{array}_{task}" if array else os.environ.get("SLURM_JOB_ID", "")
     nodes = os.environ.get("SLURM_JOB_NODELIST", "")
     update_json(folder / FOLDER / JOB, job=job, nodes=nodes)
-    _write_targets(folder, config)
     return f"{_free_port()} {_version(folder / RUN_FILE)} {folder}"
 
 
@@ -96,18 +92,6 @@ def _count_failure(folder: Path) -> int:
     count = known.get("failures", 0) + 1 if known.get("failed_at") == newest else 1
     update_json(path, failures=count, failed_at=newest)
     return count
-
-
-def _write_targets(folder: Path, config: Config) -> None:
-    """File of scrape targets for Prometheus (`file_sd_configs`), where others may scrape at all."""
-    told = config.telemetry
-    if not told.endpoint or told.address in LOOPBACK or not told.port:
-        return
-    target = {
-        "targets": [f"{socket.gethostname()}:{told.port}"],
-        "labels": {"run": folder.name, "preset": config.preset},
-    }
-    replace_durable(folder / FOLDER / TARGETS, (json.dumps([target], indent=1) + "\n").encode())
 
 
 def _version(path: Path) -> int:

@@ -44,6 +44,8 @@ class JobConfig:
     """How often in a row, without a new checkpoint, a run that lost a process is queued again."""
     restarts: int = 0
     """How often torchrun starts dead processes again inside one job."""
+    zero: int = 0
+    """DeepSpeed ZeRO stage, 1 or 2: optimiser states are sharded over the ranks; 0: none."""
     setup: tuple[str, ...] = ()
     """Shell lines before anything else, such as `module load cuda`."""
     venv: str = ""
@@ -61,6 +63,8 @@ class JobConfig:
         for name, low in least.items():
             if getattr(self, name) < low:
                 raise UserError(f"--{option(name)}: {getattr(self, name)} is below {low}")
+        if self.zero not in (0, 1, 2):
+            raise UserError(f"--zero: {self.zero} is none of 0, 1, 2")
         if seconds_of(self.time) < 2 * self.signal_seconds:
             raise UserError(
                 f"--time: {self.time} is less than twice --signal-seconds {self.signal_seconds}; "
@@ -117,10 +121,12 @@ def render(
         undefined=jinja2.StrictUndefined,
         keep_trailing_newline=True,
     )
+    zero = [f"export ACCELERATE_USE_DEEPSPEED=true ACCELERATE_DEEPSPEED_ZERO_STAGE={job.zero}"]
+    venv = [f"source {shlex.quote(job.venv)}/bin/activate"]
     return environment.get_template(TEMPLATE).render(
         plain=plain,
         options=list(_options(job, len(sweep), name=name, output=output, folder=folder)),
-        setup=[*job.setup, *([f"source {shlex.quote(job.venv)}/bin/activate"] * bool(job.venv))],
+        setup=[*job.setup, *(venv if job.venv else []), *(zero if job.zero else [])],
         words=shlex.join(words),
         sweep=[shlex.join([*words, *own]) for own in sweep],
         python=_python(job, plain),
@@ -152,7 +158,7 @@ def _options(
         "output": output / log if output else None,
         "chdir": folder,
     }
-    more = [tuple((*word.split("=", 1), None)[:2]) for word in job.more]
+    more = [(word.partition("=")[0], word.partition("=")[2] or None) for word in job.more]
     return [*((k, v) for k, v in table.items() if v is not None), ("requeue", None), *more]
 
 

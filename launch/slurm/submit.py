@@ -35,7 +35,7 @@ def prepare(job: JobConfig, words: Sequence[str], *, sweep: Path | None = None) 
         UserError: whatever would end a run before its first step; two runs in one folder.
     """
     own = list(read_sweep(sweep)) if sweep else []
-    folders = [run_folder([*words, *line])[0] for line in own] or [run_folder(words)[0]]
+    folders = [run_folder([*words, *line]) for line in own] or [run_folder(words)]
     for index, folder in enumerate(folders):
         if folder in folders[:index]:
             raise UserError(

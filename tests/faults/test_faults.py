@@ -35,10 +35,10 @@ def rewrite(checkpoint: Path, name: str, tensors: dict[str, torch.Tensor]) -> No
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 3 MiB."""
+    """A disk of 2 MiB."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(folder)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)]
     if os.geteuid() or subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("mounting a small disk needs root")
     yield folder
@@ -49,7 +49,7 @@ def test_a_full_disk_is_told_in_a_line_and_room_is_all_it_takes(
     small_disk: Path, data: Path
 ) -> None:
     """The run stops with code 2 and its last checkpoint; with room, the same command goes on."""
-    words = ("train.steps=40", "checkpoint.steps=1", "checkpoint.keep=50")
+    words = ("train.steps=20", "checkpoint.steps=1", "checkpoint.keep=50")
     full = launch(small_disk, data, *words)
     assert full.returncode == 2, full.stderr
     assert "No space left" in full.stderr and "free some space" in full.stderr

@@ -27,7 +27,7 @@ def test_the_plain_script_is_the_template_filled_in() -> None:
         JobConfig(),
         JobConfig(nodes=4, gpus_per_node=8, cpus_per_task=96, memory="500G", partition="gpu",
                   account="video", setup=("module load cuda",), venv="/home/a b/venv",
-                  more=("qos=high", "exclusive"), restarts=2),
+                  more=("qos=high", "exclusive"), restarts=2, zero=1),
         JobConfig(container="image.sif", gpus_per_node=1),
     ],
 )  # fmt: skip
@@ -56,7 +56,8 @@ def test_a_dry_run_prints_the_script(
         "#SBATCH --signal=B:USR1@120",
         f"#SBATCH --output={tmp_path}/runs/x/slurm/%j.out",
         "processes=8",
-        f"set -- data.manifest={data} name=x telemetry.address=0.0.0.0 telemetry.port=9100",
+        "set -- telemetry.targets=runs/targets/ telemetry.address=0.0.0.0 telemetry.port=9100 "
+        f"data.manifest={data} name=x",
     ):
         assert line in told
     assert not list(tmp_path.iterdir())
