@@ -111,7 +111,7 @@ def search(
             ray.tune.with_resources(make_trainable(), place),
             param_space={"study": str(study)},
             tune_config=ray.tune.TuneConfig(
-                metric="score", mode="max", num_samples=-1, search_alg=searcher,
+                num_samples=-1, search_alg=searcher,
                 max_concurrent_trials=way.concurrent or None,
                 scheduler=make_scheduler(study, settings, way),
             ),
@@ -159,9 +159,9 @@ def make_scheduler(study: Path, settings: Settings, way: Way) -> Any:
     if way.scheduler == "none" or not settings.rungs:
         return FIFOScheduler()
     asha = ASHAScheduler(
-        time_attr="step", max_t=settings.steps, grace_period=settings.rungs[0], reduction_factor=3
-    )
-    asha.set_search_properties("score", "max")
+        time_attr="step", metric="score", mode="max", max_t=settings.steps,
+        grace_period=settings.rungs[0], reduction_factor=3,
+    )  # fmt: skip
     for record in read_records(study):
         earlier: Any = SimpleNamespace(trial_id=record.id)
         if record.status in UNFINISHED or not record.rungs:
@@ -173,7 +173,6 @@ def make_scheduler(study: Path, settings: Settings, way: Way) -> Any:
                 earlier,
                 {"step": step, "score": psnr},  # pyright: ignore[reportArgumentType]
             )
-    asha._metric = asha._metric_op = None  # pyright: ignore  # the Tuner sets them once more
     return asha
 
 

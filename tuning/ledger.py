@@ -101,7 +101,8 @@ def fold(lines: Iterable[Mapping[str, Any]]) -> Account:
 
 
 def may_hold(
-    account: Account, *, lease: str, trial: str, width: float, until: float, cap: float | None = None
+    account: Account, *, lease: str, trial: str, width: float, until: float,
+    cap: float | None = None,
 ) -> bool:  # fmt: skip
     """Whether the budget, and the trial's own cap, bear a lease that holds until `until`."""
     known = account.leases.get(lease)
@@ -182,7 +183,7 @@ class Ledger:
             yield file
 
     def _read(self, file: IO[bytes]) -> Account:
-        """Fold the file; what a killed writer left of a last line is cut off: nobody relied on it."""
+        """Fold the file; what a killed writer left of a last line is cut off: none relied on it."""
         file.seek(0)
         whole, _, rest = file.read().rpartition(b"\n")
         if rest:

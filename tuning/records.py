@@ -8,7 +8,9 @@ that a search needs to go on.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from data_shards.errors import UserError
@@ -52,7 +54,7 @@ class Record(NamedTuple):
     status: str = PENDING
     reason: str = ""
     step: int = 0
-    scores: dict[str, float] = {}
+    scores: Mapping[str, float] = MappingProxyType({})
     rungs: tuple[tuple[int, float], ...] = ()
     process: tuple[str, int, int] | None = None
 
@@ -66,7 +68,10 @@ def write_record(study: Path, record: Record) -> Record:
     """Make a record durable."""
     folder = folder_of(study, record.id)
     folder.mkdir(parents=True, exist_ok=True)
-    replace_durable(folder / TRIAL, (json.dumps(record._asdict(), indent=1) + "\n").encode())
+    replace_durable(
+        folder / TRIAL,
+        (json.dumps({**record._asdict(), "scores": dict(record.scores)}, indent=1) + "\n").encode(),
+    )
     return record
 
 

@@ -1,8 +1,8 @@
 """One self-contained page about a study: why the best trial is best.
 
 Run: python -m tuning.report STUDY
-Learning curves, Pareto front, importance of settings, parallel coordinates, budget by trial, samples
-of the best trials, failures. Works at any moment, also while the search runs.
+Learning curves, Pareto front, importance of settings, parallel coordinates, budget by trial,
+samples of the best trials, failures. Works at any moment, also while the search runs.
 """
 
 from __future__ import annotations

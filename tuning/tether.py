@@ -15,13 +15,13 @@ PR_SET_PDEATHSIG = 1
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Become the command; 1 where the parent is gone already."""
+    """Become the command: never returns, but 1 where the parent is gone already."""
     parent, *command = sys.argv[1:] if argv is None else argv
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != int(parent):
-        return 1
-    os.execvp(command[0], command)
+    if os.getppid() == int(parent):
+        os.execvp(command[0], command)
+    return 1
 
 
 if __name__ == "__main__":
