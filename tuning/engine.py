@@ -162,17 +162,14 @@ def make_scheduler(study: Path, settings: Settings, way: Way) -> Any:
         time_attr="step", metric="score", mode="max", max_t=settings.steps,
         grace_period=settings.rungs[0], reduction_factor=3,
     )  # fmt: skip
+    nobody: Any = None  # the controller, which ASHA does not ask
     for record in read_records(study):
         earlier: Any = SimpleNamespace(trial_id=record.id)
         if record.status in UNFINISHED or not record.rungs:
             continue  # an unfinished one goes on and reports its rungs itself
-        asha.on_trial_add(None, earlier)  # pyright: ignore[reportArgumentType]
+        asha.on_trial_add(nobody, earlier)
         for step, psnr in record.rungs:
-            asha.on_trial_result(
-                None,
-                earlier,
-                {"step": step, "score": psnr},  # pyright: ignore[reportArgumentType]
-            )
+            asha.on_trial_result(nobody, earlier, {"step": step, "score": psnr})
     return asha
 
 
