@@ -44,12 +44,14 @@ def plan(args: argparse.Namespace) -> Planned:
         raise UserError(
             "--cpus-per-trial and --interval must be above 0, --steps at least 3, --workers >= 0"
         )
-    for word in args.words:
+    # argparse gives words that follow --objective to it.
+    given = [*args.words, *(word for word in args.objective if "=" in word)]
+    for word in given:
         if word.partition("=")[0] in OURS:
             raise UserError(f"{word}: the search sets {word.partition('=')[0]} itself")
     opened = open_manifest(args.manifest)
     where = opened.where if "://" in args.manifest else str(Path(args.manifest).resolve())
-    objectives = tuple(args.objective)
+    objectives = tuple(name for name in args.objective if "=" not in name)
     vgg = str(Path(args.vgg).resolve()) if args.vgg else ""
     require(objectives, opened.manifest, where=where, vgg=vgg)
     space = (
@@ -59,7 +61,7 @@ def plan(args: argparse.Namespace) -> Planned:
     )
     workers = args.workers or max(1, math.ceil(gpus))
     words = (
-        *args.words, f"data.manifest={where}", f"train.steps={args.steps}", f"seed={args.seed}",
+        *given, f"data.manifest={where}", f"train.steps={args.steps}", f"seed={args.seed}",
         f"train.threads={max(1, int(args.cpus_per_trial) // workers)}",
     )  # fmt: skip
     check(space, words)
