@@ -1,0 +1,100 @@
+"""The ledger: write-ahead, never overspent, never wrong by more than an interval."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data_shards.errors import UserError
+from tuning.ledger import EMPTY, Ledger, apply, fold, may_hold
+
+INTERVAL = 2.0
+
+
+def held(lease: str, until: float, width: float = 1.0) -> dict:
+    return {"kind": "hold", "lease": lease, "trial": lease[0], "width": width, "until": until}
+
+
+@given(
+    budget=st.floats(0.5, 40),
+    lives=st.lists(
+        st.tuples(st.integers(1, 4), st.integers(0, 12), st.booleans(), st.floats(0.01, 0.99)),
+        max_size=12,
+    ),
+)
+@settings(max_examples=200, deadline=None)
+def test_it_never_overspends_and_errs_by_less_than_an_interval(
+    budget: float, lives: list[tuple[int, int, bool, float]]
+) -> None:
+    """Whatever beats, ends and kills come: charged >= held, within budget, close for each lease."""
+    account = apply(EMPTY, {"kind": "grant", "budget": budget})
+    truth, widths = 0.0, 0.0
+    for number, (width, beats, killed, share) in enumerate(lives):
+        lease, until = f"{number}", 0.0
+        for beat in range(beats + 1):
+            wanted = (beat + 2) * INTERVAL / 2
+            if not may_hold(account, lease=lease, trial=lease, width=width, until=wanted):
+                break
+            account, until = apply(account, held(lease, wanted, width)), wanted
+        if not until:
+            continue
+        # It is killed, or lets go, between its last beat and the end of what it reserved.
+        really = until - INTERVAL / 2 * share
+        truth += width * really
+        widths += width
+        if not killed:
+            account = apply(account, {"kind": "end", "lease": lease, "held": really})
+        assert account.spent <= budget + 1e-4
+    assert truth <= account.spent + 1e-9 <= truth + widths * INTERVAL + 1e-6
+
+
+def test_a_trial_is_capped_over_all_its_lives() -> None:
+    """What an earlier life held counts towards a trial's own cap."""
+    account = fold([{"kind": "grant", "budget": 100}, held("a1", 6), held("b1", 6)])
+    assert account.of_trial("a") == 6
+    assert may_hold(account, lease="a2", trial="a", width=1, until=4, cap=10)
+    assert not may_hold(account, lease="a2", trial="a", width=1, until=5, cap=10)
+    assert may_hold(account, lease="a1", trial="a", width=1, until=10, cap=10)
+
+
+def test_a_file_survives_a_writer_that_was_cut_off(tmp_path: Path) -> None:
+    """Half a last line counts for nothing and is gone; what came before is all there."""
+    ledger = Ledger(tmp_path)
+    ledger.grant(10)
+    assert ledger.hold("a1", trial="a", width=2, until=1)
+    before = ledger.path.read_bytes()
+    for cut in range(1, len(before) - before.index(b"\n")):
+        ledger.path.write_bytes(before[:-cut])
+        assert ledger.account().spent in (0.0, 2.0) and ledger.account().budget == 10
+        assert ledger.path.read_bytes() in (before, before[: before.index(b"\n") + 1])
+    ledger.path.write_bytes(before + b'{"kind":"ho')
+    assert ledger.hold("b1", trial="b", width=1, until=3) and ledger.account().spent == 5
+    assert [json.loads(line)["kind"] for line in ledger.path.open()] == ["grant", "hold", "hold"]
+
+
+def test_a_budget_is_refused_extended_and_recovered(tmp_path: Path) -> None:
+    """A hold beyond the budget is refused, a larger budget bears it, a dead lease is charged."""
+    ledger = Ledger(tmp_path)
+    ledger.grant(10)
+    assert ledger.hold("a1", trial="a", width=1, until=8)
+    assert not ledger.hold("b1", trial="b", width=1, until=3)
+    assert ledger.settle() == ["a1"] and ledger.account().left == 2
+    assert ledger.grant(5).budget == 10
+    assert ledger.grant(20).budget == 20
+    assert ledger.hold("b1", trial="b", width=1, until=3)
+    ledger.end("b1", held=1.5)
+    ledger.end("b1", held=99)
+    assert ledger.account().left == 20 - 8 - 1.5
+
+
+def test_bad_input_is_one_line(tmp_path: Path) -> None:
+    """An empty budget and a file that is no ledger."""
+    with pytest.raises(UserError, match="more than 0 hours"):
+        Ledger(tmp_path).grant(0)
+    (tmp_path / "ledger.jsonl").write_text('{"kind":"party"}\n')
+    with pytest.raises(UserError, match="not a ledger"):
+        Ledger(tmp_path).account()

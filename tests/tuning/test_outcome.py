@@ -1,0 +1,88 @@
+"""Who wins, who never does, and what a study tells its sampler."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data_shards.errors import UserError
+from tuning import processes
+from tuning.ledger import fold
+from tuning.outcome import best, front, goodness, ranked, trials_csv
+from tuning.records import DONE, FAILED, STOPPED, Record, Settings, read_records, settle_settings
+from tuning.records import write_record as write
+
+SETTINGS = Settings(
+    manifest="/set", words=("a=1",), steps=9, rungs=(1, 3), objectives=("psnr", "bytes"), workers=1,
+    cpus=1, gpus=0, interval=2, seed=0, vgg="", space={},
+)  # fmt: skip
+
+
+def trial(number: int, status: str, psnr: float, size: float) -> Record:
+    scores = {"psnr": psnr, "bytes": size} if status == DONE else {}
+    return Record(f"t{number:04d}", {"latents.static": number}, (), status, scores=scores)
+
+
+@settings(deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.sampled_from([DONE, FAILED, STOPPED]), st.integers(0, 4), st.integers(0, 4)),
+        max_size=9,
+    )
+)
+def test_the_front_is_what_nothing_beats(drawn: list[tuple[str, int, int]]) -> None:
+    """By a slow loop over pairs; the best is on it, and only finished trials are."""
+    records = [trial(i, *item) for i, item in enumerate(drawn)]
+    names = ("psnr", "bytes")
+    done = [record for record in records if record.status == DONE]
+    slow = set()
+    for mine in done:
+        a = goodness(mine, names)
+        if not any(b != a and b[0] >= a[0] and b[1] >= a[1]
+                   for b in (goodness(other, names) for other in done)):  # fmt: skip
+            slow.add(mine.id)
+    assert {record.id for record in front(records, names)} == slow
+    winner = best(records, names)
+    assert winner is None if not done else winner and winner.id in slow
+    assert len(ranked(records, names)) == len(done)
+
+
+def test_the_table_says_who_held_what_and_why_one_failed() -> None:
+    """One line per trial with its seconds, reason and values."""
+    lost = trial(1, FAILED, 0, 0)._replace(reason="out of memory")
+    account = fold([
+        {"kind": "grant", "budget": 9},
+        {"kind": "hold", "lease": "x", "trial": "t0001", "width": 2, "until": 1.5},
+    ])  # fmt: skip
+    text = trials_csv([trial(0, DONE, 20, 5), lost], SETTINGS, account)
+    rows = list(csv.DictReader(io.StringIO(text)))
+    assert rows[0]["psnr"] == "20" and rows[0]["pareto"] == "1"
+    assert rows[1]["reason"] == "out of memory" and rows[1]["accelerator_seconds"] == "3.0"
+    assert rows[1]["psnr"] == "" and rows[1]["latents.static"] == "1"
+
+
+def test_records_and_settings_come_back(tmp_path: Path) -> None:
+    """What is written is read; a folder of another study is refused, naming what differs."""
+    record = trial(3, DONE, 20.5, 1)._replace(rungs=((1, 8.25), (3, 9.5)), process=("h", 1, 2))
+    write(tmp_path, record)
+    assert read_records(tmp_path) == [record]
+    settle_settings(tmp_path, SETTINGS)
+    settle_settings(tmp_path, SETTINGS)
+    with pytest.raises(UserError, match="steps 9, not 10"):
+        settle_settings(tmp_path, SETTINGS._replace(steps=10))
+
+
+def test_only_the_very_process_is_ended() -> None:
+    """A pid with another start time is another process, and is left alone."""
+    import os
+
+    me = processes.process(os.getpid())
+    assert me is not None and processes.alive(me)
+    assert processes.end([me._replace(start=me.start + 1), me._replace(host="elsewhere")]) == []
+    assert json.loads(json.dumps(list(me))) == list(me)

@@ -1,0 +1,71 @@
+"""Search spaces: priors, files, constraints, and mistakes in one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data_shards.errors import UserError
+from trainer.config import resolve
+from tuning.space import check, default_space, load_space, space_of, words_of
+
+
+@pytest.mark.parametrize("rates", [False, True])
+@pytest.mark.parametrize("total", [None, 256])
+def test_the_priors_are_legal_at_every_end(rates: bool, total: int | None) -> None:
+    """Each end of each default range makes a config; D_t is not searched under a total."""
+    space = default_space(rates=rates, total=total)
+    check(space, ["preset=weizmann"])
+    assert ("latents.transient" in {r.path for r in space.ranges}) == (total is None)
+
+
+@settings(deadline=None, max_examples=20)
+@given(static=st.integers(1, 255), radius=st.integers(1, 8))
+def test_what_follows_from_the_values(static: int, radius: int) -> None:
+    """D_s + D_t is the total, and the gap is never below the radius."""
+    space = space_of({"latents.static": {"low": 1, "high": 255}, "loss.radius": [radius]},
+                     total=256)  # fmt: skip
+    config = resolve(words_of(space, {"latents.static": static, "loss.radius": radius}))
+    assert config.latents.static + config.latents.transient == 256
+    assert config.loss.gap >= config.loss.radius == radius
+
+
+def test_a_file_and_its_grid(tmp_path: Path) -> None:
+    """Integers stay integers, choices are kept, a logarithmic grid is even in the logarithm."""
+    file = tmp_path / "space.yaml"
+    file.write_text("latents.static: {low: 4, high: 64, log: true}\nnetworks.norm: [group, none]\n")
+    space = load_space(str(file))
+    assert [item.grid() for item in space.ranges] == [[4, 16, 64], ["group", "none"]]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("latents.statc: [1]", r"latents.statc: no such setting; did you mean latents.static\?"),
+        ("latents.static: {low: 4}", "is no range"),
+        ("latents.static: {low: 9, high: 4}", "low < high"),
+        ("latents.static: {low: 0, high: 4, log: true}", "above 0 where log"),
+        ("networks.norm: {low: 0, high: 4}", "write a list"),
+        ("total: 1", "not a sum"),
+        ("{}", "nothing to search"),
+        ("{latents.static: {low: 60, high: 90}, total: 40}", "leaves no width"),
+    ],
+)
+def test_mistakes_name_the_file_and_the_path(tmp_path: Path, text: str, said: str) -> None:
+    """One line each."""
+    file = tmp_path / "space.yaml"
+    file.write_text(text)
+    with pytest.raises(UserError, match=said) as error:
+        load_space(str(file))
+    assert "space.yaml" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_what_is_searched_cannot_be_fixed() -> None:
+    """A word for a searched setting is refused, and so is an end that no config takes."""
+    with pytest.raises(UserError, match="searched by the space already"):
+        check(default_space(), ["loss.margin=1"])
+    with pytest.raises(UserError, match=r"train\.average"):
+        check(space_of({"train.average": [0.9, 1.5]}), [])

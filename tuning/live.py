@@ -1,0 +1,76 @@
+"""What a search shows while it runs: a table in a terminal, a line per event elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live as Screen
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+
+from tuning.ledger import Ledger
+from tuning.outcome import ranked
+from tuning.records import Record, Settings, read_records
+
+MOST_ROWS = 16
+
+
+class Live:
+    """Shows the study's trials between `with Live(...)` and its end."""
+
+    def __init__(self, study: Path, settings: Settings) -> None:
+        self._study, self._settings = study, settings
+        self._screen: Screen | None = None
+        if sys.stdout.isatty():
+            self._screen = Screen(console=Console(), refresh_per_second=2, get_renderable=self.page)
+
+    def __enter__(self) -> Live:
+        if self._screen:
+            self._screen.start()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        if self._screen:
+            self._screen.stop()
+
+    def change(self, record: Record) -> None:
+        """Tell of a trial that has moved."""
+        if self._screen is None:
+            print(line_of(record, self._settings, Ledger(self._study).account().left), flush=True)
+
+    def page(self) -> Group:
+        """Running and newest trials, best score in bold, and the budget."""
+        records, account = read_records(self._study), Ledger(self._study).account()
+        best = next(iter(ranked(records, self._settings.objectives)), None)
+        table = Table(*("trial", "status", "step", *self._settings.objectives, "values"))
+        for record in records[-MOST_ROWS:]:
+            scores = [_score(record, name) for name in self._settings.objectives]
+            values = " ".join(
+                f"{k.rpartition('.')[2]}={_short(v)}" for k, v in record.values.items()
+            )
+            style = "bold" if best and record.id == best.id else None
+            table.add_row(record.id, record.status, str(record.step), *scores, values, style=style)
+        bar = ProgressBar(total=account.budget or 1, completed=account.spent, width=50)
+        left = f"{account.spent:.0f} of {account.budget:.0f} accelerator-seconds"
+        return Group(table, bar, left)
+
+
+def line_of(record: Record, settings: Settings, left: float) -> str:
+    """One event as a plain line."""
+    scores = "  ".join(f"{n} {record.scores[n]:.4g}" for n in settings.objectives if record.scores)
+    rung = f"psnr {record.rungs[-1][1]:.2f}" if record.rungs and not scores else ""
+    parts = [record.id, record.status, f"step {record.step}", scores or rung, record.reason]
+    return "  ".join(filter(None, [*parts, f"{left:.0f} accelerator-seconds left"]))
+
+
+def _score(record: Record, name: str) -> str:
+    if name in record.scores:
+        return f"{record.scores[name]:.4g}"
+    return f"({record.rungs[-1][1]:.2f})" if name == "psnr" and record.rungs else ""
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,125 @@
+"""Measures that a study may aim at: which way is better, what they need, how they are read.
+
+Every figure is read from a trial's files: run.json (PSNR over all training clips), evaluation.json
+(`python -m trainer.evaluate`, on the same clips for every trial), and the newest checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from data_shards.errors import UserError
+from data_shards.manifest import Manifest
+from trainer.commit import read_json
+from trainer.config import Config, resolve
+from trainer.vgg import ENVIRONMENT
+
+FLOAT = 4
+
+
+class Objective(NamedTuple):
+    """One measure."""
+
+    name: str
+    direction: str
+    """maximize | minimize, as optuna spells it."""
+    meaning: str
+    evaluated: bool
+    read: Callable[[Path, Manifest], float]
+
+
+def _final(run: Path, manifest: Manifest) -> float:
+    del manifest
+    return float(read_json(run / "run.json")["final"]["psnr"])
+
+
+def _evaluation(run: Path) -> dict[str, Any]:
+    return read_json(run / "evaluation.json")
+
+
+def _score(name: str, field: str) -> Callable[[Path, Manifest], float]:
+    def read(run: Path, manifest: Manifest) -> float:
+        del manifest
+        table = {score["name"]: score for score in _evaluation(run)["scores"]}
+        return float(table[name][field])
+
+    return read
+
+
+def _exchange(run: Path, manifest: Manifest) -> float:
+    del manifest
+    return float(_evaluation(run)["held_out"]["psnr"])
+
+
+def bytes_per_video(run: Path, manifest: Manifest) -> float:
+    """Bytes of networks (as saved) and dictionary rows, over the videos that they reproduce."""
+    config = resolve(file=str(run / "config.yaml"))
+    networks = max((run / "checkpoints").glob("step-*/common-networks.safetensors"))
+    return (networks.stat().st_size + FLOAT * _numbers(config, manifest)) / len(manifest.videos)
+
+
+def _numbers(config: Config, manifest: Manifest) -> int:
+    layout = config.latents
+    static = manifest.rows(layout.static_key) * layout.static
+    return static + manifest.rows(layout.transient_key) * layout.transient * manifest.frames
+
+
+OBJECTIVES: dict[str, Objective] = {
+    row.name: row
+    for row in (
+        Objective("psnr", "maximize", "PSNR of the training clips, dB", False, _final),
+        Objective("mcs", "minimize", "MCS, motion", True, _score("MCS", "value")),
+        Objective(
+            "fcs", "minimize", "FCS's distance to its bound", True, _score("FCS", "distance")
+        ),
+        Objective("exchange", "maximize", "PSNR of held-out cells, dB", True, _exchange),
+        Objective("bytes", "minimize", "bytes per video", False, bytes_per_video),
+    )
+}
+
+
+def scores_of(names: tuple[str, ...], run: Path, manifest: Manifest) -> dict[str, float]:
+    """The figures of a finished trial.
+
+    Raises:
+        ValueError: one that is missing or not finite.
+    """
+    found = {}
+    for name in names:
+        try:
+            found[name] = OBJECTIVES[name].read(run, manifest)
+        except (KeyError, TypeError, OSError, json.JSONDecodeError) as error:
+            raise ValueError(f"{name} cannot be read ({type(error).__name__}: {error})") from None
+        if not math.isfinite(found[name]):
+            raise ValueError(f"{name} is {found[name]}")
+    return found
+
+
+def require(names: tuple[str, ...], manifest: Manifest, *, where: str, vgg: str) -> None:
+    """Refuse objectives that the footage or this machine cannot serve.
+
+    Raises:
+        UserError: an unknown or repeated one; labels, held-out cells or VGG16 weights are missing.
+    """
+    for name in names:
+        if name not in OBJECTIVES:
+            raise UserError(f"--objective: {name!r} is none of {', '.join(OBJECTIVES)}")
+    if len(set(names)) < len(names):
+        raise UserError(f"--objective: {', '.join(names)} names one twice")
+    if "exchange" in names:
+        if not manifest.identities or not manifest.actions:
+            raise UserError(
+                f"--objective: exchange needs footage with identities and actions; {where} has none"
+            )
+        if not (Path(where) / "held-out").is_dir():
+            raise UserError(
+                f"--objective: exchange needs {where}/held-out; prepare the footage with held-out "
+                "cells"
+            )
+    if "mcs" in names and not (vgg or os.environ.get(ENVIRONMENT)):
+        raise UserError(f"--objective: mcs needs VGG16 weights; give --vgg FILE or ${ENVIRONMENT}")

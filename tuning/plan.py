@@ -1,0 +1,120 @@
+"""From a search's command line to what is to be done, everything checked before anything starts."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+from data_shards.errors import UserError
+from data_shards.manifest import Manifest
+from data_shards.stream import open_manifest
+from trainer.config import Config, resolve
+from tuning.engine import Way
+from tuning.objectives import require
+from tuning.records import Settings
+from tuning.space import Space, check, default_space, load_space, words_of
+
+OURS = ("name", "data.manifest", "train.steps", "train.minutes", "train.threads", "seed")
+"""Settings that the search itself gives to every trial."""
+
+
+class Planned(NamedTuple):
+    """A checked search."""
+
+    settings: Settings
+    space: Space
+    way: Way
+    budget: float
+    """Accelerator-seconds."""
+
+
+def plan(args: argparse.Namespace) -> Planned:
+    """Check a command line.
+
+    Raises:
+        UserError: one line naming the option or setting.
+    """
+    hours = args.cpu_hours if args.gpu_hours is None else args.gpu_hours
+    if not 0 < hours < math.inf:
+        raise UserError(f"budget: {hours:g} hours is empty; give more than 0")
+    gpus = _gpus(args)
+    if args.cpus_per_trial <= 0 or args.steps < 3 or args.interval <= 0 or args.workers < 0:
+        raise UserError(
+            "--cpus-per-trial and --interval must be above 0, --steps at least 3, --workers >= 0"
+        )
+    # argparse gives words that follow --objective to it.
+    given = [*args.words, *(word for word in args.objective if "=" in word)]
+    for word in given:
+        if word.partition("=")[0] in OURS:
+            raise UserError(f"{word}: the search sets {word.partition('=')[0]} itself")
+    opened = open_manifest(args.manifest)
+    where = opened.where if "://" in args.manifest else str(Path(args.manifest).resolve())
+    objectives = tuple(name for name in args.objective if "=" not in name)
+    vgg = str(Path(args.vgg).resolve()) if args.vgg else ""
+    require(objectives, opened.manifest, where=where, vgg=vgg)
+    space = (
+        load_space(args.space, total=args.total)
+        if args.space
+        else default_space(rates=args.rates, total=args.total)
+    )
+    workers = args.workers or max(1, math.ceil(gpus))
+    words = (
+        *given, f"data.manifest={where}", f"train.steps={args.steps}", f"seed={args.seed}",
+        f"train.threads={max(1, int(args.cpus_per_trial) // workers)}",
+    )  # fmt: skip
+    check(space, words)
+    require_labels(resolve([*words, *_any(space, words)]), opened.manifest, where=where)
+    scheduler = args.scheduler or ("asha" if len(objectives) == 1 else "none")
+    settings = Settings(
+        manifest=where, words=words, steps=args.steps, rungs=rungs(args.steps, scheduler),
+        objectives=objectives, workers=workers, cpus=args.cpus_per_trial, gpus=gpus,
+        interval=args.interval, seed=args.seed, vgg=vgg,
+        space={"total": space.total, "ranges": [r._asdict() for r in space.ranges]},
+    )  # fmt: skip
+    way = Way(args.searcher, scheduler, args.max_concurrent, args.trials, args.address)
+    return Planned(settings, space, way, hours * 3600)
+
+
+def rungs(steps: int, scheduler: str) -> tuple[int, ...]:
+    """Steps at which ASHA compares: a ninth and a third of the whole."""
+    return tuple(dict.fromkeys((max(1, steps // 9), steps // 3))) if scheduler == "asha" else ()
+
+
+def require_labels(config: Config, manifest: Manifest, *, where: str) -> None:
+    """Refuse a layout by labels that the footage does not have.
+
+    Raises:
+        UserError: naming the setting.
+    """
+    for name in ("static_key", "transient_key"):
+        kind = getattr(config.latents, name)
+        if not manifest.rows(kind):
+            raise UserError(f"latents.{name}: {where} has no {kind} labels; use video or clip")
+
+
+def _any(space: Space, fixed: tuple[str, ...]) -> list[str]:
+    return words_of(space, {item.path: item.ends()[0] for item in space.ranges}, fixed=fixed)
+
+
+def _gpus(args: argparse.Namespace) -> float:
+    """GPUs of a trial.
+
+    Raises:
+        UserError: GPUs under a CPU budget, or more than this machine has.
+    """
+    if args.gpu_hours is None:
+        if args.gpus_per_trial:
+            raise UserError("--gpus-per-trial: the budget is of cores; give --gpu-hours")
+        return 0.0
+    wanted = 1.0 if args.gpus_per_trial is None else args.gpus_per_trial
+    if wanted <= 0 or (wanted > 1 and wanted != int(wanted)):
+        raise UserError(f"--gpus-per-trial: {wanted:g} is neither a fraction nor a whole number")
+    if not args.address:
+        import torch
+
+        there = torch.cuda.device_count()
+        if wanted > there:
+            raise UserError(f"--gpus-per-trial: {wanted:g}, and this machine has {there}")
+    return wanted

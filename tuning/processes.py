@@ -1,0 +1,69 @@
+"""Processes of this machine by pid and start time, so that a pid used again is never mistaken."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+PROC = Path("/proc")
+
+
+class Process(NamedTuple):
+    """One process: where, which, and when it started (clock ticks since boot)."""
+
+    host: str
+    pid: int
+    start: int
+
+
+def process(pid: int) -> Process | None:
+    """A live process of this machine; None where there is none (zombies count as none)."""
+    try:
+        text = (PROC / str(pid) / "stat").read_text()
+    except OSError:
+        return None
+    fields = text.rpartition(")")[2].split()
+    return None if fields[0] in "ZX" else Process(socket.gethostname(), pid, int(fields[19]))
+
+
+def descendants(pid: int) -> list[Process]:
+    """Every live process below one, as far as they have not left it."""
+    parents: dict[int, list[int]] = {}
+    for entry in PROC.iterdir() if PROC.is_dir() else ():
+        if entry.name.isdigit():
+            try:
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            except OSError:
+                continue  # ended meanwhile
+            parents.setdefault(int(fields[1]), []).append(int(entry.name))
+    found, queue = [], [pid]
+    while queue:
+        children = parents.get(queue.pop(), [])
+        queue += children
+        found += children
+    return [known for child in found if (known := process(child))]
+
+
+def alive(known: Process) -> bool:
+    """Whether exactly this process still runs, on this machine."""
+    return process(known.pid) == known
+
+
+def end(processes: Iterable[Process], *, patience: float = 30.0) -> list[Process]:
+    """Ask processes of this machine to stop, then stop them; returns those that were alive."""
+    living = [known for known in processes if alive(known)]
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        for known in filter(alive, living):
+            try:
+                os.kill(known.pid, number)
+            except ProcessLookupError:
+                continue  # ended meanwhile
+        over = time.monotonic() + patience
+        while any(map(alive, living)) and time.monotonic() < over:
+            time.sleep(0.05)
+    return living

@@ -1,0 +1,132 @@
+"""What a study keeps on disk: its settings, and one record per trial, replaced atomically.
+
+OUT/{study.json, ledger.jsonl, driver.json, trials/ID/..., trials.csv, best.yaml, report.html}. A
+trial's folder is the run folder of its training with `trial.json` in it. Records and ledger are all
+that a search needs to go on.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from data_shards.errors import UserError
+from trainer.commit import read_json, replace_durable
+
+STUDY, TRIAL, TRIALS = "study.json", "trial.json", "trials"
+PENDING, RUNNING, DONE = "pending", "running", "done"
+STOPPED, BUDGET, FAILED = "stopped", "budget", "failed"
+UNFINISHED = (PENDING, RUNNING, BUDGET)
+"""Statuses of trials that the next life of the search goes on with."""
+
+
+class Settings(NamedTuple):
+    """What every trial of a study shares; a study never changes any of it."""
+
+    manifest: str
+    words: tuple[str, ...]
+    steps: int
+    rungs: tuple[int, ...]
+    objectives: tuple[str, ...]
+    workers: int
+    cpus: float
+    gpus: float
+    interval: float
+    seed: int
+    vgg: str
+    space: dict[str, Any]
+
+    @property
+    def width(self) -> float:
+        """Accelerators that a trial holds: GPUs where it has some, else cores."""
+        return self.gpus or self.cpus
+
+
+class Record(NamedTuple):
+    """One trial: what it was given, how far it came, what it is worth."""
+
+    id: str
+    values: dict[str, Any]
+    words: tuple[str, ...]
+    status: str = PENDING
+    reason: str = ""
+    step: int = 0
+    scores: Mapping[str, float] = MappingProxyType({})
+    rungs: tuple[tuple[int, float], ...] = ()
+    process: tuple[str, int, int] | None = None
+
+
+def folder_of(study: Path, trial: str) -> Path:
+    """Run folder of a trial."""
+    return study / TRIALS / trial
+
+
+def write_record(study: Path, record: Record) -> Record:
+    """Make a record durable."""
+    folder = folder_of(study, record.id)
+    folder.mkdir(parents=True, exist_ok=True)
+    replace_durable(
+        folder / TRIAL,
+        (json.dumps({**record._asdict(), "scores": dict(record.scores)}, indent=1) + "\n").encode(),
+    )
+    return record
+
+
+def read_record(study: Path, trial: str) -> Record:
+    """One trial's record."""
+    return _record(folder_of(study, trial) / TRIAL)
+
+
+def read_records(study: Path) -> list[Record]:
+    """All records, in the order in which trials were made."""
+    return [_record(path) for path in sorted((study / TRIALS).glob(f"*/{TRIAL}"))]
+
+
+def settle_settings(study: Path, settings: Settings) -> None:
+    """Write a new study's settings, or check that they are those of the study that is there.
+
+    Raises:
+        UserError: the folder is another study's; says which setting differs.
+    """
+    fresh = json.loads(json.dumps(settings._asdict()))
+    try:
+        known = read_json(study / STUDY)
+    except ValueError as error:
+        raise UserError(f"{study / STUDY}: not readable ({error}); choose another --out") from None
+    for name in known:
+        if known[name] != fresh.get(name):
+            raise UserError(
+                f"{study}: a study with {name} {known[name]!r}, not {fresh.get(name)!r}; choose "
+                "another --out"
+            )
+    study.mkdir(parents=True, exist_ok=True)
+    if not known:
+        replace_durable(study / STUDY, (json.dumps(fresh, indent=1) + "\n").encode())
+
+
+def read_settings(study: Path) -> Settings:
+    """Settings of a study.
+
+    Raises:
+        UserError: not a study.
+    """
+    found = read_json(study / STUDY)
+    if not found:
+        raise UserError(f"{study}: not a study (no {STUDY})")
+    for name in ("words", "rungs", "objectives"):
+        found[name] = tuple(found[name])
+    return Settings(**found)
+
+
+def _record(path: Path) -> Record:
+    try:
+        found = read_json(path)
+        found["words"] = tuple(found["words"])
+        found["rungs"] = tuple((int(s), float(v)) for s, v in found["rungs"])
+        found["process"] = tuple(found["process"]) if found["process"] else None
+        return Record(**found)
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: not a trial's record ({error}); remove its folder") from None

@@ -1,0 +1,153 @@
+"""One self-contained page about a study: why the best trial is best.
+
+Run: python -m tuning.report STUDY
+Learning curves, Pareto front, importance of settings, parallel coordinates, budget by trial,
+samples of the best trials, failures. Works at any moment, also while the search runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from data_shards.errors import UserError
+from trainer import journal
+from trainer.commit import replace_durable
+from tuning import drawing
+from tuning.ledger import Account, Ledger
+from tuning.objectives import OBJECTIVES
+from tuning.outcome import front, ranked
+from tuning.records import FAILED, Record, Settings, folder_of, read_records, read_settings
+from tuning.sampling import import_optuna, replay
+from tuning.space import Range, Space
+
+REPORT = "report.html"
+SHOWN = 4
+"""Best trials whose samples are shown side by side."""
+
+
+def write_report(study: Path) -> Path:
+    """Write STUDY/report.html.
+
+    Raises:
+        UserError: not a study, or optuna is not installed.
+    """
+    settings, records = read_settings(study), read_records(study)
+    replace_durable(
+        study / REPORT, page(study, settings, records, Ledger(study).account()).encode()
+    )
+    return study / REPORT
+
+
+def page(
+    study: Path, settings: Settings, records: Sequence[Record], account: Account
+) -> str:  # fmt: skip
+    """The HTML of a study's report."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("tuning", "page"), autoescape=True,
+        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    good = goods(records, settings.objectives)
+    order = ranked(records, settings.objectives)
+    ranges = ranges_of(settings)
+    return environment.get_template("study.html").render(
+        name=study.name, settings=settings, account=account, records=records, order=order,
+        objectives=[OBJECTIVES[name] for name in settings.objectives],
+        front=front(records, settings.objectives), paths=[item.path for item in ranges],
+        curves=Markup(drawing.curves([curve(study, r, good.get(r.id)) for r in records])),
+        pareto=Markup(pareto(records, settings.objectives)),
+        parallel=Markup(parallel(records, ranges, good)),
+        importance=importance(settings, records), samples=samples(study, order[:SHOWN]),
+        failures=[record for record in records if record.status == FAILED],
+    )  # fmt: skip
+
+
+def ranges_of(settings: Settings) -> list[Range]:
+    """The searched ranges as the study has kept them."""
+    rows = [Range(**row) for row in settings.space["ranges"]]
+    return [row._replace(choices=tuple(row.choices)) for row in rows]
+
+
+def goods(records: Sequence[Record], objectives: Sequence[str]) -> dict[str, float]:
+    """How good each finished trial is by the first objective: 0 the worst, 1 the best."""
+    order = ranked(records, objectives)
+    last = max(1, len(order) - 1)
+    return {record.id: 1 - place / last for place, record in enumerate(order)}
+
+
+def curve(study: Path, record: Record, good: float | None) -> drawing.Line:
+    """Training PSNR over steps."""
+    path = folder_of(study, record.id) / "metrics.jsonl"
+    lines = journal.read(path) if path.is_file() else []
+    points = [(x["step"], x["psnr"]) for x in lines if x.get("psnr") is not None]
+    return drawing.Line(points, good)
+
+
+def pareto(records: Sequence[Record], objectives: Sequence[str]) -> str:
+    """The first two objectives against each other; empty with one."""
+    if len(objectives) < 2:
+        return ""
+    done, on = ranked(records, objectives), {r.id for r in front(records, objectives)}
+    points = [(r.scores[objectives[0]], r.scores[objectives[1]]) for r in done]
+    return drawing.scatter(points, [r.id in on for r in done])
+
+
+def parallel(records: Sequence[Record], ranges: Sequence[Range], good: dict[str, float]) -> str:
+    """Values of every trial, one axis per setting."""
+    columns = []
+    for item in ranges:
+        values = [record.values[item.path] for record in records]
+        places = [item.choices.index(v) for v in values] if item.choices else values
+        columns.append(drawing.shares(places, log=item.log))
+    rows = list(zip(*columns, strict=True))
+    return drawing.parallel(rows, [good.get(record.id) for record in records])
+
+
+def importance(settings: Settings, records: Sequence[Record]) -> list[tuple[str, float]]:
+    """Share of the first objective's variance that each setting explains (fANOVA's relative,
+    PED-ANOVA), largest first; empty with too few finished trials."""
+    if len(ranked(records, settings.objectives)) < 4:
+        return []
+    optuna = import_optuna()
+    space = Space(tuple(ranges_of(settings)), settings.space["total"])
+    study = replay(space, settings.objectives, records)
+    found = optuna.importance.get_param_importances(
+        study,
+        evaluator=optuna.importance.PedAnovaImportanceEvaluator(),
+        target=lambda trial: trial.values[0],
+    )
+    return sorted(found.items(), key=lambda item: -item[1])
+
+
+def samples(study: Path, best: Sequence[Record]) -> list[tuple[str, Any]]:
+    """Sheets of the best trials as data URIs."""
+    found = []
+    for record in best:
+        path = folder_of(study, record.id) / "samples" / "sheet.png"
+        if path.is_file():
+            data = base64.b64encode(path.read_bytes()).decode()
+            found.append((record.id, Markup(f"data:image/png;base64,{data}")))
+    return found
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Write a report and print where it is; 2 on bad input."""
+    parser = argparse.ArgumentParser(prog="python -m tuning.report", description=__doc__)
+    parser.add_argument("study", type=Path, metavar="STUDY", help="a search's --out")
+    try:
+        print(write_report(parser.parse_args(argv).study))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,138 @@
+"""Which values to try next: optuna's samplers (or a grid), told what every earlier trial gave.
+
+Nothing is kept but the trials' records: a study that goes on replays them, finished ones with their
+scores, stopped ones with their rungs, failed ones as failed, so that none of them is drawn again as
+a good one.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from data_shards.errors import UserError
+from tuning.objectives import OBJECTIVES
+from tuning.records import DONE, STOPPED, UNFINISHED, Record
+from tuning.space import STATIC, TRANSIENT, Range, Space
+
+if TYPE_CHECKING:
+    import optuna
+
+SEARCHERS = ("optuna", "random", "grid")
+INSTALL = "pip install 'navsynth[tune]'"
+
+
+def import_optuna() -> Any:
+    """The optuna package, quiet.
+
+    Raises:
+        UserError: it is not installed; says how to.
+    """
+    try:
+        import optuna
+    except ImportError:
+        raise UserError(f"optuna is not installed: {INSTALL}") from None
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    return optuna
+
+
+def distribution(item: Range) -> Any:
+    """Optuna's spelling of a range."""
+    distributions = import_optuna().distributions
+    if item.choices:
+        return distributions.CategoricalDistribution(item.choices)
+    if item.integer:
+        return distributions.IntDistribution(int(item.low), int(item.high), log=item.log)
+    return distributions.FloatDistribution(item.low, item.high, log=item.log)
+
+
+def replay(
+    space: Space, objectives: Sequence[str], records: Sequence[Record], *, searcher: str = "optuna",
+    seed: int = 0,
+) -> optuna.Study:  # fmt: skip
+    """An optuna study that knows every trial that has ended."""
+    optuna = import_optuna()
+    ended = [record for record in records if record.status not in UNFINISHED]
+    # Another seed for each number of known trials: a study that goes on must not draw again what
+    # it drew before.
+    seeds = seed + 1000 * len(records)
+    sampler = (
+        optuna.samplers.TPESampler(seed=seeds, n_startup_trials=8, constant_liar=True)
+        if searcher == "optuna"
+        else optuna.samplers.RandomSampler(seed=seeds)
+    )
+    directions = [OBJECTIVES[name].direction for name in objectives]
+    study = optuna.create_study(directions=directions, sampler=sampler)
+    for record in ended:
+        study.add_trial(told(space, objectives, record))
+    return study
+
+
+def told(space: Space, objectives: Sequence[str], record: Record) -> Any:
+    """A record as optuna keeps trials."""
+    optuna = import_optuna()
+    states = {DONE: optuna.trial.TrialState.COMPLETE, STOPPED: optuna.trial.TrialState.PRUNED}
+    done, alone = record.status == DONE, tuple(objectives) == ("psnr",)
+    return optuna.trial.create_trial(
+        params=record.values,
+        distributions={item.path: distribution(item) for item in space.ranges},
+        values=[record.scores[name] for name in objectives] if done else None,
+        state=states.get(record.status, optuna.trial.TrialState.FAIL),
+        intermediate_values=dict(record.rungs) if alone and not done else None,
+        user_attrs={"id": record.id},
+    )
+
+
+class Sampler:
+    """Draws the values of new trials and is told what they gave."""
+
+    def __init__(
+        self, space: Space, objectives: Sequence[str], records: Sequence[Record], *,
+        searcher: str, seed: int,
+    ) -> None:  # fmt: skip
+        self._space, self._objectives = space, objectives
+        self._study = replay(space, objectives, records, searcher=searcher, seed=seed)
+        self._asked: dict[str, Any] = {}
+        self._grid = self._points(records) if searcher == "grid" else None
+        self._drawn = len(records)
+
+    def draw(self) -> tuple[str, dict[str, Any]] | None:
+        """Identity and values of a new trial; None where a grid has no point left."""
+        fixed = self._grid.pop(0) if self._grid else None
+        if self._grid is not None and fixed is None:
+            return None
+        name = f"t{self._drawn:04d}"
+        self._drawn += 1
+        return name, self.ask(name, fixed)
+
+    def ask(self, name: str, fixed: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Values of a trial: `fixed` ones, or newly drawn."""
+        if fixed is not None:
+            self._study.enqueue_trial(fixed)
+        trial = self._study.ask({r.path: distribution(r) for r in self._space.ranges})
+        self._asked[name] = trial
+        return dict(trial.params)
+
+    def tell(self, record: Record) -> None:
+        """Take in how a trial ended; one that may go on later counts for nothing yet."""
+        optuna = import_optuna()
+        trial = self._asked.pop(record.id)
+        if record.status == DONE:
+            self._study.tell(trial, [record.scores[name] for name in self._objectives])
+        elif record.status == STOPPED and tuple(self._objectives) == ("psnr",):
+            for step, psnr in record.rungs:
+                trial.report(psnr, step)
+            self._study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+        else:
+            self._study.tell(trial, state=optuna.trial.TrialState.FAIL)
+
+    def _points(self, records: Sequence[Record]) -> list[dict[str, Any]]:
+        """Points of the grid that no trial has had."""
+        known = [record.values for record in records]
+        names = [item.path for item in self._space.ranges]
+        points = itertools.product(*(item.grid() for item in self._space.ranges))
+        every = [dict(zip(names, point, strict=True)) for point in points]
+        total = self._space.total
+        assert total is None or (STATIC in names and TRANSIENT not in names)
+        return [point for point in every if point not in known]

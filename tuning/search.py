@@ -1,0 +1,143 @@
+"""Search for the configuration that does best under a budget of accelerator-hours.
+
+    python tuning/search.py --manifest DIR --cpu-hours 0.5 --out studies/mine
+    python tuning/search.py --manifest DIR --gpu-hours 20 --gpus-per-trial 1 --out studies/mine
+
+The same command again goes on where it was; with a larger budget it goes on with what is added.
+Words `a.b=c` fix settings of all trials. Writes OUT/{trials.csv, best.yaml, report.html}.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from data_shards.errors import UserError
+
+SEARCHERS, SCHEDULERS = ("optuna", "random", "grid"), ("asha", "none")
+HOUR = 3600.0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser(
+        prog="tuning/search.py",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = made.add_argument
+    add("words", nargs="*", metavar="setting=value", help="settings of all trials")
+    add("--manifest", metavar="DIR", required=True, help="what data_shards.prepare wrote")
+    budget = made.add_mutually_exclusive_group(required=True)
+    budget.add_argument("--cpu-hours", type=float, help="budget: hours of one core")
+    budget.add_argument("--gpu-hours", type=float, help="budget: hours of one GPU")
+    add("--gpus-per-trial", type=float, help="fractions too (default: 1 with --gpu-hours)")
+    add("--cpus-per-trial", type=float, default=1, help="cores of a trial (default: 1)")
+    add("--workers", type=int, default=0, help="processes of a trial (default: one per GPU)")
+    add("--steps", type=int, default=400, help="length of a whole trial (default: 400)")
+    add("--space", metavar="FILE", help="YAML of ranges (default: priors around Tab. 6)")
+    add("--rates", action="store_true", help="search learning rates too")
+    add("--total", type=int, help="keep D_s + D_t at this sum (default: both are free)")
+    add("--searcher", choices=SEARCHERS, default="optuna", help="default: optuna (TPE)")
+    add("--scheduler", choices=SCHEDULERS, help="default: asha; none with several objectives")
+    add("--objective", nargs="+", default=["psnr"], help="psnr mcs fcs exchange bytes; several: "
+        "the Pareto front")  # fmt: skip
+    add("--max-concurrent", type=int, default=0, help="trials at a time (default: what fits)")
+    add("--trials", type=int, default=0, help="at most so many (default: what the budget bears)")
+    add("--interval", type=float, default=5.0, help="seconds between heartbeats (default: 5)")
+    add("--seed", type=int, default=0, help="of the trainings and of the search")
+    add("--vgg", metavar="FILE", default="", help="VGG16 weights, for mcs")
+    add("--address", default="", help="a running Ray cluster (default: a local Ray)")
+    add("--out", type=Path, required=True, metavar="DIR", help="folder of the study")
+    return made
+
+
+@contextmanager
+def only_driver(study: Path) -> Iterator[None]:
+    """Hold the study for this process.
+
+    Raises:
+        UserError: another search runs in this folder, or it cannot be written.
+    """
+    try:
+        study.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(study / "study.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise UserError(f"--out: {study}: {error.strerror}") from None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise UserError(f"--out: {study}: another search runs there; choose another") from None
+    finally:
+        os.close(descriptor)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Check everything, search, write down what was found.
+
+    Raises:
+        UserError: one line.
+    """
+    from tuning.engine import clear_up, import_ray, search
+    from tuning.ledger import Ledger
+    from tuning.live import Live
+    from tuning.plan import plan
+    from tuning.records import settle_settings
+
+    planned = plan(args)
+    import_ray()
+    study = args.out.resolve()
+    with only_driver(study):
+        settle_settings(study, planned.settings)
+        ended = clear_up(study)
+        if ended:
+            print(f"ended what a dead search had left: {', '.join(ended)}", flush=True)
+        Ledger(study).grant(planned.budget)
+        with Live(study, planned.settings) as live:
+            search(study, planned.settings, planned.space, planned.way, on_change=live.change)
+        return conclude(study)
+
+
+def conclude(study: Path) -> int:
+    """Write trials.csv, best.yaml and report.html, and say what was found; 1 without a winner."""
+    from tuning.ledger import Ledger
+    from tuning.outcome import write_outcome
+    from tuning.records import read_records, read_settings
+    from tuning.report import write_report
+
+    settings, records, account = read_settings(study), read_records(study), Ledger(study).account()
+    winner = write_outcome(study, settings, records, account)
+    report = write_report(study)
+    print(f"{len(records)} trials, {account.spent:.0f} of {account.budget:.0f} accelerator-seconds")
+    print(f"{study / 'trials.csv'}\n{report}")
+    if winner is None:
+        print("no trial has finished; give a larger budget and run the same again")
+        return 1
+    scores = ", ".join(f"{name} {winner.scores[name]:.4g}" for name in settings.objectives)
+    print(f"best: {winner.id}, {scores}\nnext: accelerate launch --config_file "
+          f"accelerate_config.yaml --num_processes {settings.workers} trainer/main.py --config "
+          f"{study / 'best.yaml'}")  # fmt: skip
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point: 0 done, 1 no trial finished, 2 bad input."""
+    args = parser().parse_intermixed_args(argv)
+    try:
+        return run(args)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

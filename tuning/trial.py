@@ -1,0 +1,229 @@
+"""One trial: a training like any other, in a process of its own, watched through its run folder.
+
+`trainer/main.py` runs as a subprocess (through accelerate where a trial has several workers); its
+run.json and metrics.jsonl say how far it is. A thread beats the ledger while accelerators are held;
+when the budget bears no further interval, the training gets SIGTERM, saves, and can go on later.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from pathlib import Path
+from typing import NamedTuple
+
+from data_shards.errors import UserError
+from data_shards.manifest import Manifest
+from trainer import journal
+from trainer.commit import read_json
+from tuning import processes
+from tuning.ledger import Ledger
+from tuning.objectives import OBJECTIVES, scores_of
+from tuning.records import (
+    BUDGET,
+    DONE,
+    FAILED,
+    RUNNING,
+    STOPPED,
+    Record,
+    Settings,
+    folder_of,
+    read_record,
+    write_record,
+)
+
+ROOT = Path(__file__).resolve().parent.parent
+LOG = "trial.log"
+POLL = 0.1
+PATIENCE = 120.0
+"""Seconds that a training may take to save after SIGTERM, before it is killed."""
+MEMORY = re.compile(r"out of memory|MemoryError|can't allocate memory|cannot allocate", re.I)
+
+
+class Seen(NamedTuple):
+    """How far a trial is: a rung reached (`over` False), or its end."""
+
+    step: int
+    psnr: float | None
+    over: bool
+
+
+def command(study: Path, settings: Settings, record: Record) -> list[str]:
+    """The training's command line."""
+    launch = [sys.executable]
+    if settings.workers > 1:
+        launch += [
+            "-m", "accelerate.commands.accelerate_cli", "launch",
+            "--config_file", str(ROOT / "accelerate_config.yaml"),
+            "--num_processes", str(settings.workers), "--main_process_port", "0",
+        ]  # fmt: skip
+    return [
+        *launch, str(ROOT / "trainer" / "main.py"), "--runs", str(study / "trials"), *record.words,
+    ]  # fmt: skip
+
+
+class Trial:
+    """Owns a trial's process and lease from `start` to `stop`."""
+
+    def __init__(self, study: Path, settings: Settings, trial: str, manifest: Manifest) -> None:
+        self._study, self._settings, self._manifest = study, settings, manifest
+        self.record = read_record(study, trial)
+        self._run = folder_of(study, trial)
+        self._ledger = Ledger(study)
+        self._lease = f"{trial}.{uuid.uuid4().hex[:8]}"
+        self._process: subprocess.Popen | None = None
+        self._let_go = threading.Event()
+        self._refused = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="ledger", daemon=True)
+        self._begun = 0.0
+
+    def start(self) -> bool:
+        """Take the lease and start (or resume) the training; False where the budget is spent."""
+        self._begun = time.monotonic()
+        if not self._hold():
+            self._note(status=BUDGET, reason="the budget is spent")
+            return False
+        self._thread.start()
+        self._spawn(command(self._study, self._settings, self.record))
+        return True
+
+    def advance(self) -> Seen:
+        """Wait for the next rung or the end, and say which. Call again after a rung."""
+        reached = {step for step, _ in self.record.rungs}
+        while True:
+            ended = self._process is None or self._process.poll() is not None
+            for rung in self._settings.rungs:
+                if rung not in reached and (psnr := self._at(rung)) is not None:
+                    self._note(rungs=(*self.record.rungs, (rung, psnr)), step=rung)
+                    if not ended:
+                        return Seen(rung, psnr, over=False)
+                    reached.add(rung)
+            if ended:
+                self._finish()
+                return Seen(self.record.step, None, over=True)
+            time.sleep(POLL)
+
+    def stop(self, reason: str = "stopped at a rung") -> None:
+        """Have the training save and leave, and give its accelerators back. Safe to call twice."""
+        if self._process is not None and self._process.poll() is None:
+            self._terminate()
+        self._release()
+        if self.record.status == RUNNING:
+            self._note(status=STOPPED, reason=reason)
+
+    def _at(self, rung: int) -> float | None:
+        """Training PSNR at a rung: mean over the lines of the last third before it."""
+        path = self._run / "metrics.jsonl"
+        if not path.is_file():
+            return None
+        lines = [x for x in journal.read(path) if x.get("psnr") is not None]
+        if not lines or lines[-1]["step"] < rung:
+            return None
+        near = [x["psnr"] for x in lines if 2 * rung / 3 <= x["step"] <= rung]
+        near = near or [next(x["psnr"] for x in lines if x["step"] >= rung)]
+        return sum(near) / len(near)
+
+    def _finish(self) -> None:
+        """Read how the training ended, evaluate it where that is wanted, and let go."""
+        try:
+            state = read_json(self._run / "run.json")
+            self._note(step=int(state.get("step", self.record.step)))
+            if state.get("status") == "done" and self._process and not self._process.returncode:
+                self._evaluate()
+                if self._refused.is_set() and self._process.returncode:
+                    self._note(status=BUDGET, reason="the budget is spent before the evaluation")
+                else:
+                    scores = scores_of(self._settings.objectives, self._run, self._manifest)
+                    self._note(status=DONE, scores=scores)
+            elif self._refused.is_set():
+                self._note(status=BUDGET, reason="the budget is spent; saved")
+            else:
+                self._note(status=FAILED, reason=self._why(state))
+        except (UserError, ValueError, OSError) as error:
+            self._note(status=FAILED, reason=" ".join(str(error).split()))
+        finally:
+            self._release()
+
+    def _evaluate(self) -> None:
+        if not any(OBJECTIVES[name].evaluated for name in self._settings.objectives):
+            return
+        words = [sys.executable, "-m", "trainer.evaluate", str(self._run), "--videos", "500"]
+        words += ["--vgg", self._settings.vgg] if self._settings.vgg else []
+        self._spawn(words)
+        assert self._process is not None
+        if self._process.wait() and not self._refused.is_set():
+            raise UserError(f"evaluation: {self._last_words()}")
+
+    def _why(self, state: dict) -> str:
+        """One line on why a training did not end well."""
+        code = self._process.returncode if self._process else None
+        log = self._log()
+        if MEMORY.search(log):
+            return "out of memory"
+        if code in (-signal.SIGKILL, 128 + signal.SIGKILL):
+            return "killed by signal 9 (out of memory, perhaps)"
+        told = state.get("status")
+        if told in ("non-finite", "hang", "lost-rank", "user-error"):
+            return f"{told}: {state.get('reason') or self._last_words()}"
+        return f"ended with code {code}: {self._last_words()}"
+
+    def _log(self) -> str:
+        path = self._run / LOG
+        return path.read_text(errors="replace")[-20_000:] if path.is_file() else ""
+
+    def _last_words(self) -> str:
+        return (self._log().strip().splitlines() or ["no output"])[-1][:300]
+
+    def _spawn(self, words: list[str]) -> None:
+        path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+        self._run.mkdir(parents=True, exist_ok=True)
+        tether = [sys.executable, "-m", "tuning.tether", str(os.getpid())]
+        with (self._run / LOG).open("ab") as log:
+            self._process = subprocess.Popen(
+                [*tether, *words], stdout=log, stderr=log, stdin=subprocess.DEVNULL,
+                env={**os.environ, "PYTHONPATH": path}, cwd=self._study, start_new_session=True,
+            )  # fmt: skip
+        known = processes.process(self._process.pid)
+        self._note(status=RUNNING, reason="", process=tuple(known) if known else None)
+        if self._refused.is_set():
+            self._process.terminate()
+
+    def _terminate(self) -> None:
+        assert self._process is not None
+        self._process.terminate()
+        try:
+            self._process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+
+    def _hold(self) -> bool:
+        until = time.monotonic() - self._begun + self._settings.interval
+        return self._ledger.hold(
+            self._lease, trial=self.record.id, width=self._settings.width, until=until
+        )
+
+    def _beat(self) -> None:
+        """Reserve the next interval at half of each; end the training when that is refused."""
+        while not self._let_go.wait(self._settings.interval / 2):
+            if not self._hold():
+                self._refused.set()
+                if self._process is not None and self._process.poll() is None:
+                    self._process.terminate()
+                return
+
+    def _release(self) -> None:
+        self._let_go.set()
+        if self._thread.ident is not None:
+            self._thread.join()
+            self._ledger.end(self._lease, held=time.monotonic() - self._begun)
+            self._thread = threading.Thread(name="ended")
+
+    def _note(self, **fields: object) -> None:
+        self.record = write_record(self._study, self.record._replace(**fields))  # pyright: ignore
