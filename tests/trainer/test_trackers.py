@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import http.server
 import importlib.util
 import json
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ import pytest
 from accelerate.tracking import GeneralTracker, register_tracker_class
 
 from data_shards.errors import UserError
+from tests.support.gateway import gateway
 from trainer.telemetry import Telemetry, TelemetryConfig
 
 
@@ -100,32 +99,17 @@ def test_tensorboard(tmp_path: Path) -> None:
     assert list((tmp_path / "trackers").rglob("events.out.tfevents*"))
 
 
-class Gateway(http.server.BaseHTTPRequestHandler):
-    """Keeps what is put."""
-
-    def do_PUT(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        self.server.put = (self.path, body.decode())  # type: ignore[attr-defined]
-        self.send_response(200)
-        self.end_headers()
-
-    def log_message(self, format: str, *args: Any) -> None:
-        del format, args
-
-
 def test_a_short_job_leaves_its_figures_with_a_gateway(tmp_path: Path) -> None:
     """The last values are pushed when the run ends, under its name."""
-    with http.server.HTTPServer(("127.0.0.1", 0), Gateway) as gateway:
-        thread = threading.Thread(target=gateway.handle_request)
-        thread.start()
-        url = f"http://127.0.0.1:{gateway.server_port}"
+    with gateway() as server:
         telemetry = Telemetry(
-            tmp_path, TelemetryConfig(log="none", endpoint=False, push=url), info={"run": "short"}
+            tmp_path,
+            TelemetryConfig(log="none", endpoint=False, push=server.url),
+            info={"run": "short"},
         )
         telemetry.step(3, {"psnr": 20.0}, seconds=1, done=1)
         telemetry.close()
-        thread.join()
-        path, text = gateway.put  # type: ignore[attr-defined]
+        path, text = server.last
     assert "/job/navsynth/" in path and "/run/short" in path
     assert "navsynth_step 3.0" in text
 
