@@ -20,6 +20,7 @@ from PIL import Image
 from data_shards.errors import UserError
 from launch import charts
 from launch.charts import Chart, Series, draw, duration, number, points_of
+from launch.goodput import goodput, troubles
 from launch.runs import RunRecord, differences, events, finite, read_run
 
 FILM_FRAMES = 10
@@ -189,7 +190,7 @@ def curves(runs: list[RunRecord]) -> tuple[list[Chart], list[Chart]]:
 
     named = {panel.column for panel in PANELS} | {"step", "seconds", "time"}
     columns = dict.fromkeys(name for run in runs for name in run.columns())
-    others = [c for c in columns if c not in named and not c.startswith("time/")]
+    others = [c for c in columns if c not in named and not c.startswith(("time/", "goodput/"))]
     main = [chart(panel) for panel in PANELS]
     rest = [chart(Panel(column, column)) for column in others[:40]]
     return [c for c in main if c], [c for c in rest if c]
@@ -208,6 +209,8 @@ def section(run: RunRecord, index: int) -> dict[str, Any]:
         "index": index,
         "tiles": tiles(run),
         "phases": phases(run),
+        "goodput": goodput(run),
+        "troubles": troubles(run),
         "scores": scores(run),
         "left_out": (run.evaluation or {}).get("left_out", []),
         "held_out": (run.evaluation or {}).get("held_out"),

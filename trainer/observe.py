@@ -187,6 +187,7 @@ class Observer:
             **{f"time/{phase}": spent for phase, spent in phases.items()},
             **{f"goodput/{cause}": spent for cause, spent in self._goodput(phases, wall).items()},
             "straggler": max(own) / max(statistics.median_low(own), 1e-9),
+            "telemetry/seconds": self.spent,
             "loader/wait_seconds": mine["wait_seconds"],
             "loader/queue": mine["queue"],
             **{f"shards/{name}": sum(f[name] for f in everyone) for name in SUMS},

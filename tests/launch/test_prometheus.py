@@ -51,12 +51,12 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_prometheus_takes_the_files(written: Path) -> None:
     """The scrape config and the rules that `write` leaves are valid."""
-    promtool("check", "config", "prometheus.yml", cwd=written)
+    assert "SUCCESS" in promtool("check", "config", "prometheus.yml", cwd=written)
 
 
 def test_every_alert_fires_and_resolves(written: Path) -> None:
     """promtool replays each fault: nothing before it, the alert during it, nothing after."""
-    promtool("test", "rules", "rules_test.yml", cwd=written)
+    assert "SUCCESS" in promtool("test", "rules", "rules_test.yml", cwd=written)
 
 
 @pytest.mark.parametrize("alert", ALERTS)
