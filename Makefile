@@ -11,7 +11,8 @@ help:  ## this list
 $(VENV)/.made: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("navsynth needs Python 3.11 or newer: PYTHON=... make") if sys.version_info < (3, 11) else 0'
 	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	$(RUN) -m pip install --quiet --upgrade 'pip>=25.3'
+	$(RUN) -m pip install --quiet -e '.[dev]'
 	touch $@
 
 train: $(VENV)/.made  ## demo footage, then the main job: a model learns, a report opens

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -108,6 +109,7 @@ class Processes:
             num_workers=config.workers,
             prefetch_factor=config.prefetch,
             multiprocessing_context=config.worker_start,
+            worker_init_fn=_deaf,
         )
         self._iterator: Iterator[Part] | None = iter(loader)
 
@@ -141,6 +143,13 @@ class _Endless:
 
     def __iter__(self) -> Iterator[Request]:
         return self._requests
+
+
+def _deaf(_worker: int) -> None:
+    """Leave signals to the rank: clusters and terminals send them to every process, and a rank
+    that is asked to stop takes one more step."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _as_is(part: Part) -> Part:

@@ -15,6 +15,9 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+from torch.nn.parallel import DistributedDataParallel
 
 MAX_DIMS = 8
 
@@ -89,6 +92,16 @@ class Comm:
         raw = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
         return [json.loads(bytes(t.tolist()).decode()) for t in self.gather_tensors(raw)]
 
+    def count_gradients_(self, module: nn.Module) -> None:
+        """Count what a DistributedDataParallel module sends, as `gradients`."""
+        assert isinstance(module, DistributedDataParallel)
+
+        def hook(group, bucket):  # torch refuses annotations that are text
+            self._count_sum(bucket.buffer(), kind="gradients")
+            return allreduce_hook(group, bucket)
+
+        module.register_comm_hook(self.group, hook)
+
     def exchange(
         self, parts: Sequence[torch.Tensor], *, receive: Sequence[int] | None = None
     ) -> list[torch.Tensor]:
@@ -133,9 +146,12 @@ class Comm:
             return tensor
         wire = self._to_wire(tensor)
         dist.all_reduce(wire, op=op, group=self.group)
+        self._count_sum(tensor, kind=kind)
+        return _copy_back(tensor, wire)
+
+    def _count_sum(self, tensor: torch.Tensor, *, kind: str) -> None:
         # A ring sends every element twice, less its own share.
         self.bytes_sent[kind] += 2 * _nbytes(tensor) * (self.world - 1) // self.world
-        return _copy_back(tensor, wire)
 
     def _to_wire(self, tensor: torch.Tensor) -> torch.Tensor:
         return tensor.detach().to(self._wire).contiguous()

@@ -46,7 +46,11 @@ class TrainConfig:
     deterministic: bool = True
     """Use deterministic kernels, so that a resumed run repeats the bits of one never stopped."""
     precision: str = "no"
-    """Mixed precision of the networks on a GPU: no | bf16 | fp16. Refused on a CPU."""
+    """Of the networks on a GPU: no (float32) | tf32 (matrix products) | bf16 (autocast). Refused
+    on a CPU."""
+    accumulate: int = 1
+    """Micro-batches that each rank's part of a global batch is computed in, one after the other:
+    memory for activations shrinks by as much, results stay."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "minutes"):
@@ -63,8 +67,10 @@ class TrainConfig:
             raise UserError(
                 "train: log_steps >= 1, sample_minutes >= 0 and threads >= 0 are needed"
             )
-        if self.precision not in ("no", "bf16", "fp16"):
-            raise UserError(f"train.precision: {self.precision!r} is none of no, bf16, fp16")
+        if self.precision not in ("no", "tf32", "bf16"):
+            raise UserError(f"train.precision: {self.precision!r} is none of no, tf32, bf16")
+        if self.accumulate < 1:
+            raise UserError(f"train.accumulate: {self.accumulate} is below 1")
 
 
 @dataclass(frozen=True)
@@ -93,6 +99,11 @@ class Config:
             self.name.strip() != self.name or "/" in self.name or self.name[0] == "."
         ):
             raise UserError(f"name: {self.name!r} is not the name of a folder under runs/")
+        if self.train.accumulate > 1 and self.networks.norm == "batch":
+            raise UserError(
+                "train.accumulate: batch normalisation would see a micro-batch only; set "
+                "networks.norm=group, or train.accumulate=1"
+            )
 
 
 def resolve(words: Sequence[str] = (), *, file: str | None = None) -> Config:

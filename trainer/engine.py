@@ -7,6 +7,7 @@ the clips follow from the step.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -15,13 +16,15 @@ from data_shards.batch import ClipBatch
 from trainer import objective
 from trainer.average import WeightAverage
 from trainer.config import Config
-from trainer.draws import draw
+from trainer.draws import Draw, draw
 from trainer.latents import LatentDictionary, Latents
+from trainer.losses import Triplets
 from trainer.networks import NavSynth
 from trainer.optim import GROUPS, NetworkOptimiser
 from trainer.parallel import Parallel, Ranks
 from trainer.schedule import pace
 from trainer.timing import Phases
+from trainer.zero import Zero
 
 
 class Measured(NamedTuple):
@@ -34,6 +37,31 @@ class Measured(NamedTuple):
     finite: bool
 
 
+class _Part(NamedTuple):
+    """Clips of a rank with everything that belongs to them."""
+
+    latents: Latents
+    batch: ClipBatch
+    draw: Draw
+
+    def cut(self, part: slice) -> _Part:
+        """Some of the clips; gradients reach the codes of all."""
+        batch, draw, latents = self.batch, self.draw, self.latents
+        if part == slice(0, len(batch.clip_B)):
+            return self
+        return _Part(
+            latents._replace(
+                static_BS=latents.static_BS[part], transient_BTM=latents.transient_BTM[part]
+            ),
+            ClipBatch(*(column[part] for column in batch)),
+            Draw(
+                None if draw.frames_BF is None else draw.frames_BF[part],
+                draw.static_B[part],
+                Triplets(*(index[part] for index in draw.triplets)),
+            ),
+        )
+
+
 TERMS = ("total", "rec", "static", "triplet", "mse")
 
 
@@ -44,10 +72,19 @@ class Engine:
         self, config: Config, *, ranks: Ranks, networks: NavSynth, dictionary: LatentDictionary
     ) -> None:
         self.config, self.ranks, self.dictionary = config, ranks, dictionary
-        self.networks = networks.to(ranks.device, memory_format=torch.channels_last)  # type: ignore
-        self.optimiser = NetworkOptimiser(self.networks, config=config.optim)
+        # DeepSpeed flattens weights, for which they must lie in their own order.
+        order = torch.contiguous_format if ranks.zero else torch.channels_last
+        self.networks = networks.to(ranks.device, memory_format=order)  # type: ignore
+        if config.networks.compile != "no":
+            self.networks.generator.compile(backend=config.networks.compile)
+        self.parallel: Parallel | Zero
+        self.optimiser: NetworkOptimiser | Zero
+        if ranks.zero:
+            self.parallel = self.optimiser = Zero(self.networks, ranks, config=config.optim)
+        else:
+            self.optimiser = NetworkOptimiser(self.networks, config=config.optim)
+            self.parallel = Parallel(self.networks, ranks)
         self.average = WeightAverage(self.networks, decay=config.train.average)
-        self.parallel = Parallel(self.networks, ranks)
         self.phases = Phases()
         self.pace = pace(config.schedule)
         self.frames = 0
@@ -73,23 +110,20 @@ class Engine:
             latents = self.dictionary.gather(
                 batch.rows(config.latents.static_key), batch.rows(config.latents.transient_key)
             )
-            real = self._real(batch.frames_BTCHW, choice.frames_BF)
         self.optimiser.zero_grad()
+        parts = micro_batches(len(batch.clip_B), config.train.accumulate)
+        summary = torch.zeros(len(TERMS), device=self.ranks.device)
         with self.parallel.moving(moves) as networks:
-            with phases("forward"):
-                frames_BF = choice.frames_BF
-                on_device = None if frames_BF is None else frames_BF.to(self.ranks.device)
-                fake, motion = networks(latents.static_BS, latents.transient_BTM, on_device)
-                codes = motion if config.loss.triplet_on == "motion" else latents.transient_BTM
-                terms = objective.terms(
-                    fake, real, codes, choice, batch.valid_B.to(self.ranks.device),
-                    config=config.loss, batch=total_clips,
-                )  # fmt: skip
-            with phases("backward"):
-                (terms.total * self.parallel.loss_scale).backward()
+            for number, part in enumerate(parts, 1):
+                with self.parallel.micro_batch(last=number == len(parts)):
+                    with phases("forward"):
+                        terms = self._terms(networks, _Part(latents, batch, choice).cut(part))
+                    with phases("backward"):
+                        self.parallel.backward(terms.total)
+                summary += torch.stack([term.detach() for term in terms])
         self.latents, self._kept = latents, batch.valid_B
-        self.frames = total_clips * fake.shape[1]
-        summary = torch.stack([term.detach() for term in terms])
+        frames = batch.frames_BTCHW.shape[1]
+        self.frames = total_clips * (min(self.pace.frames, frames) or frames)
         norms = self.optimiser.norms(moves)
         finite = torch.isfinite(torch.cat([summary, *(n[None] for n in norms.values())])).all()
         if "latents" in moves:
@@ -111,12 +145,32 @@ class Engine:
             with self.phases("projection"):
                 self.dictionary.project_()
 
+    def _terms(self, networks: NavSynth, part: _Part) -> objective.LossTerms:
+        """The loss of some of this rank's clips."""
+        config, device, batch, draw = self.config, self.ranks.device, part.batch, part.draw
+        real = self._real(batch.frames_BTCHW, draw.frames_BF)
+        frames_BF = None if draw.frames_BF is None else self._to_device(draw.frames_BF)
+        mixed = config.train.precision == "bf16"
+        with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
+            fake, motion = networks(part.latents.static_BS, part.latents.transient_BTM, frames_BF)
+        codes = motion if config.loss.triplet_on == "motion" else part.latents.transient_BTM
+        return objective.terms(
+            fake.float(), real, codes.float(), draw, self._to_device(batch.valid_B),
+            config=config.loss, batch=self.pace.clips,
+        )  # fmt: skip
+
     def _real(self, frames_BTCHW: torch.Tensor, frames_BF: torch.Tensor | None) -> torch.Tensor:
+        """Only the drawn frames travel, as bytes; they become numbers on the device."""
         if frames_BF is not None:
             clips = torch.arange(frames_BF.shape[0])[:, None]
             frames_BTCHW = frames_BTCHW[clips, frames_BF]
-        moved = frames_BTCHW.to(self.ranks.device, non_blocking=True)
-        return objective.to_pixels(moved)
+        return objective.to_pixels(self._to_device(frames_BTCHW))
+
+    def _to_device(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Without a copy where it is there already, without waiting where it is not."""
+        if self.ranks.device.type == "cuda" and tensor.device.type == "cpu":
+            tensor = tensor.pin_memory()
+        return tensor.to(self.ranks.device, non_blocking=True)
 
     def common(self) -> dict[str, dict[str, torch.Tensor]]:
         """Tensors that are equal on all ranks, by file and name."""
@@ -136,3 +190,9 @@ class Engine:
         self.optimiser.load(saved.common("optimiser"))
         self.average.load(saved.common("average"))
         self.dictionary.restore(saved.read)
+
+
+def micro_batches(clips: int, count: int) -> list[slice]:
+    """`count` slices of a rank's clips, in order; some are empty where there are too few clips."""
+    edges = [clips * i // count for i in range(count + 1)]
+    return [slice(first, last) for first, last in pairwise(edges)]

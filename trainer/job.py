@@ -38,10 +38,13 @@ from trainer.leaving import (
 )
 from trainer.loop import Parts, Progress, save, train
 from trainer.objective import to_pixels
+from trainer.observe import Observer
 from trainer.parallel import Ranks, start
 from trainer.run import CONFIG, open_run
-from trainer.runlock import take_lock
-from trainer.settings import to_yaml
+from trainer.runlock import InUse, take_lock
+from trainer.saves import Saves
+from trainer.scores import video_psnr
+from trainer.settings import to_dict, to_yaml
 from trainer.summary import write_samples
 from trainer.telemetry import Telemetry
 from trainer.watchdog import Watchdog
@@ -76,7 +79,8 @@ def run_job(config: Config, opened: OpenManifest, *, folder: Path) -> Ending:
             log.exception("rank %d", ranks.comm.rank)
         elif ranks.comm.rank == 0 or ending.status == "lost-rank":
             print(f"error: {one_line(error)}", file=sys.stderr)
-        leave(ending, folder=folder, rank=ranks.comm.rank, reason=one_line(error))
+        told = None if isinstance(error, InUse) else folder
+        leave(ending, folder=told, rank=ranks.comm.rank, reason=one_line(error))
 
 
 def _with_lock(
@@ -91,11 +95,13 @@ def _with_lock(
     try:
         watchdog.start()
         parts, begin = _open(config, opened, folder, ranks, watchdog, asked)
+        ending = None
         try:
-            return _train(parts, begin)
+            ending = _train(parts, begin)
+            return ending
         finally:
             parts.checkpoints.close()
-            parts.telemetry.close()
+            parts.telemetry.close(done=ending is not None)
             parts.engine.dictionary.close()
     finally:
         if lock is not None:
@@ -125,17 +131,37 @@ def _open(
         begin = Progress(int(saved.state["step"]), float(saved.state["seconds"]))
     elif config.begin.latents == "footage":
         _begin_at_footage(config, opened, engine)
-    info = {"run": folder.name, "preset": config.preset, "world": comm.world}
-    telemetry = Telemetry(
-        folder, config.telemetry, rank=comm.rank, start_step=begin.step, info=info
+    telemetry = _telemetry(config, folder, ranks, begin)
+    observer = Observer(
+        engine, telemetry, folder=folder,
+        saved_at=None if newest is None else newest.stat().st_mtime,
+    )  # fmt: skip
+    saves = Saves(checkpoints, telemetry, saved=begin.step if newest else -1)
+    parts = Parts(
+        config, opened, engine, checkpoints, telemetry, watchdog, asked, folder, observer, saves
     )
-    parts = Parts(config, opened, engine, checkpoints, telemetry, watchdog, asked, folder)
     telemetry.note(
         "resumed" if newest else "started", step=begin.step, world=comm.world,
         text=f"{folder}: {'resumed at' if newest else 'starts at'} step {begin.step} on "
         f"{comm.world} process{'es' if comm.world > 1 else ''}, {ranks.device}",
     )  # fmt: skip
     return parts, begin
+
+
+def _telemetry(config: Config, folder: Path, ranks: Ranks, begin: Progress) -> Telemetry:
+    """Telemetry of this rank; each node's first process serves, and rank 0 knows where."""
+    comm = ranks.comm
+    telemetry = Telemetry(
+        folder,
+        config.telemetry,
+        rank=comm.rank,
+        serve=ranks.accelerator.local_process_index == 0,
+        start_step=begin.step,
+        info={"run": folder.name, "preset": config.preset, "world": comm.world},
+        settings=to_dict(config),
+    )
+    telemetry.announce(comm.gather_json(telemetry.where))
+    return telemetry
 
 
 def _claim(config: Config, opened: OpenManifest, folder: Path, comm: Comm) -> None:
@@ -204,8 +230,12 @@ def _train(parts: Parts, begin: Progress) -> Ending:
             update_json(folder / RUN_FILE, status=PREEMPTED.status, step=at.step)
         return PREEMPTED
     with parts.watchdog.patience(3600):
-        found = fidelity(parts.engine, parts.opened)
-        save(parts, at, score=found.psnr)
+        with parts.engine.phases("evaluation"):
+            found = fidelity(parts.engine, parts.opened)
+            parts.observer.evaluated({"psnr": found.psnr, "psnr_worst": found.worst})
+        with parts.engine.phases("checkpoint"):
+            save(parts, at, score=found.psnr)
+        parts.observer.finish()
         final = {**found._asdict(), "seconds": at.seconds}
         parts.telemetry.note(
             "finished", step=at.step, **final,
@@ -249,5 +279,6 @@ def write_sheet(parts: Parts, at: Progress, *, count: int = 8) -> None:
     engine.networks.train()
     names = [opened.manifest.videos[v].name for v in opened.table["video"][clips]]
     real_BTHWC, fake_BTHWC = (x.permute(0, 1, 3, 4, 2).numpy() for x in (part.frames_BTCHW, fake))
+    parts.observer.evaluated({"psnr_sample": float(video_psnr(fake_BTHWC, real_BTHWC).mean())})
     sheet = pictures.sheet(pictures.real_above_generated(names, real_BTHWC, fake_BTHWC))
     pictures.write_png(parts.folder / "samples" / f"step-{at.step:08d}.png", sheet)

@@ -59,6 +59,15 @@ def cut(path: Path, *, step: int) -> int:
     return len(raw) - len(kept)
 
 
+def lost_seconds(path: Path, *, step: int) -> float:
+    """Training time of a journal's lines after `step`, which `cut` will drop."""
+    if not path.is_file():
+        return 0.0
+    lines = [line for line in read(path) if isinstance(line.get("seconds"), int | float)]
+    kept = [line["seconds"] for line in lines if line["step"] <= step]
+    return max(0.0, lines[-1]["seconds"] - (kept[-1] if kept else 0.0)) if lines else 0.0
+
+
 def read(path: Path) -> Iterator[dict[str, Any]]:
     """Lines of a journal that may be growing; a last line that is not whole yet is left out."""
     with path.open("rb") as file:

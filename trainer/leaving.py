@@ -7,6 +7,7 @@ because gloo now and then aborts there after all work is done.
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import re
@@ -25,6 +26,7 @@ from trainer.comm import Comm
 from trainer.commit import update_json
 
 RUN_FILE = "run.json"
+PR_SET_PDEATHSIG = 1
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
@@ -61,7 +63,7 @@ ENDINGS = (DONE, FAILED, USER_ERROR, NON_FINITE, HANG, LOST_RANK, PREEMPTED)
 
 LOST = re.compile(
     r"gloo|connection (closed|reset|refused)|broken pipe|nccl|socket timeout|"
-    r"timed out waiting|connection was likely closed",
+    r"timed out waiting|connection was likely closed|dataloader worker",
     re.IGNORECASE,
 )
 
@@ -133,11 +135,19 @@ def signals() -> Iterator[Asked]:
     """
     asked = Asked()
     before = {number: signal.signal(number, asked._note) for number in SIGNALS}
+    _follow_launcher()
     try:
         yield asked
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _follow_launcher() -> None:
+    """Have the system send SIGTERM when torchrun dies: ranks without it would hold the run's lock,
+    and the same command again would be refused. Linux only."""
+    if "TORCHELASTIC_RUN_ID" in os.environ and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGTERM))
 
 
 def agree(comm: Comm, **flags: bool) -> dict[str, bool]:
@@ -165,4 +175,6 @@ def leave(
             stream.flush()
         except (OSError, ValueError):
             continue  # closed or a broken pipe: there is nobody left to tell
-    os._exit(ending.code)
+    restarts = ending is PREEMPTED and int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0"))
+    # A launcher that restarts whatever fails would take no notice of being asked to stop.
+    os._exit(0 if restarts else ending.code)

@@ -16,13 +16,16 @@ import torch
 
 from data_shards.batch import ClipBatch
 from data_shards.manifest import clip_key
+from data_shards.memory import decoded_bytes
 from data_shards.stream import OpenManifest, Stream
-from trainer import objective, schedule
+from trainer import schedule
 from trainer.checkpoint import Checkpointer
 from trainer.config import Config
 from trainer.engine import TERMS, Engine, Measured
 from trainer.finite import Evidence, stop
 from trainer.leaving import Asked
+from trainer.observe import Observer
+from trainer.saves import Saves
 from trainer.telemetry import Telemetry
 from trainer.watchdog import Watchdog
 
@@ -55,6 +58,8 @@ class Parts(NamedTuple):
     watchdog: Watchdog
     asked: Asked
     folder: Path
+    observer: Observer
+    saves: Saves
 
 
 def length(config: Config, clips: int) -> int | None:
@@ -94,13 +99,20 @@ def train(
             measured = engine.measure(batch, step=step, moves=stage.moves)
             agreed = agree(parts, measured, step=step + 1, seconds=time.perf_counter() - clock)
             if agreed.bad:
+                parts.observer.nonfinite(step)
                 stop(step, evidence(parts, batch, measured), comm=engine.ranks.comm,
                      folder=parts.folder, state={"seed": config.seed})  # fmt: skip
-            engine.update(step=step, moves=stage.moves, factor=factor)
+            done = share(config, steps, step + 1, agreed.seconds)
+            logged = (step + 1) % config.train.log_steps == 0 or done >= 1
+            with parts.observer.update(stage.moves, logged=logged):
+                engine.update(step=step, moves=stage.moves, factor=factor)
             step, seconds = step + 1, agreed.seconds
-            record(parts, stream, measured, Progress(step, seconds), steps=steps, factor=factor)
+            parts.observer.record(
+                stream, measured, step=step, seconds=seconds, factor=factor, done=done,
+                logged=logged,
+            )  # fmt: skip
             with engine.phases("checkpoint"):
-                parts.checkpoints.poll(ready=not agreed.writing)
+                parts.saves.poll(ready=not agreed.writing)
                 if agreed.due and not agreed.asked and not finished(config, steps, step, seconds):
                     save(parts, Progress(step, seconds), background=config.checkpoint.background)
             if agreed.asked:
@@ -116,8 +128,8 @@ def train(
 
 def open_stream(parts: Parts, *, first: int) -> Stream:
     """This rank's stream of global batches, from number `first` on."""
-    comm = parts.engine.ranks.comm
-    return Stream(
+    comm, device = parts.engine.ranks.comm, parts.engine.ranks.device
+    stream = Stream(
         parts.opened,
         parts.config.data,
         seed=parts.config.seed,
@@ -127,20 +139,33 @@ def open_stream(parts: Parts, *, first: int) -> Stream:
         start_step=first,
         progress=comm.rank == 0,
     )
+    if device.type == "cuda" and fits_on(device, decoded_bytes(parts.opened)):
+        stream.to_(device)
+    return stream
+
+
+def fits_on(device: torch.device, size: int) -> bool:
+    """Whether so many bytes take at most a quarter of what is free on a GPU."""
+    return size <= torch.cuda.mem_get_info(device)[0] // 4
 
 
 def finished(config: Config, steps: int | None, step: int, seconds: float) -> bool:
     """Whether a run has had its steps or its minutes."""
+    return share(config, steps, step, seconds) >= 1
+
+
+def share(config: Config, steps: int | None, step: int, seconds: float) -> float:
+    """Share of the run that is done; more than 1 where a step took it past the end."""
     if steps is not None:
-        return step >= steps
+        return step / steps
     assert config.train.minutes is not None
-    return seconds >= 60 * config.train.minutes
+    return seconds / (60 * config.train.minutes)
 
 
 def rate(config: Config, steps: int | None, step: int, seconds: float) -> float:
     """What rates are multiplied by now."""
-    share = step / steps if steps else seconds / (60 * (config.train.minutes or 1))
-    return schedule.rate_factor(share, curve=config.optim.curve, warmup=config.optim.warmup)
+    done = share(config, steps, step, seconds)
+    return schedule.rate_factor(done, curve=config.optim.curve, warmup=config.optim.warmup)
 
 
 def agree(parts: Parts, measured: Measured, *, step: int, seconds: float) -> Agreed:
@@ -166,7 +191,8 @@ def save(
 ) -> None:
     """Write a checkpoint of everything that `restore` needs."""
     with parts.watchdog.patience(3600):
-        parts.checkpoints.save(
+        parts.saves.finish()  # before the next snapshot of the rows is taken
+        parts.saves.save(
             at.step,
             common=parts.engine.common(),
             own=parts.engine.own(),
@@ -184,35 +210,6 @@ def state_of(parts: Parts, at: Progress) -> dict[str, Any]:
         "fingerprint": parts.opened.manifest.fingerprint,
         "seed": parts.config.seed,
     }
-
-
-def record(
-    parts: Parts, stream: Stream, measured: Measured, at: Progress, *, steps: int | None,
-    factor: float,
-) -> None:  # fmt: skip
-    """Hand a step's figures to telemetry; sums over ranks are taken only where they are written."""
-    config, engine = parts.config, parts.engine
-    parts.telemetry.count(clips=engine.pace.clips, frames=engine.frames)
-    if at.step % config.train.log_steps and not finished(config, steps, at.step, at.seconds):
-        return
-    terms = engine.ranks.comm.sum_(measured.terms.to("cpu", torch.float64))
-    counters = stream.counters()
-    values = {f"loss/{name}": float(term) for name, term in zip(TERMS[:-1], terms, strict=False)}
-    values |= {
-        "psnr": objective.psnr_of(float(terms[-1])),
-        "lr/gamma": config.optim.gamma_rate * factor,
-        "lr/theta": config.optim.theta_rate * factor,
-        "lr/latents": config.latents.rate * factor,
-        **{f"gradient_norm/{group}": float(norm) for group, norm in measured.norms.items()},
-        **{f"time/{phase}": spent for phase, spent in engine.phases.take().items()},
-        "loader/wait_seconds": counters.wait_seconds,
-        "loader/queue": counters.queue_depth,
-        "shards/bytes": counters.bytes,
-        "shards/damaged": counters.damaged,
-        "shards/retries": counters.retries,
-    }
-    done = at.step / steps if steps else at.seconds / (60 * (config.train.minutes or 1))
-    parts.telemetry.step(at.step, values, seconds=at.seconds, done=min(done, 1.0))
 
 
 def evidence(parts: Parts, batch: ClipBatch, measured: Measured) -> Evidence:

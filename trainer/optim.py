@@ -6,6 +6,7 @@ The latents have their own row-wise optimiser, in the dictionary.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -49,6 +50,12 @@ class OptimConfig:
 GROUPS = ("gamma", "theta")
 
 
+def make_adam(params: Any, *, config: OptimConfig) -> torch.optim.Adam:
+    """The optimiser of some parameters or groups of them; rates are set before every step."""
+    betas = (config.beta1, config.beta2)
+    return torch.optim.Adam(params, lr=1.0, betas=betas, eps=config.epsilon, fused=True)
+
+
 class NetworkOptimiser:
     """Adam over gamma and theta; a group that a stage does not move is left exactly as it is."""
 
@@ -56,14 +63,7 @@ class NetworkOptimiser:
         self.config = config
         self.params = {"gamma": list(networks.gamma()), "theta": list(networks.theta())}
         self._adam = {
-            group: torch.optim.Adam(
-                params,
-                lr=1.0,
-                betas=(config.beta1, config.beta2),
-                eps=config.epsilon,
-                fused=True,
-            )
-            for group, params in self.params.items()
+            group: make_adam(params, config=config) for group, params in self.params.items()
         }
 
     def zero_grad(self) -> None:

@@ -1,4 +1,4 @@
-"""Processes and devices: the only place where Accelerate (and DeepSpeed through it) appears.
+"""Processes and devices: the only place where Accelerate appears (and DeepSpeed, with `zero`).
 
 `motion` and `generator` are wrapped one by one, so that a stage which does not move the generator
 neither computes nor sends a gradient of it: it calls the bare module. Loaders and the latent
@@ -9,18 +9,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from typing import NamedTuple
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import InitProcessGroupKwargs
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 from torch import nn
 
 from data_shards.errors import UserError
+from trainer.batchnorm import share_batch_norms_
 from trainer.comm import Comm
 from trainer.networks import NavSynth
+
+DEEPSPEED = "ACCELERATE_USE_DEEPSPEED"
+"""Set by `accelerate launch` where its config asks for DeepSpeed."""
 
 
 class Ranks(NamedTuple):
@@ -29,6 +33,8 @@ class Ranks(NamedTuple):
     accelerator: Accelerator
     comm: Comm
     device: torch.device
+    zero: bool = False
+    """Whether DeepSpeed shards the optimiser (ZeRO)."""
 
 
 def start(*, threads: int, precision: str, timeout_seconds: float) -> Ranks:
@@ -44,20 +50,34 @@ def start(*, threads: int, precision: str, timeout_seconds: float) -> Ranks:
         )
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     torch.set_num_threads(threads or max(1, (len(os.sched_getaffinity(0))) // local))
+    if gpu:
+        # Deterministic matrix products need this before the first of them.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.set_float32_matmul_precision("highest" if precision == "no" else "high")
     asked = int(os.environ.get("WORLD_SIZE", "1"))
+    zero = os.environ.get(DEEPSPEED, "").lower() in ("1", "true")
+    if zero:
+        from trainer.zero import prepare_environment
+
+        prepare_environment(gpu=gpu)
     group = InitProcessGroupKwargs(
         backend="nccl" if gpu else "gloo", timeout=timedelta(seconds=timeout_seconds or 1800)
     )
+    # Otherwise the first step of a life groups gradients differently from all others, and three or
+    # more ranks add them up in another order: a resumed run would not repeat the bits.
+    alike = DistributedDataParallelKwargs(find_unused_parameters=asked > 2)
     accelerator = Accelerator(
-        cpu=not gpu, mixed_precision=None if precision == "no" else precision,
-        kwargs_handlers=[group] if asked > 1 else [],
-    )  # fmt: skip
+        # With cpu=True Accelerate gives plain DDP where DeepSpeed was asked for, and says nothing.
+        cpu=not gpu and not zero,
+        kwargs_handlers=[group, alike] if asked > 1 or zero else [],
+    )
     if accelerator.num_processes != asked:
         raise UserError(
             f"launch: {asked} processes were started and {accelerator.num_processes} found each "
             "other; launch with accelerate_config.yaml"
         )
-    return Ranks(accelerator, Comm.from_environment(device=accelerator.device), accelerator.device)
+    device = accelerator.device
+    return Ranks(accelerator, Comm.from_environment(device=device), device, zero)
 
 
 class Parallel:
@@ -67,10 +87,12 @@ class Parallel:
         self.bare = networks
         self._world = ranks.comm.world
         self._modules = {"theta": networks.motion, "gamma": networks.generator}
-        self._wrapped = {
-            group: ranks.accelerator.prepare(module) if ranks.comm.world > 1 else module
-            for group, module in self._modules.items()
-        }
+        self._wrapped: dict[str, nn.Module] = dict(self._modules)
+        if self._world > 1:
+            share_batch_norms_(networks.generator, ranks.comm)
+            for group, module in self._modules.items():
+                self._wrapped[group] = ranks.accelerator.prepare(module)
+                ranks.comm.count_gradients_(self._wrapped[group])
 
     @contextmanager
     def moving(self, moves: frozenset[str]) -> Iterator[NavSynth]:
@@ -91,7 +113,21 @@ class Parallel:
                 self._modules["gamma"],
             )
 
+    @contextmanager
+    def micro_batch(self, *, last: bool) -> Iterator[None]:
+        """Gradients are sent in the last micro-batch of a step and kept until then."""
+        with ExitStack() as stack:
+            if self._world > 1 and not last:
+                for module in self._wrapped.values():
+                    stack.enter_context(module.no_sync())  # type: ignore[operator]
+            yield
+
+    def backward(self, total: torch.Tensor) -> None:
+        """Add the gradients of a rank's part of the global loss."""
+        # The wrapped modules average over ranks, and the global loss is a sum.
+        (total * self.loss_scale).backward()
+
     @property
     def loss_scale(self) -> float:
-        """What a loss is multiplied by, since the wrapped modules average over ranks, not sum."""
+        """What gradients of latents are too large by."""
         return float(self._world)

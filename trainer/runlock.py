@@ -30,6 +30,10 @@ _mine: set[str] = set()
 log = logging.getLogger("navsynth")
 
 
+class InUse(UserError):  # noqa: N818
+    """Another job has the run folder; nothing of it may be touched."""
+
+
 class RunLock:
     """Holds the lock of a run folder from `take_lock` to `release`."""
 
@@ -68,17 +72,17 @@ def take_lock(folder: str | Path, *, comm: Comm) -> RunLock | None:
         try:
             lock = _take(Path(folder))
         except UserError as refused:
-            error = str(refused)
+            error = [isinstance(refused, InUse), str(refused)]
     error = comm.gather_json(error)[0]
     if error:
-        raise UserError(error)
+        raise (InUse if error[0] else UserError)(error[1])
     return lock
 
 
 def _take(folder: Path) -> RunLock:
     path = (folder / LOCK).resolve()
     if str(path) in _mine:
-        raise UserError(_refusal(folder, _me()))
+        raise InUse(_refusal(folder, _me()))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -88,7 +92,7 @@ def _take(folder: Path) -> RunLock:
         try:
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise UserError(_refusal(folder, _read(descriptor))) from None
+            raise InUse(_refusal(folder, _read(descriptor))) from None
         _watch(folder, descriptor)
         _write(descriptor, {**_me(), "beat": 0})
     except OSError as error:
@@ -113,7 +117,7 @@ def _watch(folder: Path, descriptor: int) -> None:
         if not now:
             return
         if now != seen:
-            raise UserError(_refusal(folder, now))
+            raise InUse(_refusal(folder, now))
 
 
 def _refusal(folder: Path, owner: dict[str, Any]) -> str:

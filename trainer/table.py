@@ -89,6 +89,8 @@ class ShardedTable:
         )
         self._pending: list[tuple[torch.Tensor, torch.Tensor]] = []
         self._moved: tuple[torch.Tensor, torch.Tensor] | None = None
+        self.touched = 0
+        """Rows of this rank that steps have moved so far, a row once per step."""
         # Weak: a snapshot that nobody reads any more must not go on keeping rows.
         self._snapshot: Callable[[], Snapshot | None] = lambda: None
 
@@ -150,7 +152,7 @@ class ShardedTable:
 
     def _share(self, rows: torch.Tensor, grad: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Every rank's rows and gradients, by rank, in one message with the numbers in front."""
-        flat = grad.reshape(len(rows), -1)
+        flat = grad.flatten(1)
         numbers = rows.view(torch.float32).reshape(len(rows), 2).to(self.device)
         everyone = torch.cat(self.comm.gather_tensors(torch.cat([numbers, flat], 1)))
         rows = everyone[:, :2].contiguous().cpu().view(torch.int64).reshape(-1)
@@ -162,6 +164,7 @@ class ShardedTable:
             return
         rows, grad = sum_duplicates(self._pending)
         self._pending = []
+        self.touched += len(rows)
         slots = self.slots(rows)
         state = self.store.read(slots)
         if basis is not None:

@@ -1,14 +1,16 @@
 """Everything that a run says: metric log, progress, Prometheus. Only this room prints numbers.
 
-Rank 0 speaks; on other ranks every method returns at once. A step costs a few assignments and, when
+Rank 0 speaks; one process of each other node serves that node's figures; on all others every method
+returns at once. A step costs a few assignments and, when
 it is logged, one line of `metrics.jsonl`. A full disk costs lines, which are counted, not the run.
 """
 
 from __future__ import annotations
 
 import logging
+import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -16,32 +18,32 @@ from typing import Any
 
 from data_shards.errors import UserError
 from trainer.commit import read_json, update_json
-from trainer.endpoint import Endpoint, Values
-from trainer.journal import Journal
+from trainer.endpoint import Endpoint, Pusher, Values
+from trainer.journal import Journal, lost_seconds
 from trainer.leaving import RUN_FILE
 from trainer.metrics import BY_NAME
 from trainer.screen import STYLES, Shown, open_screen
+from trainer.targets import targets_file, write_targets
+from trainer.timing import Pace
+from trainer.trackers import Trackers, check_trackers
 
 METRICS_FILE = "metrics.jsonl"
 EVENTS = 200
 """Events that `run.json` keeps."""
-GAUGES = {"psnr": "navsynth_psnr_decibels", "loader/queue": "navsynth_loader_queue_batches"}
+GAUGES = {
+    "psnr": "navsynth_psnr_decibels",
+    "straggler": "navsynth_straggler_ratio",
+    "rank_energy": "navsynth_rank_energy_ratio",
+}
 """Value names of `Telemetry.step` and the gauges that show them."""
 GROUPS = {
     "loss": "navsynth_loss",
     "lr": "navsynth_learning_rate",
     "gradient_norm": "navsynth_gradient_norm",
     "update_norm": "navsynth_update_norm",
+    "evaluation": "navsynth_evaluation",
 }
 """The same for names such as `loss/rec`; what follows the slash is the label."""
-TOTALS = {
-    "loader/wait_seconds": "navsynth_loader_wait_seconds_total",
-    "shards/bytes": "navsynth_shard_read_bytes_total",
-    "shards/retries": "navsynth_shard_retries_total",
-    "shards/damaged": "navsynth_clips_damaged_total",
-}
-"""The same for counts since the start of this process."""
-
 log = logging.getLogger("navsynth")
 
 
@@ -50,17 +52,36 @@ class TelemetryConfig:
     """What a run shows, and where."""
 
     endpoint: bool = True
-    """Serve Prometheus metrics while training (rank 0)."""
+    """Serve Prometheus metrics while training (one endpoint a node)."""
     address: str = "127.0.0.1"
     """Address of the endpoint; loopback unless you choose otherwise: it has no password."""
     port: int = 0
     """Port of the endpoint; 0: any free one (see run.json); a port that is taken: the next free."""
+    targets: str = ""
+    """Prometheus file_sd file to keep while the run lives: FILE.json, or FOLDER/ for RUN.json in it
+    (many runs). It stays behind when a run breaks off, so that its absence is noticed."""
+    push: str = ""
+    """URL of a Pushgateway that gets the metrics every 15 s and at the end, for short jobs."""
+    linger: float = 0.0
+    """Seconds that an ended run waits for one last scrape; about the scrape interval."""
+    trackers: str = ""
+    """Trackers of Accelerate, comma-separated: tensorboard, wandb, mlflow, ..."""
+    budget_seconds: float = 0.0
+    """Process seconds that the run is meant to spend, for navsynth_budget_spent_ratio; 0: none."""
     log: str = "auto"
     """auto (a bar in a terminal, lines elsewhere) | bar | lines | json | none."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65435:
             raise UserError(f"telemetry.port: {self.port} is not in 0..65435")
+        for name in ("linger", "budget_seconds"):
+            if not getattr(self, name) >= 0:
+                raise UserError(f"telemetry.{name}: {getattr(self, name)} is below 0")
+        if self.push and not self.push.startswith(("http://", "https://")):
+            raise UserError(
+                f"telemetry.push: {self.push!r} does not start with http:// or https://"
+            )
+        check_trackers(self.trackers)
         if self.log not in STYLES:
             raise UserError(f"telemetry.log: {self.log!r} is none of {', '.join(STYLES)}")
 
@@ -74,40 +95,92 @@ class Telemetry:
         config: TelemetryConfig,
         *,
         rank: int = 0,
+        serve: bool | None = None,
         start_step: int = 0,
         info: Mapping[str, Any] | None = None,
+        settings: Mapping[str, Any] | None = None,
     ) -> None:
         """Open the log for what follows `start_step`: lines of later steps, written by a life of
         this run whose checkpoint is not the one restored, are cut off.
 
         Args:
-            info: labels of `navsynth_run_info`: run, preset, world.
+            serve: whether this process shows its node's metrics; by default rank 0 does.
+            info: run, preset and world, for `navsynth_run_info`.
+            settings: what trackers keep beside the figures.
+
+        Raises:
+            UserError: no such address, a tracker that is not installed.
         """
-        self._folder = Path(folder)
+        self._folder, self._config, self._first = Path(folder), config, rank == 0
         self.values: Values | None = None
         self.endpoint: Endpoint | None = None
-        if rank:
+        self.lost_seconds = 0.0
+        """Training time of steps that an earlier life took and that must be taken again."""
+        self._info = dict(info or {})
+        self._run = str(self._info.get("run", self._folder.name))
+        self._targets = targets_file(config.targets, run=self._run)
+        if not (self._first if serve is None else serve):
             return
         self.values = Values()
-        self._folder.mkdir(parents=True, exist_ok=True)
-        self._journal = Journal(self._folder / METRICS_FILE, start_step=start_step)
-        self._screen = open_screen(config.log)
-        self._pace = Pace()
-        self._totals: dict[str, float] = {}
-        self._describe(info or {})
+        self._pusher: Pusher | None = None
+        if self._first:
+            self._open_log(start_step, settings or {})
+            self._describe()
         if config.endpoint:
             self.endpoint = Endpoint(self.values, address=config.address, port=config.port)
-            where = {"address": self.endpoint.address, "port": self.endpoint.port}
-            update_json(self._folder / RUN_FILE, metrics=where)
+        if config.push:
+            node = socket.gethostname()
+            self._pusher = Pusher(self.values, config.push, run=self._run, node=node)
+        if self._first:
+            self.announce([self.where])
+
+    def _open_log(self, start_step: int, settings: Mapping[str, Any]) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        path = self._folder / METRICS_FILE
+        self.lost_seconds = lost_seconds(path, step=start_step)
+        self._trackers = Trackers(
+            self._config.trackers, folder=self._folder, run=self._run, settings=settings
+        )
+        self._journal = Journal(path, start_step=start_step)
+        self._screen = open_screen(self._config.log)
+        self._pace = Pace()
+
+    @property
+    def where(self) -> dict[str, Any] | None:
+        """Where this process's endpoint is: address, port, node."""
+        if self.endpoint is None:
+            return None
+        node = socket.gethostname()
+        return {"address": self.endpoint.address, "port": self.endpoint.port, "node": node}
+
+    def announce(self, endpoints: Sequence[Mapping[str, Any] | None]) -> None:
+        """Write the endpoints of all nodes (None: not one) into `run.json` and the targets file."""
+        found = [dict(endpoint) for endpoint in endpoints if endpoint]
+        if not self._first or not found:
+            return
+        update_json(self._folder / RUN_FILE, metrics={**found[0], "endpoints": found})
+        if self._targets is not None:
+            write_targets(self._targets, found, run=self._run)
+
+    def show(self, name: str, value: float, /, **labels: object) -> None:
+        """Set a gauge, or a counter that is counted elsewhere, of `trainer.metrics`."""
+        if self.values is not None:
+            self.values.set(name, value, **labels)
+
+    def add(self, name: str, amount: float = 1.0, /, **labels: object) -> None:
+        """Increase a counter of `trainer.metrics`."""
+        if self.values is not None:
+            self.values.add(name, amount, **labels)
 
     def count(self, *, clips: int, frames: int) -> None:
         """Count one step of all ranks: clips trained on, frames generated. Called every step."""
-        if self.values is None:
+        if self.values is None or not self._first:
             return
         seconds = self._pace.count(clips)
         self.values.add("navsynth_steps_total")
         self.values.add("navsynth_clips_total", clips)
         self.values.add("navsynth_frames_total", frames)
+        self.values.set("navsynth_last_step_timestamp_seconds", time.time())
         if seconds is not None:
             self.values.observe("navsynth_step_seconds", seconds, phase="all")
 
@@ -115,28 +188,34 @@ class Telemetry:
         """Log a step: a line of the journal, the display, and the endpoint's values.
 
         Args:
-            values: by name; `GAUGES`, `TOTALS` and `time/PHASE` (seconds since the last logged
-                step) say which of them the endpoint shows. All go into the journal.
+            values: by name; `GAUGES`, `GROUPS`, `time/PHASE` and `goodput/CAUSE` (seconds since the
+                last logged step) are shown by the endpoint. All go into the journal.
             seconds: training time of all lives of the run.
             done: share of the run, 0 to 1.
         """
-        if self.values is None:
+        if self.values is None or not self._first:
             return
         clips_per_second, steps = self._pace.lap()
         eta = self._pace.eta(done)
         self.values.set("navsynth_step", step)
         self.values.set("navsynth_progress_ratio", done)
+        self.values.set("navsynth_training_seconds", seconds)
+        if self._config.budget_seconds:
+            spent = seconds * int(self._info.get("world", 1)) / self._config.budget_seconds
+            self.values.set("navsynth_budget_spent_ratio", spent)
         if eta is not None:
             self.values.set("navsynth_eta_seconds", eta)
         for name, value in values.items():
             self._expose(name, float(value), steps)
         line = {"step": step, "time": round(time.time(), 3), "seconds": seconds}
         self._write({**line, **values, "clips_per_second": clips_per_second})
+        lost = self._trackers.log(step, values)
+        self.values.add("navsynth_log_lines_dropped_total", lost)
         self._screen.step(Shown(step, values, clips_per_second, done, eta))
 
     def note(self, kind: str, *, step: int, text: str, **facts: Any) -> None:
         """Show something rare that happened, and keep it in `run.json` under `events`."""
-        if self.values is None:
+        if self.values is None or not self._first:
             return
         self._screen.say(text)
         path = self._folder / RUN_FILE
@@ -149,7 +228,7 @@ class Telemetry:
 
     def saved(self, path: Path | None, *, seconds: float, size: int) -> None:
         """Count a checkpoint; `path` None: it could not be written. `size` in bytes."""
-        if self.values is None:
+        if self.values is None or not self._first:
             return
         outcome = "failed" if path is None else "committed"
         self.values.add("navsynth_checkpoints_total", outcome=outcome)
@@ -160,17 +239,27 @@ class Telemetry:
 
     def say(self, text: str) -> None:
         """Show a line beside the progress."""
-        if self.values is not None:
+        if self.values is not None and self._first:
             self._screen.say(text)
 
-    def close(self) -> None:
-        """Make the log durable, end the display and the endpoint."""
+    def close(self, *, done: bool = True) -> None:
+        """Make the log durable, end the display and the endpoint.
+
+        Args:
+            done: the run ended as it should; else it stays among the targets of Prometheus.
+        """
         if self.values is None:
             return
-        self._screen.close()
-        self._journal.close()
+        if self._first:
+            self._screen.close()
+            self._journal.close()
+            self._trackers.close()
+        if self._pusher is not None:
+            self._pusher.close()
         if self.endpoint is not None:
-            self.endpoint.close()
+            self.endpoint.close(linger=self._config.linger)
+        if self._first and done and self._targets is not None:
+            self._targets.unlink(missing_ok=True)
 
     def _write(self, line: Mapping[str, Any]) -> None:
         assert self.values is not None
@@ -182,60 +271,18 @@ class Telemetry:
         group, _, label = name.partition("/")
         if group == "time":
             self.values.observe("navsynth_step_seconds", value / max(1, steps), phase=label)
-        elif name in TOTALS:
-            self.values.add(TOTALS[name], max(0.0, value - self._totals.get(name, 0.0)))
-            self._totals[name] = value
+        elif group == "goodput":
+            self.values.add("navsynth_goodput_seconds_total", value, cause=label)
         elif name in GAUGES:
             self.values.set(GAUGES[name], value)
         elif group in GROUPS:
             metric = GROUPS[group]
             self.values.set(metric, value, **{BY_NAME[metric].labels[0]: label})
 
-    def _describe(self, info: Mapping[str, Any]) -> None:
+    def _describe(self) -> None:
         assert self.values is not None
         versions = {"version": version("navsynth"), "torch": version("torch")}
         self.values.set("navsynth_build_info", 1, **versions)
-        labels = {name: str(info.get(name, "")) for name in ("run", "preset", "world")}
-        self.values.set("navsynth_run_info", 1, **labels)
-        self.values.set("navsynth_ranks", int(info.get("world", 1)))
-
-
-class Pace:
-    """Clips per second since the last logged step, and the time left. Knows no clock but this
-    process's monotonic one."""
-
-    def __init__(self) -> None:
-        self._last: float | None = None
-        self._lap: float | None = None
-        self._first: float | None = None
-        self._clips = self._steps = 0
-        self._first_done = 0.0
-
-    def count(self, clips: int) -> float | None:
-        """Seconds of the step that ends now; None for the first."""
-        now = time.perf_counter()
-        seconds = None if self._last is None else now - self._last
-        if self._last is not None:
-            self._clips += clips
-        else:
-            self._lap = now
-        self._steps += 1
-        self._last = now
-        return seconds
-
-    def lap(self) -> tuple[float, int]:
-        """Clips per second and steps since the last call."""
-        now = time.perf_counter()
-        passed = now - self._lap if self._lap is not None else 0.0
-        pace = self._clips / passed if passed > 0 else 0.0
-        steps, self._clips, self._steps, self._lap = self._steps, 0, 0, now
-        return pace, steps
-
-    def eta(self, done: float) -> float | None:
-        """Seconds left at the pace of this process; None before there is one."""
-        now = time.perf_counter()
-        if self._first is None:
-            self._first, self._first_done = now, done
-            return None
-        gained = done - self._first_done
-        return (now - self._first) / gained * (1 - done) if gained > 0 else None
+        labels = {name: str(self._info.get(name, "")) for name in ("preset", "world")}
+        self.values.set("navsynth_run_info", 1, name=self._run, **labels)
+        self.values.set("navsynth_ranks", int(self._info.get("world", 1)))

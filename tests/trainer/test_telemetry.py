@@ -19,7 +19,8 @@ from data_shards.errors import UserError
 from trainer import journal
 from trainer.endpoint import Endpoint, Values
 from trainer.journal import Journal
-from trainer.metrics import COUNTER, GAUGE, HISTOGRAM, METRICS, table
+from trainer.metrics import COUNTER, GAUGE, HISTOGRAM, METRICS, main, page, table
+from trainer.targets import target
 from trainer.telemetry import Pace, Telemetry, TelemetryConfig
 
 VALUES = {
@@ -29,6 +30,7 @@ VALUES = {
     "lr/factor": 0.25,
     "gradient_norm/gamma": 3.0,
     "time/forward": 0.4,
+    "goodput/training": 0.5,
     "loader/wait_seconds": 1.5,
     "shards/bytes": 1000,
     "unknown/thing": 7.0,
@@ -67,9 +69,9 @@ def test_a_scrape_shows_the_run(tmp_path: Path) -> None:
     assert seen["navsynth_learning_rate", (("group", "factor"),)] == 0.25
     assert seen["navsynth_step_seconds_count", (("phase", "all"),)] == 3
     assert seen["navsynth_step_seconds_count", (("phase", "forward"),)] == 2
-    assert seen["navsynth_loader_wait_seconds_total", ()] == 1.5
+    assert seen["navsynth_goodput_seconds_total", (("cause", "training"),)] == 1.0
     assert seen["navsynth_checkpoint_bytes", ()] == 4096
-    assert seen["navsynth_run_info", (("preset", "demo"), ("run", "demo"), ("world", "2"))] == 1
+    assert seen["navsynth_run_info", (("name", "demo"), ("preset", "demo"), ("world", "2"))] == 1
     documented = {m.name for m in METRICS}
     for name in {name for name, _ in seen if not name.endswith("_created")}:
         assert re.sub(r"_(bucket|count|sum|created)$", "", name) in documented or name in documented
@@ -189,7 +191,7 @@ def test_pace() -> None:
 
 def test_the_table_of_metrics_keeps_to_prometheus_naming() -> None:
     """Prefix, `_total` for counters and nothing else, base units, help, buckets, no doubles."""
-    assert len(METRICS) >= 30 and len({m.name for m in METRICS}) == len(METRICS)
+    assert len(METRICS) >= 40 and len({m.name for m in METRICS}) == len(METRICS)
     for metric in METRICS:
         assert re.fullmatch(r"navsynth_[a-z]+(_[a-z]+)*", metric.name), metric
         assert (metric.kind == COUNTER) == metric.name.endswith("_total"), metric
@@ -200,12 +202,44 @@ def test_the_table_of_metrics_keeps_to_prometheus_naming() -> None:
         assert not {"clip", "step", "video"} & set(metric.labels)
 
 
+def test_the_page_of_metrics_is_the_table(tmp_path: Path) -> None:
+    """docs/metrics.md is what the table says; a folder that is not there is named."""
+    docs = Path(__file__).resolve().parents[2] / "docs" / "metrics.md"
+    assert docs.read_text() == page(), "run python -m trainer.metrics --write docs/metrics.md"
+    assert main(["--write", str(tmp_path / "none" / "page.md")]) == 2
+
+
+def test_targets_name_the_endpoint_while_the_run_lives(tmp_path: Path) -> None:
+    """The file_sd file has the port, goes with a good end, stays after a bad one."""
+    folder = tmp_path / "sd"
+    for done in (True, False):
+        config = TelemetryConfig(log="none", targets=f"{folder}/", linger=0.01)
+        telemetry = Telemetry(tmp_path / "demo", config)
+        assert telemetry.endpoint is not None
+        entry = json.loads((folder / "demo.json").read_text())[0]
+        assert entry["targets"] == [f"127.0.0.1:{telemetry.endpoint.port}"]
+        assert entry["labels"]["run"] == "demo"
+        telemetry.close(done=done)
+        assert (folder / "demo.json").exists() == (not done)
+    anywhere = {"address": "0.0.0.0", "port": 9, "node": "n1"}
+    assert target(anywhere, run="demo")["targets"] == ["n1:9"]
+
+
+def test_lost_time_is_known(tmp_path: Path) -> None:
+    """Seconds of the lines that a resumed run will take again."""
+    path = tmp_path / "m.jsonl"
+    assert journal.lost_seconds(path, step=0) == 0
+    path.write_text("".join(json.dumps({"step": s, "seconds": s / 2}) + "\n" for s in (10, 20, 30)))
+    assert [journal.lost_seconds(path, step=s) for s in (0, 10, 25, 30)] == [15, 10, 5, 0]
+
+
 def test_settings_out_of_range_are_refused() -> None:
     """Settings are checked when they are made."""
     with pytest.raises(UserError, match=r"telemetry\.port"):
         TelemetryConfig(port=70000)
-    with pytest.raises(UserError, match=r"telemetry\.log"):
-        TelemetryConfig(log="loud")
+    for name, value in (("log", "loud"), ("linger", -1), ("push", "here"), ("trackers", "none")):
+        with pytest.raises(UserError, match=rf"telemetry\.{name}"):
+            TelemetryConfig(**{name: value})
 
 
 def test_a_journal_is_durable_when_closed(tmp_path: Path) -> None:

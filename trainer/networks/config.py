@@ -21,6 +21,7 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "gelu": lambda: nn.GELU(),
 }
 OUTPUTS: dict[str, Callable[[], nn.Module]] = {"linear": nn.Identity, "tanh": nn.Tanh}
+COMPILERS = ("no", "inductor", "aot_eager")
 INITS = ("dcgan", "kaiming", "torch")
 
 
@@ -45,12 +46,16 @@ class NetworksConfig:
     init: str = "kaiming"
     """First weights of the generator: kaiming (first layer sd 1, last a tenth) | dcgan (normal,
     sd 0.02) | torch (its defaults)."""
+    compile: str = "no"
+    """The generator through torch.compile: no | inductor (for GPUs: fused kernels) | aot_eager
+    (traced and not compiled, to find faults)."""
 
     def __post_init__(self) -> None:
         for name in ("hidden", "channels", "group_channels"):
             if getattr(self, name) < 1:
                 raise UserError(f"networks.{name}: {getattr(self, name)} is below 1")
         choices = {"norm": NORMS, "activation": ACTIVATIONS, "output": OUTPUTS, "init": INITS}
+        choices["compile"] = COMPILERS
         for name, table in choices.items():
             if getattr(self, name) not in table:
                 raise UserError(

@@ -1,0 +1,117 @@
+"""Clips a second, model FLOP utilisation and the loader's share on a GPU, by way of computing.
+
+    python -m benchmarks.gpu [--steps 100] [--clips 512] [--size 128]
+
+Each row adds one thing to the last: float32, tf32, bf16, torch.compile, footage on the device.
+Without a GPU it says so and skips (exit code 0). Ends with one line of JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from benchmarks.cost import Footage, flops_per_clip
+from benchmarks.machine import describe
+from data_shards.batch import ClipBatch
+from tests.support.engines import make
+from tests.support.footage import tiny_set
+from trainer.schedule import EVERYTHING
+
+WORDS = ("preset=golf", "train.deterministic=false")
+WARM = 10
+
+
+class Way(NamedTuple):
+    """A row of the table: settings over those of all rows, and where the footage lies."""
+
+    words: tuple[str, ...]
+    resident: bool = False
+
+
+WAYS: dict[str, Way] = {
+    "float32": Way(()),
+    "tf32": Way(("train.precision=tf32",)),
+    "bf16": Way(("train.precision=bf16",)),
+    "bf16, compiled": Way(("train.precision=bf16", "networks.compile=inductor")),
+    "bf16, compiled, footage there": Way(
+        ("train.precision=bf16", "networks.compile=inductor"), resident=True
+    ),
+}
+PEAKS = {"no": 67e12, "tf32": 495e12, "bf16": 990e12}
+"""Dense operations a second of an H100 or H200 (SXM), from NVIDIA's data sheet."""
+
+
+def wait_for(device: torch.device) -> None:
+    """Until everything that was started on the device is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def measure(data: str, words: tuple[str, ...], *, steps: int, resident: bool) -> dict[str, Any]:
+    """Clips a second, utilisation and loader share of one way."""
+    made = make(data, words, base=WORDS)
+    engine, stream = made.engine, made.stream
+    if resident:
+        stream.to_(engine.ranks.device)
+    waited, start, batch = 0.0, 0.0, next(stream)
+    for step in range(WARM + steps):
+        if step == WARM:
+            wait_for(engine.ranks.device)
+            waited, start = 0.0, time.perf_counter()
+        asked = time.perf_counter()
+        batch: ClipBatch = next(stream)
+        waited += time.perf_counter() - asked
+        engine.measure(batch, step=step, moves=EVERYTHING)
+        engine.update(step=step, moves=EVERYTHING, factor=1.0)
+    wait_for(engine.ranks.device)
+    seconds = time.perf_counter() - start
+    footage = Footage(1, batch.frames_BTCHW.shape[1], batch.frames_BTCHW.shape[-1], 1.0)
+    clips = engine.pace.clips * steps
+    flops = flops_per_clip(made.config, footage) * clips / seconds
+    return {
+        "clips_per_second": clips / seconds,
+        "flops": flops,
+        "utilisation": flops / PEAKS[made.config.train.precision],
+        "loader_share": waited / seconds,
+    }
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("words", nargs="*", default=[], help="settings, a.b=c")
+    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--clips", type=int, default=512)
+    parser.add_argument("--size", type=int, default=128)
+    args = parser.parse_args(argv)
+    if not torch.cuda.is_available():
+        print("skipped: there is no GPU here (torch.cuda.is_available() is False)")
+        print(json.dumps({"benchmark": "gpu", "skipped": "no GPU"}))
+        return 0
+    print("about 3 minutes")
+    rows = {}
+    with tempfile.TemporaryDirectory() as folder:
+        data = tiny_set(Path(folder), identities=48, actions=8, frames=16, size=args.size)
+        print("way                               clips/s  TFLOP/s  utilisation  loader")
+        for name, way in WAYS.items():
+            words = (*way.words, f"schedule.clips={args.clips}", *args.words)
+            row = rows[name] = measure(str(data), words, steps=args.steps, resident=way.resident)
+            print(f"{name:32} {row['clips_per_second']:8.0f} {row['flops'] / 1e12:8.1f} "
+                  f"{row['utilisation']:11.1%} {row['loader_share']:8.1%}", flush=True)  # fmt: skip
+    best = max(row["flops"] for row in rows.values())
+    device = torch.cuda.get_device_name()
+    print(json.dumps({"benchmark": "gpu", **describe(), "device": device, "flops": best,
+                      "ways": rows}))  # fmt: skip
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

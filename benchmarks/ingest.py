@@ -1,0 +1,82 @@
+"""Clips a second of `data_shards.prepare golf` from a tar, by number of processes.
+
+    python -m benchmarks.ingest [--videos 400] [--workers 1 2]
+
+Writes an archive as VGAN has it (videos as JPEGs of stacked 128x128 frames, noise with movement),
+then prepares it once per number of processes. Ends with one line of JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import sys
+import tarfile
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from benchmarks.machine import describe
+from data_shards.manifest import read_manifest
+from data_shards.options import Options
+from data_shards.pool import cores
+from data_shards.prepare import prepare
+
+SIZE, FRAMES = 128, 32
+
+
+def write_archive(path: Path, *, videos: int) -> int:
+    """A tar of `videos` stacked JPEGs; returns its size in bytes."""
+    draw = np.random.default_rng(0)
+    with tarfile.open(path, "w") as archive:
+        for video in range(videos):
+            ground = draw.integers(0, 255, (SIZE // 8, SIZE // 8, 3), dtype=np.uint8)
+            still = np.asarray(Image.fromarray(ground).resize((SIZE, SIZE)))
+            stacked = np.concatenate([np.roll(still, frame, axis=1) for frame in range(FRAMES)])
+            raw = io.BytesIO()
+            Image.fromarray(stacked).save(raw, "jpeg", quality=90)
+            entry = tarfile.TarInfo(f"golf/{video % 50:04d}/{video:06d}.jpg")
+            entry.size = raw.tell()
+            raw.seek(0)
+            archive.addfile(entry, raw)
+    return path.stat().st_size
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Write, prepare, print."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("--videos", type=int, default=400)
+    parser.add_argument("--workers", type=int, nargs="+", default=sorted({1, cores()}))
+    parser.add_argument("--codec", default="jpg")
+    args = parser.parse_args(argv)
+    print(f"about {(args.videos * (0.03 + 0.1 * len(args.workers)) + 10) / 60:.1f} minutes")
+    found: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        size = write_archive(Path(folder) / "golf.tar", videos=args.videos)
+        options = Options(
+            source="golf", root=f"{folder}/golf.tar", frames=16, windows="all", height=SIZE,
+            width=SIZE, codec=args.codec,
+        )  # fmt: skip
+        print("workers  clips/s  MB/s of the archive  KB a clip")
+        for workers in args.workers:
+            out = Path(folder) / f"set-{workers}"
+            start = time.perf_counter()
+            prepare(options, out=out, workers=workers)
+            seconds = time.perf_counter() - start
+            manifest = read_manifest(out)
+            stored = sum(shard.bytes for shard in manifest.shards) / manifest.clips
+            found.append({"workers": workers, "clips_per_second": manifest.clips / seconds,
+                          "clip_bytes": stored, "bytes_per_second": size / seconds})  # fmt: skip
+            print(f"{workers:7} {manifest.clips / seconds:8.1f} {size / seconds / 1e6:20.1f} "
+                  f"{stored / 1e3:10.1f}", flush=True)  # fmt: skip
+    print(json.dumps({"benchmark": "ingest", **describe(), "runs": found}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,87 @@
+"""What a step of each stage costs on 2 ranks: milliseconds, bytes sent by kind, FLOPs.
+
+    python -m benchmarks.stages [--steps 50] [--size 64]
+
+In the stage whose generator is frozen no generator gradient is computed or sent. Ends with one
+line of JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from benchmarks.cost import GOLF, flops_per_clip
+from benchmarks.machine import describe
+from tests.support.engines import join, make
+from tests.support.footage import tiny_set
+from tests.support.ranks import run_ranks
+from trainer.comm import Comm
+from trainer.schedule import EVERYTHING, GENERATOR, LATENT, Stage
+
+STAGES = (GENERATOR, LATENT, Stage("together", EVERYTHING))
+WORDS = ("preset=golf", "schedule.clips=8")
+WARM = 3
+
+
+def measure(comm: Comm, data: str, words: tuple[str, ...], steps: int) -> dict[str, Any]:
+    """Median step and mean bytes sent of each stage, on one rank."""
+    join(comm)
+    made = make(data, words, base=WORDS)
+    engine, found = made.engine, {}
+    for stage in STAGES:
+        seconds: list[float] = []
+        for step in range(WARM + steps):
+            if step == WARM:
+                engine.ranks.comm.bytes_sent.clear()
+            batch = next(made.stream)
+            start = time.perf_counter()
+            engine.measure(batch, step=step, moves=stage.moves)
+            engine.update(step=step, moves=stage.moves, factor=1.0)
+            seconds.append(time.perf_counter() - start)
+        sent: Counter[str] = engine.ranks.comm.bytes_sent
+        found[stage.name] = {
+            "milliseconds": 1e3 * statistics.median(seconds[WARM:]),
+            "bytes": {kind: count / steps for kind, count in sorted(sent.items())},
+            "gflop": made.engine.pace.clips / comm.world / 1e9 * flops_per_clip(
+                made.config, GOLF._replace(frames=batch.frames_BTCHW.shape[1],
+                                           size=batch.frames_BTCHW.shape[-1]),
+                moves=stage.moves,
+            ),
+        }  # fmt: skip
+    return found
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("words", nargs="*", default=[], help="settings, a.b=c")
+    parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--size", type=int, default=64)
+    parser.add_argument("--ranks", type=int, default=2)
+    args = parser.parse_args(argv)
+    print(f"about {(30 + 3 * args.steps * 0.3 * (args.size / 64) ** 2) / 60:.1f} minutes")
+    with tempfile.TemporaryDirectory() as folder:
+        data = tiny_set(Path(folder), identities=6, actions=4, frames=16, size=args.size)
+        ranks = run_ranks(
+            measure, args.ranks, str(data), tuple(args.words), args.steps, timeout=3600
+        )
+    print("stage        ms/step   GFLOP  KiB sent: gradients     rows  (rank 0)")
+    for name, figures in ranks[0].items():
+        gradients = figures["bytes"].get("gradients", 0.0)
+        rows = sum(figures["bytes"].values()) - gradients
+        print(f"{name:11} {figures['milliseconds']:8.1f} {figures['gflop']:7.2f} "
+              f"{gradients / 1024:20.1f} {rows / 1024:8.1f}")  # fmt: skip
+    print(json.dumps({"benchmark": "stages", **describe(), "stages": ranks[0]}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Prometheus and Grafana files for navsynth, and their writer: `python -m launch.prometheus`."""

@@ -1,0 +1,1 @@
+"""Whole trainings that something happens to."""

@@ -1,0 +1,108 @@
+"""The step: micro-batches, frozen networks, what is sent, and the ways to a GPU."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from data_shards.errors import UserError
+from tests.support.engines import everything, join, make, steps
+from tests.support.footage import tiny_set
+from tests.support.ranks import run_ranks
+from trainer.comm import Comm
+from trainer.config import resolve
+from trainer.engine import micro_batches
+from trainer.schedule import EVERYTHING, GENERATOR, LATENT
+
+PAPER = ("latents.optimiser=momentum", "latents.rate=1.0")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(tiny_set(tmp_path_factory.mktemp("data"), frames=4, size=32))
+
+
+def test_micro_batches_give_what_the_whole_batch_gives(data: str) -> None:
+    """Five clips at once, or in 2, 3, 5 and 8 parts (some empty): losses, weights and rows."""
+    words = ("schedule.clips=5", *PAPER)
+    whole = make(data, words)
+    losses = steps(whole, 0, 5)
+    expected = everything(whole.engine)
+    for count in (2, 3, 5, 8):
+        made = make(data, (*words, f"train.accumulate={count}"))
+        assert steps(made, 0, 5) == pytest.approx(losses, rel=1e-5)
+        for name, tensor in everything(made.engine).items():
+            assert torch.allclose(tensor, expected[name], atol=1e-4), (count, name)
+
+
+def test_micro_batches_hold_every_clip_once() -> None:
+    """In order, as many as asked for, and no two differ by more than one clip."""
+    for clips in range(7):
+        for count in range(1, 9):
+            parts = [range(clips)[part] for part in micro_batches(clips, count)]
+            sizes = [len(part) for part in parts]
+            assert [clip for part in parts for clip in part] == list(range(clips))
+            assert len(parts) == count and max(sizes) - min(sizes) <= 1
+
+
+def test_micro_batches_with_batch_norm_are_refused() -> None:
+    """Its statistics would be those of a micro-batch."""
+    with pytest.raises(UserError, match=r"train.accumulate: batch normalisation would see"):
+        resolve(["train.accumulate=2", "networks.norm=batch"])
+
+
+def sent_by_stage(comm: Comm, data: str) -> dict[str, Any]:
+    """Bytes of gradients and of rows that a step of each stage sends, and which gradients exist."""
+    join(comm)
+    engine, stream = (made := make(data, ("schedule.clips=4", *PAPER))).engine, made.stream
+    networks, found = engine.networks, {}
+    comm = engine.ranks.comm
+    sizes = {
+        group: sum(4 * p.numel() for p in params)
+        for group, params in (("gamma", networks.gamma()), ("theta", networks.theta()))
+    }
+    for stage in (GENERATOR, LATENT, LATENT._replace(name="together", moves=EVERYTHING)):
+        for step in range(2):  # the first of a stage may rebuild DDP's buckets
+            comm.bytes_sent.clear()
+            engine.measure(next(stream), step=step, moves=stage.moves)
+            grads = {
+                "gamma": any(p.grad is not None for p in networks.gamma()),
+                "theta": any(p.grad is not None for p in networks.theta()),
+            }
+            engine.update(step=step, moves=stage.moves, factor=1.0)
+        found[stage.name] = {"sent": dict(comm.bytes_sent), "grads": grads}
+    return {"sizes": sizes, "stages": found}
+
+
+@pytest.mark.ranks
+def test_a_frozen_network_costs_no_gradient_and_no_byte(data: str) -> None:
+    """What a stage sends is the gradient of what it moves, and rows; nothing else is computed."""
+    for found in run_ranks(sent_by_stage, 2, data):
+        sizes, stages = found["sizes"], found["stages"]
+        for name, groups in {
+            "generator": ("gamma",), "latents": ("theta",), "together": ("gamma", "theta"),
+        }.items():  # fmt: skip
+            # Each of two ranks sends as much as the gradients take.
+            assert stages[name]["sent"]["gradients"] == sum(sizes[group] for group in groups)
+            assert stages[name]["grads"] == {g: g in groups for g in ("gamma", "theta")}
+        rows = [sum(v for k, v in s["sent"].items() if k != "gradients") for s in stages.values()]
+        assert rows[0] < rows[1] == rows[2]
+
+
+def test_a_compiled_generator_learns_the_same(data: str) -> None:
+    """networks.compile goes through torch.compile, and names of weights stay."""
+    words = ("schedule.clips=3", *PAPER)
+    plain, traced = make(data, words), make(data, (*words, "networks.compile=aot_eager"))
+    assert steps(traced, 0, 3) == pytest.approx(steps(plain, 0, 3), rel=1e-4)
+    expected = everything(plain.engine)
+    for name, tensor in everything(traced.engine).items():
+        assert torch.allclose(tensor, expected[name], atol=1e-4), name
+
+
+def test_footage_held_on_the_device_gives_the_same_batches(data: str) -> None:
+    """Batches gathered where the footage lies are those gathered in memory, bit for bit."""
+    here, there = make(data, ("schedule.clips=5",)), make(data, ("schedule.clips=5",))
+    assert there.stream.to_(there.engine.ranks.device)
+    assert steps(here, 0, 3) == steps(there, 0, 3)

@@ -1,0 +1,79 @@
+"""64 ranks without 64 processes: who reads, holds, sends and saves how much of the golf set."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from data_shards.plan import Plan, rank_slots
+from trainer import ownership
+from trainer.comm import Comm
+from trainer.latents import LatentDictionary, LatentsConfig
+from trainer.table import ShardedTable, TableSpec
+
+WORLD, CLIPS, BATCH = 64, 583_508, 1000
+"""A batch that 64 ranks do not divide."""
+
+
+class Seat(Comm):
+    """One of many ranks that are not there: it can hold and save, and talks to nobody."""
+
+    def __init__(self, rank: int, world: int) -> None:
+        super().__init__()
+        self.rank, self.world = rank, world
+
+
+def golf_plan() -> Plan:
+    shards = [4096] * (CLIPS // 4096) + [CLIPS % 4096]
+    return Plan(shards, seed=0, batch=BATCH, group=16, block=4096, fingerprint="golf")
+
+
+def test_every_clip_of_a_batch_is_read_by_one_rank() -> None:
+    """64 ranks deal a batch of 1,000; the busiest reads one clip more than the idlest."""
+    slots = [rank_slots(BATCH, rank=rank, world=WORLD) for rank in range(WORLD)]
+    assert [slot for part in slots for slot in part] == list(range(BATCH))
+    assert {len(part) for part in slots} == {15, 16}
+    assert len(np.unique(golf_plan().batch(7).clip_B)) == BATCH
+
+
+def test_rows_asked_of_the_busiest_rank() -> None:
+    """Over 50 steps, no rank answers for more than twice its share of a batch's rows."""
+    plan = golf_plan()
+    asked = torch.stack([
+        ownership.owner_of(torch.from_numpy(plan.batch(step).clip_B), WORLD).bincount(
+            minlength=WORLD
+        )
+        for step in range(50)
+    ])  # fmt: skip
+    assert int(asked.sum()) == 50 * BATCH
+    share = BATCH / WORLD
+    assert asked.double().mean(dim=0).max() < 1.15 * share
+    assert asked.max() < 2.5 * share
+
+
+def test_ranks_hold_and_save_every_row_once_in_equal_parts() -> None:
+    """Rows held and bytes saved by 64 ranks are the whole table, 1 % apart at most."""
+    keys = np.arange(CLIPS, dtype=np.int64)
+    spec = TableSpec("transient", CLIPS, (1, 2), 0, 1.0, "momentum", "host", None)
+    rows, sizes = [], []
+    for rank in range(WORLD):
+        table = ShardedTable(spec, keys, Seat(rank, WORLD), torch.device("cpu"))
+        held = torch.cat([table.page_keys(page) for page in table.own_pages])
+        rows.append(held)
+        sizes.append(sum(tensor.nbytes for _, tensor in table.snapshot()))
+    assert torch.equal(torch.cat(rows).sort().values, torch.from_numpy(keys))
+    assert max(sizes) <= 1.01 * min(sizes)
+    assert sum(sizes) == CLIPS * (8 + 2 * 2 * 4)
+
+
+def test_a_rank_of_sixty_four_is_promised_its_share_of_memory() -> None:
+    """A sixty-fourth of rows and momentum, and the buffers of a batch."""
+    config = LatentsConfig(
+        static=56, static_key="dataset", transient_key="clip", optimiser="momentum",
+        residence="host",
+    )  # fmt: skip
+    promise = LatentDictionary.promise_bytes(
+        config, static_rows=1, transient_rows=CLIPS, frames=16, world=WORLD, batch=BATCH
+    )
+    whole = CLIPS * 16 * 200 * 4 * 2
+    assert whole / WORLD < promise.host < whole / WORLD + 150 * 2**20

@@ -1,0 +1,54 @@
+"""Checkpoints as the loop makes them: saved or committed, timed, and told to telemetry."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from trainer.checkpoint import Checkpointer
+from trainer.telemetry import Telemetry
+
+
+class Saves:
+    """A `Checkpointer` whose outcomes are counted. All ranks call it together."""
+
+    def __init__(self, checkpoints: Checkpointer, telemetry: Telemetry, *, saved: int = -1) -> None:
+        """`saved`: step of the checkpoint that the run goes on from."""
+        self.checkpoints, self._telemetry = checkpoints, telemetry
+        self._began: float | None = None
+        self._saving = self._saved = saved
+
+    def save(self, step: int, *, background: bool = False, **parts: Any) -> None:
+        """As `Checkpointer.save`; a save that is still being written is committed first."""
+        self.finish()
+        if step == self._saved:
+            return
+        self._began, self._saving = time.perf_counter(), step
+        if background:
+            self.checkpoints.save(step, background=True, **parts)
+        else:
+            self._tell(lambda: self.checkpoints.save(step, **parts))
+
+    def poll(self, *, ready: bool) -> None:
+        """Commit a background save once all ranks have agreed that they are `ready`."""
+        if self._began is not None and ready:
+            self._tell(lambda: self.checkpoints.poll(ready=True))
+
+    def finish(self) -> None:
+        """Commit a background save, waiting for it; the rows' next snapshot may be taken then."""
+        if self._began is not None:
+            self._tell(self.checkpoints.finish)
+
+    def _tell(self, action: Callable[[], Path | None]) -> None:
+        """Do it, and count how it went."""
+        assert self._began is not None
+        began, self._began = self._began, None
+        path = None
+        try:
+            path = action()
+            self._saved = self._saved if path is None else self._saving
+        finally:
+            seconds = time.perf_counter() - began
+            self._telemetry.saved(path, seconds=seconds, size=self.checkpoints.last_bytes)

@@ -1,0 +1,49 @@
+"""What a process takes from its machine: memory, processor time, disk, GPU. No library needed."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import time
+from pathlib import Path
+
+import torch
+
+
+def memory_bytes() -> int | None:
+    """Resident memory of this process; None where the system does not tell."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except (OSError, ValueError, IndexError):
+        return None
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def age_seconds() -> float | None:
+    """Seconds since this process was started; None where the system does not tell."""
+    try:
+        ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+        uptime = float(Path("/proc/uptime").read_text().split()[0])
+    except (OSError, ValueError, IndexError):
+        return None
+    return max(0.0, uptime - ticks / os.sysconf("SC_CLK_TCK"))
+
+
+def process_figures(device: torch.device) -> dict[str, float]:
+    """Figures of this rank: cpu_seconds, memory/process, and of its GPU where it has one."""
+    found = {"cpu_seconds": time.process_time()}
+    memory = memory_bytes()
+    if memory is not None:
+        found["memory/process"] = memory
+    if device.type == "cuda":
+        found["memory/gpu"] = torch.cuda.memory_reserved(device)
+        if importlib.util.find_spec("pynvml"):
+            found["gpu_utilisation"] = torch.cuda.utilization(device) / 100
+    return found
+
+
+def disk_figures(folder: Path) -> dict[str, float]:
+    """Free bytes and size of the disk that holds a folder."""
+    usage = shutil.disk_usage(folder)
+    return {"navsynth_disk_free_bytes": usage.free, "navsynth_disk_size_bytes": usage.total}
