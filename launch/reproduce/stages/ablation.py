@@ -31,6 +31,9 @@ VARIANTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "full": ("full", ()),
 }
 """Rows of Tab. 4b: short name, settings over the preset."""
+OWN = "full, rows by video"
+"""The full model with rows of its own for every video, where the paper's layout shares them."""
+TUNED = {OWN: ("video", ("latents.static_key=video", "latents.transient_key=video"))}
 FROZEN = "frozen first frame"
 COLUMNS = ("", "MCS", "FCS", "distance to the bound", "PSNR, dB", "paper: MCS", "paper: FCS")
 
@@ -60,9 +63,10 @@ def _one(context: Context, footage: FootageSet) -> StageResult:
 def measured(context: Context, footage: FootageSet) -> Rows:
     """Train and measure every variant with every seed."""
     data = trainings.whole_set(context, footage)
-    found: dict[str, list[Figures]] = {name: [] for name in VARIANTS}
+    variants = {**VARIANTS, **TUNED}
+    found: dict[str, list[Figures]] = {name: [] for name in variants}
     random, card, references = [], {}, {}
-    for name, (short, words) in VARIANTS.items():
+    for name, (short, words) in variants.items():
         for seed in trainings.seeds(context):
             trained = open_run(trainings.trained(context, footage, data, short, *words, seed=seed))
             clips = figures.scored_clips(trained, context.plan.videos)
@@ -147,7 +151,7 @@ def claims_of(footage: FootageSet, rows: Rows) -> tuple[Claim, ...]:
     bound = rows.references["bound (real videos)"].fcs
     fcs = {name: float(np.mean([f.fcs for f in several])) for name, several in rows.found.items()}
     gap = {name: abs(value - bound) for name, value in fcs.items()}
-    closest = min(gap, key=lambda name: gap[name])
+    closest = min(VARIANTS, key=lambda name: gap[name])
     claims = [
         Claim(
             f"{footage.name}: FCS of the full model within 0.02 of the bound",
@@ -155,9 +159,14 @@ def claims_of(footage: FootageSet, rows: Rows) -> tuple[Claim, ...]:
             f"{fcs['full']:.3f} against {bound:.3f}",
         ),
         Claim(
+            f"{footage.name}: FCS of the full model with rows by video within 0.02 of the bound",
+            gap[OWN] <= 0.02,
+            f"{fcs[OWN]:.3f} against {bound:.3f}",
+        ),
+        Claim(
             f"{footage.name}: the full model is the closest of the ablation to the FCS bound",
             closest == "full",
-            ", ".join(f"{name}: {value:.4f}" for name, value in gap.items()),
+            ", ".join(f"{name}: {gap[name]:.4f}" for name in VARIANTS),
         ),
     ]
     if rows.references[FROZEN].mcs is None:
@@ -175,16 +184,21 @@ def claims_of(footage: FootageSet, rows: Rows) -> tuple[Claim, ...]:
             f"{mcs['full']:.2f} against {still:.2f}",
         ),
         Claim(
+            f"{footage.name}: MCS with rows by video at least 1.0 below a frozen first frame",
+            mcs[OWN] <= still - 1,
+            f"{mcs[OWN]:.2f} against {still:.2f}",
+        ),
+        Claim(
             f"{footage.name}: the full model has the lowest MCS of the ablation",
-            min(mcs, key=lambda name: mcs[name]) == "full",
-            ", ".join(f"{name}: {value:.2f}" for name, value in mcs.items()),
+            min(VARIANTS, key=lambda name: mcs[name]) == "full",
+            ", ".join(f"{name}: {mcs[name]:.2f}" for name in VARIANTS),
         ),
     )
 
 
 def count(sets: Sequence[FootageSet], plan: Plan) -> int:
     """Trainings: every variant with every seed."""
-    return len(VARIANTS) * plan.seeds * len(sets)
+    return (len(VARIANTS) + len(TUNED)) * plan.seeds * len(sets)
 
 
 STAGE = Stage("Tab. 2 and 4b: full model and loss ablations", count, run)
