@@ -15,6 +15,7 @@ import jinja2
 from data_shards.errors import UserError
 
 TEMPLATE = "train.sbatch.j2"
+DEEPSPEED = Path(__file__).resolve().parents[1] / "deepspeed"
 TIME = re.compile(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?")
 
 
@@ -121,7 +122,11 @@ def render(
         undefined=jinja2.StrictUndefined,
         keep_trailing_newline=True,
     )
-    zero = [f"export ACCELERATE_USE_DEEPSPEED=true ACCELERATE_DEEPSPEED_ZERO_STAGE={job.zero}"]
+    sharding = shlex.quote(str(DEEPSPEED / f"zero{job.zero}.json"))
+    zero = [
+        "export ACCELERATE_USE_DEEPSPEED=true",
+        f"export ACCELERATE_DEEPSPEED_CONFIG_FILE={sharding}",
+    ]
     venv = [f"source {shlex.quote(job.venv)}/bin/activate"]
     return environment.get_template(TEMPLATE).render(
         plain=plain,
