@@ -49,6 +49,8 @@ QUIET = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
 }
+RETRIES = 2
+"""Times that a trial whose worker was killed is taken up again, from its training's checkpoint."""
 STORE_BYTES = 100 << 20
 """Ray's object store: nothing but small dicts travels."""
 
@@ -117,7 +119,7 @@ def search(
             ),
             run_config=ray.tune.RunConfig(
                 name=SCRATCH, storage_path=str(study), verbose=0,
-                failure_config=ray.tune.FailureConfig(max_failures=0),
+                failure_config=ray.tune.FailureConfig(max_failures=RETRIES),
             ),
         ).fit()  # fmt: skip
     finally:

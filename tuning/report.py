@@ -111,17 +111,18 @@ def parallel(records: Sequence[Record], ranges: Sequence[Range], good: dict[str,
 
 
 def importance(settings: Settings, records: Sequence[Record]) -> list[tuple[str, float]]:
-    """Share of the first objective's variance that each setting explains (fANOVA's relative,
-    PED-ANOVA), largest first; empty with too few finished trials."""
+    """How much each setting tells the better trials by the first objective from the others
+    (PED-ANOVA, shares of 1), largest first; empty with too few finished trials."""
     if len(ranked(records, settings.objectives)) < 4:
         return []
     optuna = import_optuna()
+    sign = -1 if OBJECTIVES[settings.objectives[0]].direction == "maximize" else 1
     space = Space(tuple(ranges_of(settings)), settings.space["total"])
     study = replay(space, settings.objectives, records)
     found = optuna.importance.get_param_importances(
         study,
         evaluator=optuna.importance.PedAnovaImportanceEvaluator(),
-        target=lambda trial: trial.values[0],
+        target=lambda trial: sign * trial.values[0],  # it looks at the lowest
     )
     return sorted(found.items(), key=lambda item: -item[1])
 

@@ -89,6 +89,8 @@ class Trial:
         if not self._hold():
             self._note(status=BUDGET, reason="the budget is spent")
             return False
+        if self.record.process:  # of an earlier life, whose worker was killed
+            processes.end([processes.Process(*self.record.process)])
         self._thread.start()
         self._spawn(command(self._study, self._settings, self.record))
         return True

@@ -27,7 +27,7 @@ FIXED = [word for word in SMALL if not word.startswith("latents.static")]
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_set(tmp_path_factory.mktemp("data"), identities=3, actions=2, frames=4, size=16)
+    return tiny_set(tmp_path_factory.mktemp("data"), identities=3, actions=2, frames=4, size=32)
 
 
 def words(data: Path, out: Path, *more: str, trials: int = 3) -> list[str]:
