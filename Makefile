@@ -4,7 +4,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 ARGS ?=
 
-.PHONY: help train test lint format benches clean
+.PHONY: help train test lint format soak clean
 help:  ## this list
 	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
@@ -29,6 +29,9 @@ format: $(VENV)/.made  ## write the house format
 
 bench-%: $(VENV)/.made  ## bench-step, -quality, -stream, -dictionary ...: see benchmarks/
 	$(RUN) -m benchmarks.$(subst -,_,$*) $(ARGS)
+
+soak: $(VENV)/.made  ## 200 random kills, and what was lost
+	$(RUN) -m launch.chaos --kills 200 $(ARGS)
 
 clean:  ## the environment and caches; never runs or data
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis

@@ -79,7 +79,9 @@ def measure(words: tuple[str, ...], data: Path, *, seconds: float) -> dict[str, 
         engine.update(step=step, moves=moves, factor=0.5)
         whole.append(time.perf_counter() - start_step)
         if step == 2:  # the first steps warm caches and allocate
-            whole.clear(), alone.clear(), engine.phases.take()
+            whole.clear()
+            alone.clear()
+            engine.phases.take()
         alone.append(generator_only(engine, engine.frames))
         step += 1
     parts = engine.phases.take()

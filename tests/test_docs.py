@@ -74,11 +74,10 @@ def test_modules_and_options_that_are_named_exist() -> None:
     assert {"data_shards.prepare", "trainer.generate", "trainer.evaluate"} <= wanted.keys()
     for module, uses in wanted.items():
         told = help_of(["-m", module])
-        listed = re.search(r"{([a-z_,-]+)}", told)
-        known = set(listed[1].split(",")) if listed else set()
-        for command in {word for words in uses for word in words} & known:
+        words = {word for use in uses for word in use if re.fullmatch(r"[a-z-]+", word)}
+        for command in sorted(words & set(re.findall(r"^ +([a-z-]+)\b", told, flags=re.M))):
             told += help_of(["-m", module, command])
-        options = {w.split("=")[0] for words in uses for w in words if re.match(r"--[a-z]", w)}
+        options = {w.split("=")[0] for use in uses for w in use if re.match(r"--[a-z]", w)}
         missing = [option for option in options if option not in told]
         assert not missing, f"{module}: {missing}"
 
