@@ -74,8 +74,8 @@ def test_modules_and_options_that_are_named_exist() -> None:
     assert {"data_shards.prepare", "trainer.generate", "trainer.evaluate"} <= wanted.keys()
     for module, uses in wanted.items():
         told = help_of(["-m", module])
-        words = {word for use in uses for word in use if re.fullmatch(r"[a-z-]+", word)}
-        for command in sorted(words & set(re.findall(r"^ +([a-z-]+)\b", told, flags=re.M))):
+        words = {word for use in uses for word in use if re.fullmatch(r"[a-z][a-z-]*", word)}
+        for command in sorted(words & set(re.findall(r"^ +([a-z][a-z-]*)\b", told, flags=re.M))):
             told += help_of(["-m", module, command])
         options = {w.split("=")[0] for use in uses for w in use if re.match(r"--[a-z]", w)}
         missing = [option for option in options if option not in told]
