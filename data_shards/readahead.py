@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import signal
+import weakref
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from multiprocessing.sharedctypes import RawArray
 from typing import Any, Protocol
@@ -112,6 +114,10 @@ class Processes:
             worker_init_fn=_deaf,
         )
         self._iterator: Iterator[Part] | None = iter(loader)
+        # The processes do not hear SIGTERM, with which multiprocessing would end them at exit; so
+        # they are ended before it comes to that. Registered last, this runs first.
+        self._at_exit = _closer(weakref.ref(self))
+        atexit.register(self._at_exit)
 
     def next(self) -> Part:
         """The oldest batch asked for."""
@@ -133,6 +139,16 @@ class Processes:
     def close(self) -> None:
         """End the processes."""
         self._iterator = None  # Its finaliser ends the processes and waits for them.
+        atexit.unregister(self._at_exit)
+
+
+def _closer(held: Callable[[], Processes | None]) -> Callable[[], None]:
+    def close() -> None:
+        processes = held()
+        if processes is not None:
+            processes.close()
+
+    return close
 
 
 class _Endless:

@@ -25,6 +25,7 @@ from launch.chaos.processes import PATIENCE, Training, kill
 from launch.chaos.tally import Tally, bits_different, last_step, newest_whole
 from trainer.commit import DROPPING, WRITING, committed, read_json, step_name
 from trainer.leaving import DONE, RUN_FILE
+from trainer.telemetry import METRICS_FILE
 
 TINY = (
     "networks.channels=8", "networks.hidden=12", "latents.static=6", "latents.transient=10",
@@ -68,14 +69,24 @@ class Seen(NamedTuple):
     """A run's files before a life."""
 
     lives: int
-    step: int
+    log: tuple[int, ...]
+    """What changes when a life opens or writes the metric log."""
     saved: list[int]
 
 
 def look(run: Path) -> Seen:
     """What can be seen of a run now."""
     record = read_json(run / RUN_FILE) if run.is_dir() else {}
-    return Seen(len(record.get("starts", [])), last_step(run), committed(run / "checkpoints"))
+    return Seen(len(record.get("starts", [])), stamp(run), committed(run / "checkpoints"))
+
+
+def stamp(run: Path) -> tuple[int, ...]:
+    """File number, size and time of a run's metric log; empty without one."""
+    path = run / METRICS_FILE
+    if not path.exists():
+        return ()
+    facts = path.stat()
+    return facts.st_ino, facts.st_size, facts.st_mtime_ns
 
 
 def _has(run: Path, prefix: str) -> bool:
@@ -127,7 +138,9 @@ def one_life(
     whole = newest_whole(run)
     tally.without += had and whole is None
     losses = tally.lost_behind if "checkpoint.background=true" in plan.words else tally.lost
-    losses.append(last_step(run) - (whole or 0))
+    # A life that was ended before it opened the log still shows the steps of the life before.
+    stepped = stamp(run) != before.log
+    losses.append(last_step(run) - (whole or 0) if stepped else 0)
 
 
 def ends(run: Path) -> bool:
