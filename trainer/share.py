@@ -89,7 +89,7 @@ def explain(error: Exception, folder: Path) -> str:
     if not isinstance(error, OSError):
         log.error("%s: while saving", folder, exc_info=error)
         return f"{BUG}{type(error).__name__}: {error}"
-    where = folder if folder.exists() else folder.parent
+    where = next(path for path in (folder, *folder.resolve().parents) if path.exists())
     free = shutil.disk_usage(where).free / 1e9
     reason = error.strerror or str(error)
     return f"{error.filename or folder}: {reason} ({free:.1f} GB free on its disk)"

@@ -22,6 +22,7 @@ from trainer.checkpoint import TOUCH, CheckpointConfig, Checkpointer
 from trainer.comm import Comm
 from trainer.retention import kept
 from trainer.saved import damage_of
+from trainer.share import explain
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -334,3 +335,10 @@ def test_json_on_disk_is_replaced_whole(tmp_path: Path) -> None:
     commit.update_json(path, starts=2)
     assert json.loads(path.read_text()) == {"status": "running", "starts": 2}
     assert [p.name for p in tmp_path.iterdir()] == ["run.json"]
+
+
+def test_a_run_folder_that_is_gone_is_told_in_one_line(tmp_path: Path) -> None:
+    """Removed while it trains, a folder gives the disk's reason and no error about the error."""
+    error = FileNotFoundError(2, "No such file or directory", str(tmp_path / "gone" / "a"))
+    told = explain(error, tmp_path / "gone" / "deeper" / "checkpoints")
+    assert told.startswith(f"{tmp_path}/gone/a: No such file or directory (")
