@@ -86,7 +86,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--cases", default=",".join(CASES), help="default: %(default)s")
     parser.add_argument("--out", type=Path, default=Path("runs/bench-quality"))
     parser.add_argument("words", nargs="*", metavar="setting=value", help="for the `fast` runs")
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)
     footage = os.environ.get("NAVSYNTH_FOOTAGE")
     if not footage:
         print("NAVSYNTH_FOOTAGE: set it to the folder of real footage", file=sys.stderr)

@@ -59,6 +59,13 @@ class Part(NamedTuple):
     error: str
 
 
+def problem_of(part: Part, *, on_damage: str) -> str:
+    """Why a part must not be used under a policy (`data.on_damage`); empty where it may."""
+    if part.damages and on_damage == "fail":
+        return part.error or part.damages[0].reason
+    return part.error
+
+
 class ClipReader(torch.utils.data.Dataset):
     """Reads clips of one data set; safe to share by threads and to send to other processes."""
 

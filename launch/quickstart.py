@@ -39,14 +39,14 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--processes", type=int, help="default: the GPUs, or two on a CPU machine")
     parser.add_argument("words", nargs="*", metavar="setting=value", help="for trainer/main.py")
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)
     gpus = torch.cuda.device_count()
     processes = args.processes or gpus or min(2, len(os.sched_getaffinity(0)))
     env = {**os.environ}
     env.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // processes)))
     prepare = [sys.executable, "-m", "data_shards.prepare", "synthetic", "--out", str(DEMO)]
     words = args.words if any(w.startswith("preset=") for w in args.words) else [
-        "preset=demo", f"data.manifest={DEMO}", *args.words,
+        "preset=demo", f"data.manifest={DEMO}", "name=demo", *args.words,
     ]  # fmt: skip
     train = [*launcher(processes=processes), str(ROOT / "trainer" / "main.py"), *words]
     for command in (prepare, train):

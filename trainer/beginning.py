@@ -91,6 +91,12 @@ def codes_from_footage(
     return Codes(static, motion.unflatten(0, (rows[1], frames)))
 
 
+def mean_colour(frames_NTCHW: torch.Tensor) -> torch.Tensor:
+    """Mean colour (3,) of uint8 clips, in [-1, 1]."""
+    means = [to_pixels(part).mean(dim=(1, 3, 4)) for part in frames_NTCHW.split(CHUNK)]
+    return torch.cat(means).mean(dim=0)
+
+
 def _pixels(frames_BTCHW: torch.Tensor, shrink: int) -> torch.Tensor:
     """Floating-point pixels (B, T, P) of frames at 1 / shrink of their size."""
     pixels = to_pixels(frames_BTCHW)

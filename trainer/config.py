@@ -6,7 +6,7 @@ config is written into the run folder, and running with that file again reproduc
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -55,7 +55,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name in ("steps", "minutes"):
             value = getattr(self, name)
-            if value is not None and value <= 0:
+            if value is not None and not 0 < value < float("inf"):
                 raise UserError(f"train.{name}: {value} is not positive")
         if self.steps is not None and self.minutes is not None:
             raise UserError("train.minutes: set either train.steps or train.minutes, not both")
@@ -118,4 +118,17 @@ def resolve(words: Sequence[str] = (), *, file: str | None = None) -> Config:
     if preset not in PRESETS:
         raise UserError(f"preset: {preset!r} is none of {', '.join(PRESETS)}")
     rest = [word for word in words if not word.startswith("preset=")]
-    return settings.compose(Config, PRESETS[preset], layer, {"preset": preset}, words=rest)
+    base = _without_other_length(PRESETS[preset], layer, rest)
+    return settings.compose(Config, base, layer, {"preset": preset}, words=rest)
+
+
+def _without_other_length(
+    preset: Mapping[str, Any], layer: Mapping[str, Any], words: Sequence[str]
+) -> dict[str, Any]:
+    """A preset without its minutes where the user says how many steps a run has."""
+    train = layer.get("train") or {}
+    said = train.get("steps") is not None or "train.steps" in layer
+    if not said and not any(word.startswith("train.steps=") for word in words):
+        return dict(preset)
+    kept = {key: v for key, v in preset.get("train", {}).items() if key != "minutes"}
+    return {**preset, "train": kept}

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 
 from data_shards.batch import ClipBatch
+from data_shards.errors import UserError
 from trainer import objective
 from trainer.average import WeightAverage
 from trainer.config import Config
@@ -184,8 +185,37 @@ class Engine:
         """This rank's latent rows and their optimiser's state."""
         return self.dictionary.export()
 
+    def identity(self) -> dict[str, int]:
+        """What gives a step's number its meaning: the order of clips, the draws, the visits."""
+        return {
+            "seed": self.config.seed,
+            "clips": self.pace.clips,
+            "visit_steps": self.pace.visit_steps,
+        }
+
     def restore(self, saved: Any) -> None:
-        """Put back a checkpoint (`checkpoint.Saved`), written by any number of ranks."""
+        """Put back a checkpoint (`checkpoint.Saved`), written by any number of ranks.
+
+        Raises:
+            UserError: it was made with settings under which this run cannot go on.
+        """
+        for name, value in self.identity().items():
+            if saved.state.get(name, value) != value:
+                setting = "seed" if name == "seed" else f"schedule ({name})"
+                raise UserError(
+                    f"{setting}: the run was trained with {saved.state[name]} and cannot go on "
+                    f"with {value}; choose another name=..."
+                )
+        try:
+            self._restore(saved)
+        except (RuntimeError, KeyError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(
+                "networks, train.average: not those of the run's checkpoint; choose another "
+                f"name=... ({reason})"
+            ) from error
+
+    def _restore(self, saved: Any) -> None:
         self.networks.load_state_dict(saved.common("networks"))
         self.optimiser.load(saved.common("optimiser"))
         self.average.load(saved.common("average"))

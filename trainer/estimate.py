@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 from typing import NamedTuple
 
+from data_shards.keys import row_keys
 from data_shards.memory import decoded_bytes
 from data_shards.stream import OpenManifest
 from trainer import setup
@@ -50,6 +51,8 @@ def estimate(config: Config, opened: OpenManifest, *, ranks: int = 1) -> Estimat
     counts = parameter_counts(
         config.networks, static=latents.static, transient=latents.transient, size=manifest.height
     )
+    for kind in (latents.static_key, latents.transient_key):
+        row_keys(manifest, opened.table, kind)  # refuses footage without the labels
     rows = {
         "static": manifest.rows(latents.static_key),
         "transient": manifest.rows(latents.transient_key),

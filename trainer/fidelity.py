@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from data_shards.dataset import ClipReader, Request
+from data_shards.dataset import ClipReader, Part, Request, problem_of
 from data_shards.errors import UserError
 from data_shards.rows import rows_of
 from data_shards.stream import OpenManifest
@@ -46,36 +46,37 @@ def fidelity(engine: Engine, opened: OpenManifest) -> Fidelity:
     )
     mine = clips_N[comm.rank :: comm.world]
     rounds = -(-len(clips_N) // (CHUNK * comm.world))
-    sums = torch.zeros(3, dtype=torch.float64)
-    sums[2] = -1e9
-    worst = float("inf")
+    total = torch.zeros(2, dtype=torch.float64)
+    worst, problem = float("inf"), ""
     reader = ClipReader(opened)
     engine.networks.eval()
     engine.average.swap_()
     for index in range(rounds):
         chunk = mine[index * CHUNK : (index + 1) * CHUNK]
-        psnr_B = _psnr_of(engine, reader, chunk, config.latents.static_key,
-                          config.latents.transient_key)  # fmt: skip
-        sums[:2] += torch.tensor([psnr_B.sum(), len(psnr_B)], dtype=torch.float64)
+        part = reader[Request(0, chunk, np.zeros(len(chunk), np.int64))]
+        problem = problem or problem_of(part, on_damage=config.data.on_damage)
+        psnr_B = _psnr_of(engine, opened, part)
+        total += torch.tensor([psnr_B.sum(), len(psnr_B)], dtype=torch.float64)
         worst = min([worst, *psnr_B.tolist()])
     engine.average.swap_()
     engine.networks.train()
-    comm.sum_(total := sums[:2].clone())
+    problem = next((told for told in comm.gather_json(problem) if told), "")
+    if problem:
+        raise UserError(problem)
+    comm.sum_(total)
     comm.max_(least := torch.tensor([-worst], dtype=torch.float64))
     return Fidelity(float(total[0] / total[1]), -float(least), int(total[1]))
 
 
-def _psnr_of(
-    engine: Engine, reader: ClipReader, clips: np.ndarray, static_key: str, transient_key: str
-) -> torch.Tensor:
-    part = reader[Request(0, clips, np.zeros(len(clips), np.int64))]
-    if part.error or part.damages:
-        raise UserError(part.error or part.damages[0].reason)
+def _psnr_of(engine: Engine, opened: OpenManifest, part: Part) -> torch.Tensor:
+    """PSNR of a part's whole clips; every rank calls it, with clips or without."""
+    layout, clips = engine.config.latents, part.request.clip_B
     latents = engine.dictionary.gather(
-        *(rows_of(reader.opened, clips, kind) for kind in (static_key, transient_key))
+        *(rows_of(opened, clips, kind) for kind in (layout.static_key, layout.transient_key))
     )
     if not len(clips):
         return torch.zeros(0)
     fake, _ = engine.networks(latents.static_BS, latents.transient_BTM)
     error = to_uint8(fake).cpu().float() - part.frames_BTCHW.float()
-    return 10 * torch.log10(255**2 / error.square().flatten(1).mean(dim=1).clamp_min(1e-9))
+    psnr_B = 10 * torch.log10(255**2 / error.square().flatten(1).mean(dim=1).clamp_min(1e-9))
+    return psnr_B[part.valid_B]

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from data_shards.dataset import ClipReader, Request
+from data_shards.dataset import ClipReader, Request, problem_of
 from data_shards.errors import UserError
 from data_shards.memory import decoded_bytes
 from data_shards.rows import rows_of
@@ -37,7 +37,6 @@ from trainer.leaving import (
     signals,
 )
 from trainer.loop import Parts, Progress, save, train
-from trainer.objective import to_pixels
 from trainer.observe import Observer
 from trainer.parallel import Ranks, start
 from trainer.run import CONFIG, open_run
@@ -118,7 +117,7 @@ def _open(
 ) -> tuple[Parts, Progress]:
     """Build every part, fresh or from the newest checkpoint."""
     comm = ranks.comm
-    _claim(config, opened, folder, comm)
+    _require_same_footage(opened, folder, comm)
     checkpoints = Checkpointer(folder, config.checkpoint, comm=comm, beat=watchdog.beat)
     networks = setup.build_networks(config, opened.manifest)
     dictionary = setup.build_dictionary(config, opened.manifest, opened.table, comm=comm)
@@ -130,7 +129,10 @@ def _open(
         engine.restore(saved)
         begin = Progress(int(saved.state["step"]), float(saved.state["seconds"]))
     elif config.begin.latents == "footage":
-        _begin_at_footage(config, opened, engine)
+        with watchdog.patience(3600):
+            _begin_at_footage(config, opened, engine)
+    # Only now, when nothing can be wrong with the settings any more, is the run this config's.
+    _claim(config, opened, folder, comm)
     telemetry = _telemetry(config, folder, ranks, begin)
     observer = Observer(
         engine, telemetry, folder=folder,
@@ -164,30 +166,29 @@ def _telemetry(config: Config, folder: Path, ranks: Ranks, begin: Progress) -> T
     return telemetry
 
 
-def _claim(config: Config, opened: OpenManifest, folder: Path, comm: Comm) -> None:
-    """Write config and start into the run folder; refuse a folder of other footage.
+def _require_same_footage(opened: OpenManifest, folder: Path, comm: Comm) -> None:
+    """Refuse a folder of other footage.
 
     Raises:
         UserError: on every rank.
     """
-    error = None
+    known = comm.gather_json(read_json(folder / RUN_FILE).get("fingerprint"))[0]
+    if known not in (None, opened.manifest.fingerprint):
+        raise UserError(
+            f"{folder}: trained on other footage than {opened.where}; choose another name=..., "
+            "or move the folder away"
+        )
+
+
+def _claim(config: Config, opened: OpenManifest, folder: Path, comm: Comm) -> None:
+    """Write config, footage and start into the run folder."""
     if comm.rank == 0:
-        known = read_json(folder / RUN_FILE)
+        start = {"time": round(time.time(), 3), "world": comm.world, "command": sys.argv}
+        starts = [*read_json(folder / RUN_FILE).get("starts", []), start]
         fingerprint = opened.manifest.fingerprint
-        if known.get("fingerprint", fingerprint) != fingerprint:
-            error = (
-                f"{folder}: trained on other footage than {opened.where}; choose another name=..., "
-                "or move the folder away"
-            )
-        else:
-            starts = [*known.get("starts", []), {
-                "time": round(time.time(), 3), "world": comm.world, "command": sys.argv,
-            }]  # fmt: skip
-            update_json(folder / RUN_FILE, status="running", starts=starts, fingerprint=fingerprint)
-            replace_durable(folder / CONFIG, to_yaml(config).encode())
-    error = comm.gather_json(error)[0]
-    if error:
-        raise UserError(error)
+        update_json(folder / RUN_FILE, status="running", starts=starts, fingerprint=fingerprint)
+        replace_durable(folder / CONFIG, to_yaml(config).encode())
+    comm.barrier()
 
 
 def _begin_at_footage(config: Config, opened: OpenManifest, engine: Engine) -> None:
@@ -199,21 +200,26 @@ def _begin_at_footage(config: Config, opened: OpenManifest, engine: Engine) -> N
             f"{decoded_bytes(opened) // 2**20} MiB, and data.cache_mib is {config.data.cache_mib}; "
             "raise it or set begin.latents=random"
         )
-    codes, colour_C = None, torch.zeros(3)
+    codes, colour_C, problem = None, torch.zeros(3), ""
     if comm.rank == 0:
         clips = np.arange(manifest.clips)
         part = ClipReader(opened)[Request(0, clips, np.zeros_like(clips))]
-        if part.error:
-            raise UserError(part.error)
+        problem = problem_of(part, on_damage=config.data.on_damage)
+        clips, frames_NTCHW = clips[part.valid_B.numpy()], part.frames_BTCHW[part.valid_B]
+        problem = problem or ("" if len(clips) else "data.manifest: every clip is damaged")
+    problem = comm.gather_json(problem)[0]
+    if problem:
+        raise UserError(problem)
+    if comm.rank == 0:
         codes = beginning.codes_from_footage(
-            part.frames_BTCHW,
+            frames_NTCHW,
             rows_of(opened, clips, layout.static_key),
             rows_of(opened, clips, layout.transient_key),
             rows=(manifest.rows(layout.static_key), manifest.rows(layout.transient_key)),
             widths=(layout.static, layout.transient),
             seed=config.seed,
         )
-        colour_C = to_pixels(part.frames_BTCHW).mean(dim=(0, 1, 3, 4))
+        colour_C = beginning.mean_colour(frames_NTCHW)
     engine.networks.generator.begin_at_colour_(comm.broadcast_(colour_C))
     for kind, values in zip(KINDS, codes or (None, None), strict=True):
         engine.dictionary.assign(kind, values)

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 
 from data_shards.batch import ClipBatch
+from data_shards.errors import UserError
 from data_shards.manifest import clip_key
 from data_shards.memory import decoded_bytes
 from data_shards.stream import OpenManifest, Stream
@@ -33,6 +34,7 @@ from trainer.watchdog import Watchdog
 class Agreed(NamedTuple):
     """What all ranks know before a step moves anything."""
 
+    broken: bool
     bad: bool
     asked: bool
     due: bool
@@ -85,19 +87,24 @@ def train(
     step, seconds, sampled = begin.step, begin.seconds, begin.seconds
     visit = schedule.visit(step, pace=engine.pace)
     with open_stream(parts, first=visit) as stream:
-        batch, loaded = None, -1
+        batch, problem, loaded = None, "", -1
         clock = time.perf_counter() - seconds
         while not finished(config, steps, step, seconds):
             visit = schedule.visit(step, pace=engine.pace)
             parts.watchdog.beat(step, "data")
             with engine.phases("data"):
                 if loaded != visit or batch is None:
-                    batch, loaded = next(stream), visit
+                    (batch, problem), loaded = read(stream), visit
             stage = schedule.stage(step, pace=engine.pace)
             factor = rate(config, steps, step, seconds)
             parts.watchdog.beat(step, stage.name)
             measured = engine.measure(batch, step=step, moves=stage.moves)
-            agreed = agree(parts, measured, step=step + 1, seconds=time.perf_counter() - clock)
+            agreed = agree(
+                parts, measured, step=step + 1, seconds=time.perf_counter() - clock,
+                broken=bool(problem),
+            )  # fmt: skip
+            if agreed.broken:
+                raise UserError(first_of(engine.ranks.comm.gather_json(problem)))
             if agreed.bad:
                 parts.observer.nonfinite(step)
                 stop(step, evidence(parts, batch, measured), comm=engine.ranks.comm,
@@ -129,16 +136,17 @@ def train(
 def open_stream(parts: Parts, *, first: int) -> Stream:
     """This rank's stream of global batches, from number `first` on."""
     comm, device = parts.engine.ranks.comm, parts.engine.ranks.device
-    stream = Stream(
-        parts.opened,
-        parts.config.data,
-        seed=parts.config.seed,
-        batch=parts.engine.pace.clips,
-        rank=comm.rank,
-        world=comm.world,
-        start_step=first,
-        progress=comm.rank == 0,
-    )
+    with parts.watchdog.patience(3600):  # a set that fits is decoded here
+        stream = Stream(
+            parts.opened,
+            parts.config.data,
+            seed=parts.config.seed,
+            batch=parts.engine.pace.clips,
+            rank=comm.rank,
+            world=comm.world,
+            start_step=first,
+            progress=comm.rank == 0,
+        )
     if device.type == "cuda" and fits_on(device, decoded_bytes(parts.opened)):
         stream.to_(device)
     return stream
@@ -168,11 +176,29 @@ def rate(config: Config, steps: int | None, step: int, seconds: float) -> float:
     return schedule.rate_factor(done, curve=config.optim.curve, warmup=config.optim.warmup)
 
 
-def agree(parts: Parts, measured: Measured, *, step: int, seconds: float) -> Agreed:
-    """Exchange flags and rank 0's clock: one collective of five numbers."""
+def read(stream: Stream) -> tuple[ClipBatch, str]:
+    """The next batch; or an empty one and why, so that this rank takes part in the step in which
+    all ranks learn of it."""
+    try:
+        return next(stream), ""
+    except UserError as error:
+        facts, none = stream.opened.manifest, torch.zeros(0, dtype=torch.int64)
+        shape = (0, facts.frames, 3, facts.height, facts.width)
+        frames_BTCHW = torch.zeros(shape, dtype=torch.uint8)
+        return ClipBatch(frames_BTCHW, none, none, none, none, none, none.bool()), str(error)
+
+
+def first_of(problems: list[str]) -> str:
+    """What the first rank with a problem says; empty where none has one."""
+    return next((problem for problem in problems if problem), "")
+
+
+def agree(parts: Parts, measured: Measured, *, step: int, seconds: float, broken: bool) -> Agreed:
+    """Exchange flags and rank 0's clock: one collective of six numbers."""
     comm = parts.engine.ranks.comm
     flags = torch.tensor(
         [
+            broken,
             not measured.finite,
             parts.asked.signal is not None,
             parts.checkpoints.due(step),
@@ -183,7 +209,7 @@ def agree(parts: Parts, measured: Measured, *, step: int, seconds: float) -> Agr
     )
     with parts.engine.phases("communication"):
         seen = comm.max_(flags).tolist()
-    return Agreed(*(bool(flag) for flag in seen[:4]), seconds=seen[4])
+    return Agreed(*(bool(flag) for flag in seen[:5]), seconds=seen[5])
 
 
 def save(
@@ -208,7 +234,7 @@ def state_of(parts: Parts, at: Progress) -> dict[str, Any]:
         "step": at.step,
         "seconds": at.seconds,
         "fingerprint": parts.opened.manifest.fingerprint,
-        "seed": parts.config.seed,
+        **parts.engine.identity(),
     }
 
 

@@ -8,8 +8,10 @@ The same command again resumes. Settings are words `a.b=c`, over `--config FILE`
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from data_shards.errors import UserError
@@ -43,7 +45,10 @@ def parser() -> argparse.ArgumentParser:
         "--dry-run", action="store_true", help="print config, sizes and memory per rank, and leave"
     )
     made.add_argument(
-        "--ranks", type=int, default=1, help="with --dry-run: processes to reckon with"
+        "--ranks",
+        type=int,
+        default=int(os.environ.get("WORLD_SIZE", "1")),
+        help="with --dry-run: processes to reckon with (default: those launched)",
     )
     return made
 
@@ -55,26 +60,41 @@ def run_name(config: Config, data_name: str) -> str:
     )
 
 
+def anchored(config: Config) -> Config:
+    """The config with an absolute path to footage on a disk, to be read from anywhere."""
+    where = config.data.manifest
+    if "://" not in where:
+        where = str(Path(where).absolute())
+    return replace(config, data=replace(config.data, manifest=where))
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point. Exit codes: `leaving.ENDINGS`."""
-    args = parser().parse_args(argv)
+    args = parser().parse_intermixed_args(argv)
+    first = os.environ.get("RANK", "0") == "0"
     try:
         config = resolve(args.words, file=args.config)
         if not config.data.manifest:
             raise UserError(
                 "data.manifest: not set; give the folder that data_shards.prepare wrote"
             )
+        config = anchored(config)
         opened = open_manifest(config.data.manifest, config=config.data)
         if args.dry_run:
-            print(settings.to_yaml(config))
-            print(estimate(config, opened, ranks=args.ranks).text())
+            if args.ranks < 1:
+                raise UserError(f"--ranks: {args.ranks} is below 1")
+            told = estimate(config, opened, ranks=args.ranks).text()
+            if first:
+                print(settings.to_yaml(config))
+                print(told)
             return DONE.code
         from trainer.job import run_job  # torch's process group is not needed before
 
         folder = args.runs / run_name(config, opened.manifest.name)
         return run_job(config, opened, folder=folder).code
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        if first:
+            print(f"error: {error}", file=sys.stderr)
         return USER_ERROR.code
 
 

@@ -49,6 +49,11 @@ def start(*, threads: int, precision: str, timeout_seconds: float) -> Ranks:
             f"train.precision: {precision} on a CPU is tens of times slower than no; leave it at no"
         )
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if gpu and local > torch.cuda.device_count():
+        raise UserError(
+            f"launch: {local} processes for {torch.cuda.device_count()} GPUs; add --num_processes "
+            f"{torch.cuda.device_count()} to accelerate launch"
+        )
     torch.set_num_threads(threads or max(1, (len(os.sched_getaffinity(0))) // local))
     if gpu:
         # Deterministic matrix products need this before the first of them.

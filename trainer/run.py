@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from data_shards.dataset import ClipReader, Request
+from data_shards.dataset import ClipReader, Request, problem_of
 from data_shards.errors import UserError
 from data_shards.manifest import Manifest
 from data_shards.rows import rows_of
@@ -63,8 +63,9 @@ class Run:
         """
         wanted = Request(0, clips_B.numpy(), np.zeros(len(clips_B), np.int64))
         part = ClipReader(self.opened)[wanted]
-        if part.error or part.damages:
-            raise UserError(part.error or part.damages[0].reason)
+        problem = problem_of(part, on_damage=self.config.data.on_damage)
+        if problem:
+            raise UserError(problem)
         return part.frames_BTCHW
 
     def clip_of_video(self, name: str) -> int:
@@ -98,6 +99,11 @@ def open_run(folder: str | Path, checkpoint: str | int = "latest") -> Run:
     if path is None:
         raise UserError(f"{folder}: no checkpoint yet; train it first")
     saved = checkpoints.open(path)
+    if saved.state.get("fingerprint") != opened.manifest.fingerprint:
+        raise UserError(
+            f"{config.data.manifest}: not the footage that {folder} was trained on; prepare that "
+            "again, or train a run of another name"
+        )
     networks = setup.build_networks(config, opened.manifest)
     networks.load_state_dict(saved.common("networks"))
     average = WeightAverage(networks, decay=config.train.average)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
+from data_shards.errors import UserError
 from tests.support.footage import tiny_set
 from tests.support.training import launch, tensors, train
 from trainer.main import main
+from trainer.run import open_run
 
 
 @pytest.fixture(scope="module")
@@ -149,3 +152,70 @@ def test_a_run_folder_of_other_footage_is_refused(tmp_path: Path, data: Path) ->
     again = launch(tmp_path, other, "train.steps=4")
     assert again.returncode == 2
     assert "trained on other footage" in again.stderr and again.stderr.count("\n") == 1
+
+
+def damaged(folder: Path) -> Path:
+    """A set whose first clip has one byte changed, in the middle of its pixels."""
+    data = tiny_set(folder, identities=3, actions=2, frames=6, size=32)
+    shard = next(data.glob("*.tar"))
+    raw = bytearray(shard.read_bytes())
+    raw[700] ^= 1
+    shard.write_bytes(raw)
+    return data
+
+
+def test_a_damaged_clip_is_left_out_from_the_beginning_to_the_end(tmp_path: Path) -> None:
+    """With quarantine a run begins, trains, is judged and shown without the damaged clip."""
+    data = damaged(tmp_path / "data")
+    assert train(tmp_path, data, "train.steps=4", "data.on_damage=quarantine") == 0
+    final = json.loads((tmp_path / "run" / "run.json").read_text())["final"]
+    assert final["clips"] == 5
+    assert (tmp_path / "run" / "report.html").is_file()
+
+
+@pytest.mark.ranks
+def test_a_damaged_clip_is_named_whichever_rank_reads_it(tmp_path: Path) -> None:
+    """Streamed by two ranks, it ends the run as bad input, with shard, clip and bytes."""
+    data = damaged(tmp_path / "data")
+    words = ("train.steps=8", "data.cache_mib=0", "begin.latents=random", "schedule.clips=6")
+    ended = launch(tmp_path, data, *words, ranks=2)
+    assert ended.returncode != 0
+    assert ended.stderr.count("its bytes have changed") == 1 and "clip 0" in ended.stderr
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "user-error"
+
+
+def test_a_mistake_found_late_leaves_the_folder_free(tmp_path: Path, data: Path) -> None:
+    """Settings that cannot be trained do not claim a run's folder for their footage."""
+    words = ("train.steps=2", "data.cache_mib=0")
+    assert launch(tmp_path, data, *words).returncode == 2
+    other = tiny_set(tmp_path / "other", identities=2, actions=2, frames=6, size=32)
+    assert train(tmp_path, other, "train.steps=2") == 0
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("seed=1", "seed: the run was trained with 0 and cannot go on with 1"),
+        ("schedule.clips=2", "schedule (clips): the run was trained with 3"),
+        ("networks.hidden=13", "networks, train.average: not those of the run's checkpoint"),
+    ],
+)
+def test_a_run_goes_on_only_as_what_it_was(
+    tmp_path: Path, data: Path, word: str, message: str
+) -> None:
+    """Another seed, batch or network on the same folder is refused, and the folder is unharmed."""
+    assert train(tmp_path, data, "train.steps=2") == 0
+    before = (tmp_path / "run" / "config.yaml").read_text()
+    ended = launch(tmp_path, data, "train.steps=4", word)
+    assert ended.returncode == 2 and f"error: {message}" in ended.stderr
+    assert (tmp_path / "run" / "config.yaml").read_text() == before
+
+
+def test_a_run_is_read_only_with_its_own_footage(tmp_path: Path) -> None:
+    """Other videos in the place of the run's are noticed before a score is made of them."""
+    data = tiny_set(tmp_path / "set", identities=2, actions=2, frames=6, size=32)
+    assert train(tmp_path, data, "train.steps=2") == 0
+    shutil.rmtree(data)
+    tiny_set(tmp_path / "set", identities=3, actions=2, frames=6, size=32)
+    with pytest.raises(UserError, match="not the footage that"):
+        open_run(tmp_path / "run")
