@@ -131,4 +131,5 @@ def _without_other_length(
     if not said and not any(word.startswith("train.steps=") for word in words):
         return dict(preset)
     kept = {key: v for key, v in preset.get("train", {}).items() if key != "minutes"}
-    return {**preset, "train": kept}
+    rest = {key: value for key, value in preset.items() if key != "train"}
+    return {**rest, "train": kept} if kept else rest

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 
 from data_shards.errors import UserError
+from data_shards.manifest import MANIFEST
 from trainer import generate, render, scores, summary
 from trainer.held_out import held_out_cells
 from trainer.progress import progress
@@ -258,7 +259,7 @@ def _evaluate(options: argparse.Namespace) -> dict[str, Any]:
         raise UserError("--videos must be at least 1 and --random at least 0")
     vgg, why = find_vgg(options.vgg)
     run = open_run(options.run, checkpoint=render.checkpoint_of(options.checkpoint))
-    beside = Path(run.config.data.manifest) / "held-out"
+    beside = Path(run.config.data.manifest.removesuffix(MANIFEST)) / "held-out"
     held_out = options.held_out or (str(beside) if beside.is_dir() else None)
     found = evaluate(
         run,

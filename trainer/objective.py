@@ -50,6 +50,9 @@ class LossConfig:
     """Margin of the hinge (alpha in Tab. 6)."""
     triplet_on: str = "motion"
     """Codes that the triplet condition is put on: motion (output of R) | latents (z^t)."""
+    negatives: str = "random"
+    """Negatives of the triplet condition: random | semi_hard (the nearest that is farther than the
+    positive), as the authors' code has."""
     squared: bool = True
     """Squared distances, as the paper prints; off: distances, as the authors' code has."""
     regression: str = "mse"
@@ -65,6 +68,8 @@ class LossConfig:
         if self.radius < 1 or self.gap < self.radius:
             raise UserError(f"loss.radius: 1 <= radius <= gap is needed, got {self.radius} and "
                             f"gap {self.gap}")  # fmt: skip
+        if self.negatives not in ("random", "semi_hard"):
+            raise UserError(f"loss.negatives: {self.negatives!r} is none of random, semi_hard")
         if self.regression not in REGRESSIONS:
             raise UserError(
                 f"loss.regression: {self.regression!r} is none of {', '.join(REGRESSIONS)}"
@@ -118,9 +123,10 @@ def terms(
     rec = (loss_BF.mean(dim=1) * weight_B).sum()
     # The static loss is l_rec of frame k (Eq. 4), which is in loss_BF already.
     static = (loss_BF.gather(1, draw.static_B[:, None])[:, 0] * weight_B).sum()
-    triplet_B = losses.triplet(
-        codes_BTM, draw.triplets, margin=config.margin, squared=config.squared
-    )
+    triplets = draw.triplets
+    if config.negatives == "semi_hard":
+        triplets = losses.semi_hard(codes_BTM, triplets, gap=config.gap)
+    triplet_B = losses.triplet(codes_BTM, triplets, margin=config.margin, squared=config.squared)
     triplet = (triplet_B * weight_B).sum()
     total = rec + config.lambda_static * static + config.lambda_triplet * triplet
     with torch.no_grad():

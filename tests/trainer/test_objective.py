@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -13,7 +15,7 @@ from trainer.objective import LossConfig, psnr_of, terms, to_pixels
 B, T, S, M = 3, 6, 4, 5
 
 
-def example(regression: str = "pyramid", **settings: float):
+def example(regression: str = "pyramid", **settings: Any):
     torch.manual_seed(0)
     fake, real = torch.randn(B, T, 3, 8, 8), torch.rand(B, T, 3, 8, 8) * 2 - 1
     codes = torch.randn(B, T, M)
@@ -90,3 +92,13 @@ def test_pixels_and_psnr() -> None:
     """0 and 255 are -1 and 1; an error of one grey level everywhere is 48.13 dB."""
     assert to_pixels(torch.tensor([0, 255], dtype=torch.uint8)).tolist() == pytest.approx([-1, 1])
     assert psnr_of((2 / 255) ** 2) == pytest.approx(48.1308, abs=1e-3)
+
+
+def test_semi_hard_negatives_can_be_asked_for() -> None:
+    """loss.negatives=semi_hard puts the condition on the negatives that the codes choose."""
+    fake, real, codes, choice, config = example(negatives="semi_hard", lambda_triplet=1.0)
+    got = terms(fake, real, codes, choice, torch.ones(B, dtype=torch.bool), config=config, batch=B)
+    hard = losses.semi_hard(codes, choice.triplets, gap=config.gap)
+    expected = float(losses.triplet(codes, hard, margin=2.0).mean())
+    assert float(got.triplet) == pytest.approx(expected, rel=1e-5)
+    assert not torch.equal(hard.negative_BA, choice.triplets.negative_BA)
