@@ -120,8 +120,8 @@ def _rank_main(
     try:
         pipe.send(answer)
         pipe.recv()  # stay until the parent has every answer: an early exit breaks the others
-    except (EOFError, OSError):
-        pass
+    except (EOFError, OSError) as error:
+        print(f"rank {rank}: nobody is left to tell: {error}", file=sys.stderr)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)
