@@ -2,32 +2,62 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import nn
+
+from trainer.pieces import Piece
 
 
 class WeightAverage:
     """Exponential average of a module's parameters; decay 0 keeps none and shows the weights."""
 
-    def __init__(self, module: nn.Module, *, decay: float) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        decay: float,
+        memory: tuple[list[torch.Tensor], list[Piece]] | None = None,
+    ) -> None:
+        """`memory`: where averages lie that several ranks keep, and the pieces of this one."""
         self.decay = decay
         self._live = list(module.parameters())
-        self._kept = [p.detach().clone() for p in self._live] if decay else []
+        self._kept: list[torch.Tensor] = []
+        if decay:
+            weights = [param.detach() for param in self._live]
+            if memory is None:
+                self._kept = self._moving = [weight.clone() for weight in weights]
+                self._towards = weights
+            else:
+                self._kept, own = memory
+                self._moving = [piece.of(self._kept) for piece in own]
+                self._towards = [piece.of(weights) for piece in own]
+                torch._foreach_copy_(self._moving, self._towards)  # type: ignore[attr-defined]
 
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Move towards the weights after step number `step`; early steps are forgotten fast."""
         if self._kept:
             decay = min(self.decay, (1 + step) / (10 + step))
-            torch._foreach_lerp_(self._kept, self._live, 1 - decay)  # type: ignore
+            torch._foreach_lerp_(self._moving, self._towards, 1 - decay)  # type: ignore
 
-    @torch.no_grad()
-    def swap_(self) -> None:
-        """Exchange weights and average in place; call twice to undo."""
-        for kept, live in zip(self._kept, self._live, strict=False):
-            held = live.detach().clone()
-            live.copy_(kept)
-            kept.copy_(held)
+    @contextmanager
+    def shown(self) -> Iterator[None]:
+        """The module with the average for its weights."""
+        held = [param.data for param in self._live]
+        self.show_()
+        try:
+            yield
+        finally:
+            for param, weight in zip(self._live, held, strict=True):
+                param.data = weight
+
+    def show_(self) -> None:
+        """Give the module the average for its weights, for good."""
+        for param, kept in zip(self._live, self._kept, strict=False):
+            param.data = kept
 
     def state(self) -> dict[str, torch.Tensor]:
         """The average by number of the parameter."""

@@ -51,6 +51,9 @@ class TrainConfig:
     accumulate: int = 1
     """Micro-batches that each rank's part of a global batch is computed in, one after the other:
     memory for activations shrinks by as much, results stay."""
+    gradients: str = "auto"
+    """How ranks add up the networks' gradients: auto (memory, where it can be) | memory (weights
+    shared by the processes of one machine without GPUs) | send (DistributedDataParallel)."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "minutes"):
@@ -69,6 +72,8 @@ class TrainConfig:
             )
         if self.precision not in ("no", "tf32", "bf16"):
             raise UserError(f"train.precision: {self.precision!r} is none of no, tf32, bf16")
+        if self.gradients not in ("auto", "memory", "send"):
+            raise UserError(f"train.gradients: {self.gradients!r} is none of auto, memory, send")
         if self.accumulate < 1:
             raise UserError(f"train.accumulate: {self.accumulate} is below 1")
 

@@ -24,6 +24,7 @@ from trainer.networks import NavSynth
 from trainer.optim import GROUPS, NetworkOptimiser
 from trainer.parallel import Parallel, Ranks
 from trainer.schedule import pace
+from trainer.shared import Shared, shared_memory
 from trainer.timing import Phases
 from trainer.zero import Zero
 
@@ -78,14 +79,23 @@ class Engine:
         self.networks = networks.to(ranks.device, memory_format=order)  # type: ignore
         if config.networks.compile != "no":
             self.networks.generator.compile(backend=config.networks.compile)
-        self.parallel: Parallel | Zero
-        self.optimiser: NetworkOptimiser | Zero
+        self.parallel: Parallel | Zero | Shared
+        self.optimiser: NetworkOptimiser | Zero | Shared
+        memory = shared_memory(self.networks, ranks, way=config.train.gradients)
         if ranks.zero:
             self.parallel = self.optimiser = Zero(self.networks, ranks, config=config.optim)
+        elif memory is not None:
+            self.parallel = self.optimiser = Shared(
+                self.networks, ranks, config=config.optim, memory=memory
+            )
         else:
             self.optimiser = NetworkOptimiser(self.networks, config=config.optim)
             self.parallel = Parallel(self.networks, ranks)
-        self.average = WeightAverage(self.networks, decay=config.train.average)
+        self.average = WeightAverage(
+            self.networks, decay=config.train.average,
+            memory=self.parallel.average if isinstance(self.parallel, Shared) else None,
+        )  # fmt: skip
+        self.parallel.settle()
         self.phases = Phases()
         self.pace = pace(config.schedule)
         self.frames = 0
@@ -137,6 +147,7 @@ class Engine:
         with self.phases("optimiser"):
             self.optimiser.step(moves & frozenset(GROUPS), factor=factor)
             self.average.update(step)
+            self.parallel.settle()
         if "latents" in moves:
             with self.phases("rows"):
                 self.dictionary.accumulate(
@@ -219,6 +230,7 @@ class Engine:
         self.networks.load_state_dict(saved.common("networks"))
         self.optimiser.load(saved.common("optimiser"))
         self.average.load(saved.common("average"))
+        self.parallel.settle()
         self.dictionary.restore(saved.read)
 
 

@@ -50,15 +50,14 @@ def fidelity(engine: Engine, opened: OpenManifest) -> Fidelity:
     worst, problem = float("inf"), ""
     reader = ClipReader(opened)
     engine.networks.eval()
-    engine.average.swap_()
-    for index in range(rounds):
-        chunk = mine[index * CHUNK : (index + 1) * CHUNK]
-        part = reader[Request(0, chunk, np.zeros(len(chunk), np.int64))]
-        problem = problem or problem_of(part, on_damage=config.data.on_damage)
-        psnr_B = _psnr_of(engine, opened, part)
-        total += torch.tensor([psnr_B.sum(), len(psnr_B)], dtype=torch.float64)
-        worst = min([worst, *psnr_B.tolist()])
-    engine.average.swap_()
+    with engine.average.shown():
+        for index in range(rounds):
+            chunk = mine[index * CHUNK : (index + 1) * CHUNK]
+            part = reader[Request(0, chunk, np.zeros(len(chunk), np.int64))]
+            problem = problem or problem_of(part, on_damage=config.data.on_damage)
+            psnr_B = _psnr_of(engine, opened, part)
+            total += torch.tensor([psnr_B.sum(), len(psnr_B)], dtype=torch.float64)
+            worst = min([worst, *psnr_B.tolist()])
     engine.networks.train()
     problem = next((told for told in comm.gather_json(problem) if told), "")
     if problem:

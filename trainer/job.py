@@ -278,10 +278,8 @@ def write_sheet(parts: Parts, at: Progress, *, count: int = 8) -> None:
         return
     part = ClipReader(opened)[Request(0, clips, np.zeros_like(clips))]
     engine.networks.eval()
-    engine.average.swap_()
-    with torch.no_grad():
+    with torch.no_grad(), engine.average.shown():
         fake = to_uint8(engine.networks(*codes)[0]).cpu()
-    engine.average.swap_()
     engine.networks.train()
     names = [opened.manifest.videos[v].name for v in opened.table["video"][clips]]
     real_BTHWC, fake_BTHWC = (x.permute(0, 1, 3, 4, 2).numpy() for x in (part.frames_BTCHW, fake))

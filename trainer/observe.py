@@ -116,13 +116,19 @@ class Observer:
         if self._comm.world > 1:
             share = 2 * (self._comm.world - 1) / self._comm.world
             self._sent_gradients += share * sum(self._bytes.get(group, 0) for group in moves)
-        if not logged or self._comm.rank or not self._due("update"):
+        if not logged:
+            yield
+            return
+        if self._comm.rank or not self._due("update"):
+            self.engine.parallel.settle()
             yield
             return
         start = time.perf_counter()
         groups = {"gamma": self.engine.networks.gamma(), "theta": self.engine.networks.theta()}
         params = {group: list(found) for group, found in groups.items() if group in moves}
         before = {g: [p.detach().clone() for p in found] for g, found in params.items()}
+        # Where ranks share the weights' memory, none moves any before they are kept.
+        self.engine.parallel.settle()
         self.spent += time.perf_counter() - start
         yield
         start = time.perf_counter()

@@ -132,6 +132,9 @@ class Parallel:
         # The wrapped modules average over ranks, and the global loss is a sum.
         (total * self.loss_scale).backward()
 
+    def settle(self) -> None:
+        """Nothing: every rank moves weights of its own."""
+
     @property
     def loss_scale(self) -> float:
         """What gradients of latents are too large by."""

@@ -108,7 +108,7 @@ def open_run(folder: str | Path, checkpoint: str | int = "latest") -> Run:
     networks.load_state_dict(saved.common("networks"))
     average = WeightAverage(networks, decay=config.train.average)
     average.load(saved.common("average"))
-    average.swap_()
+    average.show_()
     dictionary = setup.build_dictionary(config, opened.manifest, opened.table, comm=Comm())
     dictionary.restore(saved.read)
     networks.eval().requires_grad_(False)

@@ -84,6 +84,9 @@ class Zero:
         """Add the gradients of a rank's part of the global loss."""
         self._engine.backward(total * self.loss_scale)
 
+    def settle(self) -> None:
+        """Nothing: every rank moves weights of its own."""
+
     @property
     def loss_scale(self) -> float:
         """What gradients of latents are too large by."""

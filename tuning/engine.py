@@ -48,7 +48,11 @@ QUIET = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    # Ray nices its workers to 15, and trainings inherit it: beside any other work they would starve.
+    "RAY_worker_niceness": "0",
 }
+LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+"""Makes a local Ray listen on 127.0.0.1 only, on every system and not just on those it names."""
 RETRIES = 2
 """Times that a trial whose worker was killed is taken up again, from its training's checkpoint."""
 STORE_BYTES = 100 << 20
@@ -68,13 +72,14 @@ class Way(NamedTuple):
     """Address of a Ray cluster; empty: a local one."""
 
 
-def import_ray() -> Any:
-    """The ray package.
+def import_ray(*, local: bool) -> Any:
+    """The ray package, set up for a Ray of this process's own (`local`) or a running cluster.
 
     Raises:
         UserError: it is not installed; says how to.
     """
-    os.environ.update({name: os.environ.get(name, value) for name, value in QUIET.items()})
+    wanted = {**QUIET, **(LOOPBACK if local else {})}
+    os.environ.update({name: os.environ.get(name, value) for name, value in wanted.items()})
     try:
         import ray
         import ray.tune
@@ -89,9 +94,10 @@ def clear_up(study: Path) -> list[str]:
         left = [processes.Process(*item) for item in read_json(study / DRIVER).get("left", [])]
     except (ValueError, TypeError) as error:
         raise UserError(f"{study / DRIVER}: not readable ({error}); remove it") from None
-    records = [record for record in read_records(study) if record.process]
-    left += [processes.Process(*record.process) for record in records if record.process]
-    ended = processes.end(left)
+    trainings = [record.process for record in read_records(study) if record.process]
+    ended = processes.end([processes.Process(*known) for known in trainings])
+    # Ray's own have nothing to save, and its agents wait for a raylet that is gone.
+    ended += processes.end(left, patience=2.0)
     Ledger(study).settle()
     (study / DRIVER).unlink(missing_ok=True)
     shutil.rmtree(study / SCRATCH, ignore_errors=True)
@@ -102,7 +108,7 @@ def search(
     study: Path, settings: Settings, space: Space, way: Way, *, on_change: Callable[[Record], None]
 ) -> None:
     """Run trials until the budget, the trials or the grid are used up."""
-    ray = import_ray()
+    ray = import_ray(local=not way.address)
     _connect(ray, settings, way)
     try:
         below = [list(known) for known in processes.descendants(os.getpid())]
@@ -141,8 +147,7 @@ def _connect(ray: Any, settings: Settings, way: Way) -> None:
             raise UserError(f"--address: {way.address}: {' '.join(str(error).split())}") from None
     else:
         ray.init(
-            include_dashboard=False, object_store_memory=STORE_BYTES,
-            _node_ip_address="127.0.0.1", **quiet,
+            address="local", include_dashboard=False, object_store_memory=STORE_BYTES, **quiet,
         )  # fmt: skip
     there = ray.cluster_resources()
     for name, option, wanted in (

@@ -91,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
     from tuning.records import settle_settings
 
     planned = plan(args)
-    import_ray()
+    import_ray(local=not args.address)
     study = args.out.resolve()
     with only_driver(study):
         settle_settings(study, planned.settings)

@@ -48,7 +48,7 @@ def test_a_loaded_optimiser_takes_the_same_steps() -> None:
 
 
 def test_the_average_follows_and_steps_aside() -> None:
-    """The average is the formula's; swapping twice changes nothing; decay 0 shows the weights."""
+    """The average is the formula's, is shown for a while or for good; decay 0 shows the weights."""
     model = networks()
     average = WeightAverage(model, decay=0.9)
     expected = next(model.parameters()).detach().clone()
@@ -60,8 +60,11 @@ def test_the_average_follows_and_steps_aside() -> None:
         decay = min(0.9, (1 + step) / (10 + step))
         expected = decay * expected + (1 - decay) * next(model.parameters()).detach()
     live = next(model.parameters()).detach().clone()
-    average.swap_()
-    assert torch.allclose(next(model.parameters()), expected, atol=1e-6)
-    average.swap_()
+    with average.shown():
+        assert torch.allclose(next(model.parameters()), expected, atol=1e-6)
     assert torch.equal(next(model.parameters()), live)
+    average.show_()
+    assert torch.allclose(next(model.parameters()), expected, atol=1e-6)
+    with WeightAverage(model, decay=0.0).shown():
+        assert torch.allclose(next(model.parameters()), expected, atol=1e-6)
     assert not WeightAverage(model, decay=0.0).state()

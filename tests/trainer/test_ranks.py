@@ -40,12 +40,14 @@ def words(case: str) -> tuple[str, ...]:
     )  # fmt: skip
 
 
-def train_all(comm: Comm, data: str, cases: list[str]) -> dict[str, tuple[list[float], Any]]:
+def train_all(
+    comm: Comm, data: str, cases: list[str], way: str = "auto"
+) -> dict[str, tuple[list[float], Any]]:
     """Loss of every step, and everything that was learned, by case."""
     join(comm)
     found = {}
     for case in cases:
-        made = make(data, words(case))
+        made = make(data, (*words(case), f"train.gradients={way}"))
         losses = steps(made, 0, STEPS)
         found[case] = (losses, everything(made.engine))
     return found
@@ -63,10 +65,15 @@ def alone(data: str) -> dict[str, Any]:
 
 
 @pytest.mark.ranks
-@pytest.mark.parametrize("world", [2, 3, 4])
-def test_any_number_of_ranks_learns_the_same(data: str, alone: dict[str, Any], world: int) -> None:
-    """20 steps of every layout give one rank's losses, weights and rows, and ranks agree."""
-    for rank, found in enumerate(run_ranks(train_all, world, data, list(CASES))):
+@pytest.mark.parametrize(
+    ("world", "way"), [(2, "memory"), (3, "memory"), (4, "memory"), (2, "send"), (3, "send")]
+)
+def test_any_number_of_ranks_learns_the_same(
+    data: str, alone: dict[str, Any], world: int, way: str
+) -> None:
+    """20 steps of every layout give one rank's losses, weights and rows, and ranks agree, whether
+    gradients are sent or added up in shared memory."""
+    for rank, found in enumerate(run_ranks(train_all, world, data, list(CASES), way)):
         for case, (losses, learned) in found.items():
             expected_losses, expected = alone[case]
             assert losses == pytest.approx(expected_losses, rel=1e-4), (rank, case)

@@ -9,8 +9,10 @@ import re
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.support.footage import tiny_set
@@ -49,6 +51,17 @@ def search(line: list[str]) -> subprocess.Popen:
     )  # fmt: skip
 
 
+def seen_from_outside(pid: int) -> tuple[set[int], set[str]]:
+    """Priorities of the processes below one, and the addresses that they listen on."""
+    nice, listening = set(), set()
+    for process in psutil.Process(pid).children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            nice.add(process.nice())
+            sockets = process.net_connections("tcp")
+            listening |= {s.laddr.ip for s in sockets if s.status == psutil.CONN_LISTEN}
+    return nice, listening
+
+
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.xdist_group("ray")
@@ -81,7 +94,8 @@ def test_a_search_ends_with_a_file_that_repeats_its_best(tmp_path: Path, data: P
 @pytest.mark.xdist_group("ray")
 def test_a_killed_driver_loses_no_finished_trial(tmp_path: Path, data: Path) -> None:
     """Killed with -9 once a trial has finished: the same command keeps it, ends what was left
-    behind, goes on with the budget that is left, and finishes."""
+    behind, goes on with the budget that is left, and finishes. While it ran, nothing of it
+    listened beyond this machine or ran at a lower priority."""
     needs_ray()
     out = tmp_path / "study"
     line = words(data, out, "--steps", "9", "--scheduler", "none", trials=2)
@@ -90,6 +104,9 @@ def test_a_killed_driver_loses_no_finished_trial(tmp_path: Path, data: Path) -> 
     for told in driver.stdout:
         if f"  {DONE}  " in told:
             break
+    nice, listening = seen_from_outside(driver.pid)
+    assert nice == {os.getpriority(os.PRIO_PROCESS, 0)}
+    assert listening and all(address.endswith("127.0.0.1") for address in listening)
     os.kill(driver.pid, signal.SIGKILL)
     driver.communicate()
     known = {r.id: r for r in read_records(out) if r.status == DONE}
