@@ -3,7 +3,8 @@
 A `Comm` without a process group is a world of one: every method works and copies nothing. Objects
 travel as JSON bytes, never as pickles. Tensors may live anywhere; they are moved to the backend's
 device for the journey (the accelerator under NCCL, memory under gloo) and come back where they
-were. `bytes_sent` counts what this rank put on the wire, per kind of collective.
+were. On one machine small messages between CPUs do not go through gloo but over `links`.
+`bytes_sent` counts what this rank put on the wire, per kind of collective.
 """
 
 from __future__ import annotations
@@ -19,7 +20,12 @@ from torch import nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.nn.parallel import DistributedDataParallel
 
+from trainer.links import Links, connect
+
 MAX_DIMS = 8
+SUM, MAX = dist.ReduceOp.SUM, dist.ReduceOp.MAX
+LINKED_BYTES = 1 << 18
+"""Sums up to this size go from every rank to every other, larger ones around a ring."""
 
 
 class Comm:
@@ -36,6 +42,9 @@ class Comm:
         self.bytes_sent: Counter[str] = Counter()
         nccl = group is not None and "nccl" in dist.get_backend(group)
         self._wire = self.device if nccl else torch.device("cpu")
+        self._links: Links | None = None
+        if self.world > 1 and not nccl:
+            self._links = connect(self.rank, self.world, self.gather_json)
 
     @classmethod
     def from_environment(cls, *, device: torch.device | str = "cpu") -> Comm:
@@ -45,11 +54,11 @@ class Comm:
 
     def sum_(self, tensor: torch.Tensor) -> torch.Tensor:
         """Replace `tensor` by its sum over ranks, in place; returns it."""
-        return self._reduce_(tensor, dist.ReduceOp.SUM, kind="sum")
+        return self._reduce_(tensor, SUM, kind="sum")
 
     def max_(self, tensor: torch.Tensor) -> torch.Tensor:
         """Replace `tensor` by its elementwise maximum over ranks, in place; returns it."""
-        return self._reduce_(tensor, dist.ReduceOp.MAX, kind="max")
+        return self._reduce_(tensor, MAX, kind="max")
 
     def broadcast_(self, tensor: torch.Tensor, src: int = 0) -> torch.Tensor:
         """Replace `tensor` by rank `src`'s, in place; returns it."""
@@ -63,7 +72,9 @@ class Comm:
 
     def barrier(self) -> None:
         """Wait until every rank is here."""
-        if self.world > 1:
+        if self._links is not None:
+            self._links.exchange([b""] * self.world)
+        elif self.world > 1:
             dist.all_reduce(torch.zeros(1, device=self._wire), group=self.group)
 
     def gather_tensors(self, tensor: torch.Tensor) -> list[torch.Tensor]:
@@ -73,7 +84,15 @@ class Comm:
         header = torch.full((MAX_DIMS + 1,), 0, dtype=torch.int64)
         header[0] = tensor.ndim
         header[1 : tensor.ndim + 1] = torch.tensor(tensor.shape, dtype=torch.int64)
-        shapes = [tuple(h[1 : h[0] + 1].tolist()) for h in map(_cpu, self._all_gather(header))]
+        if self._links is not None:
+            message = torch.cat([_as_bytes(header), _as_bytes(self._to_wire(tensor))])
+            self.bytes_sent["gather"] += len(message) * (self.world - 1)
+            return [
+                _from_bytes(raw[header.nbytes :], tensor.dtype, _shape(raw[: header.nbytes]))
+                .to(tensor.device)
+                for raw in self._link([message] * self.world)
+            ]  # fmt: skip
+        shapes = [_shape(_as_bytes(h.cpu())) for h in self._all_gather(header)]
         item = tensor.element_size()
         sizes = [item * _count(shape) for shape in shapes]
         padded = torch.zeros(max(sizes), dtype=torch.uint8, device=self._wire)
@@ -120,20 +139,33 @@ class Comm:
         trail = tuple(parts[0].shape[1:])
         row = _count(trail) * parts[0].element_size()
         flat = _as_bytes(self._to_wire(torch.cat(list(parts))))
-        out = torch.empty(sum(got) * row, dtype=torch.uint8, device=self._wire)
-        dist.all_to_all_single(
-            out, flat, [n * row for n in got], [n * row for n in send], group=self.group
-        )
+        if self._links is not None:
+            out = torch.cat(self._link(flat.split([n * row for n in send])))
+        else:
+            out = torch.empty(sum(got) * row, dtype=torch.uint8, device=self._wire)
+            dist.all_to_all_single(
+                out, flat, [n * row for n in got], [n * row for n in send], group=self.group
+            )
         self.bytes_sent["exchange"] += (sum(send) - send[self.rank]) * row
         whole = _from_bytes(out, parts[0].dtype, (sum(got), *trail)).to(parts[0].device)
         return list(whole.split(got))
 
     def _exchange_counts(self, send: list[int]) -> list[int]:
-        out = torch.empty(self.world, dtype=torch.int64, device=self._wire)
         counts = torch.tensor(send, dtype=torch.int64, device=self._wire)
+        if self._links is not None:
+            arrived = self._link(_as_bytes(counts).split(8))
+            return torch.cat(arrived).view(torch.int64).tolist()
+        out = torch.empty(self.world, dtype=torch.int64, device=self._wire)
         dist.all_to_all_single(out, counts, group=self.group)
         self.bytes_sent["exchange"] += 8 * (self.world - 1)
         return out.tolist()
+
+    def _link(self, parts: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """What each rank sent here, as bytes; `parts` are bytes, too."""
+        assert self._links is not None
+        arrived = self._links.exchange([part.numpy() for part in parts])
+        empty = torch.empty(0, dtype=torch.uint8)
+        return [torch.frombuffer(raw, dtype=torch.uint8) if raw else empty for raw in arrived]
 
     def _all_gather(self, tensor: torch.Tensor) -> list[torch.Tensor]:
         wire = tensor.to(self._wire)
@@ -145,7 +177,12 @@ class Comm:
         if self.world == 1:
             return tensor
         wire = self._to_wire(tensor)
-        dist.all_reduce(wire, op=op, group=self.group)
+        if self._links is not None and _nbytes(wire) <= LINKED_BYTES:
+            arrived = self._link([_as_bytes(wire)] * self.world)
+            everyone = torch.stack([_from_bytes(raw, wire.dtype, wire.shape) for raw in arrived])
+            wire = everyone.sum(0, dtype=wire.dtype) if op == SUM else everyone.amax(0)
+        else:
+            dist.all_reduce(wire, op=op, group=self.group)
         self._count_sum(tensor, kind=kind)
         return _copy_back(tensor, wire)
 
@@ -173,8 +210,10 @@ def _nbytes(tensor: torch.Tensor) -> int:
     return tensor.numel() * tensor.element_size()
 
 
-def _cpu(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.cpu()
+def _shape(header: torch.Tensor) -> tuple[int, ...]:
+    """The shape that a header's bytes tell of."""
+    numbers = header.view(torch.int64).tolist()
+    return tuple(numbers[1 : numbers[0] + 1])
 
 
 def _as_bytes(tensor: torch.Tensor) -> torch.Tensor:

@@ -74,9 +74,11 @@ class Engine:
         self, config: Config, *, ranks: Ranks, networks: NavSynth, dictionary: LatentDictionary
     ) -> None:
         self.config, self.ranks, self.dictionary = config, ranks, dictionary
-        # DeepSpeed flattens weights, for which they must lie in their own order.
-        order = torch.contiguous_format if ranks.zero else torch.channels_last
-        self.networks = networks.to(ranks.device, memory_format=order)  # type: ignore
+        self.networks = networks.to(ranks.device)
+        if ranks.zero:  # DeepSpeed flattens weights, for which they must lie in their own order
+            self.networks.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        else:
+            self.networks.generator.arrange_()
         if config.networks.compile != "no":
             self.networks.generator.compile(backend=config.networks.compile)
         self.parallel: Parallel | Zero | Shared
@@ -135,7 +137,8 @@ class Engine:
         self.latents, self._kept = latents, batch.valid_B
         frames = batch.frames_BTCHW.shape[1]
         self.frames = total_clips * (min(self.pace.frames, frames) or frames)
-        norms = self.optimiser.norms(moves)
+        with phases("communication"):
+            norms = self.optimiser.norms(moves)
         finite = torch.isfinite(torch.cat([summary, *(n[None] for n in norms.values())])).all()
         if "latents" in moves:
             for rows in (latents.static_BS, latents.transient_BTM):

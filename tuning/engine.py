@@ -48,7 +48,7 @@ QUIET = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
-    # Ray nices its workers to 15, and trainings inherit it: beside any other work they would starve.
+    # Ray nices its workers to 15, and trainings inherit it: beside other work they would starve.
     "RAY_worker_niceness": "0",
 }
 LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from trainer.networks.config import NetworksConfig
+from trainer.networks.recurrence import gru
 
 
 class MotionRNN(nn.Module):
@@ -18,5 +19,4 @@ class MotionRNN(nn.Module):
 
     def forward(self, transient_BTM: torch.Tensor) -> torch.Tensor:
         """Correlated codes (B, T, M); B may be 0."""
-        hidden_BTH, _ = self.gru(transient_BTM)
-        return self.head(hidden_BTH)
+        return self.head(gru(self.gru, transient_BTM))
