@@ -25,21 +25,22 @@ class WeightAverage:
         self.decay = decay
         self._live = list(module.parameters())
         self._kept: list[torch.Tensor] = []
+        self._moving: list[torch.Tensor] = []
         if decay:
-            weights = [param.detach() for param in self._live]
             if memory is None:
-                self._kept = self._moving = [weight.clone() for weight in weights]
-                self._towards = weights
+                self._kept = self._moving = [param.detach().clone() for param in self._live]
+                self._towards: list[torch.Tensor] = list(self._live)
             else:
                 self._kept, own = memory
                 self._moving = [piece.of(self._kept) for piece in own]
-                self._towards = [piece.of(weights) for piece in own]
-                torch._foreach_copy_(self._moving, self._towards)  # type: ignore[attr-defined]
+                self._towards = [piece.of(self._live).detach() for piece in own]
+                for kept, weight in zip(self._moving, self._towards, strict=True):
+                    kept.copy_(weight)
 
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Move towards the weights after step number `step`; early steps are forgotten fast."""
-        if self._kept:
+        if self._moving:
             decay = min(self.decay, (1 + step) / (10 + step))
             torch._foreach_lerp_(self._moving, self._towards, 1 - decay)  # type: ignore
 

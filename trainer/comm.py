@@ -3,7 +3,8 @@
 A `Comm` without a process group is a world of one: every method works and copies nothing. Objects
 travel as JSON bytes, never as pickles. Tensors may live anywhere; they are moved to the backend's
 device for the journey (the accelerator under NCCL, memory under gloo) and come back where they
-were. On one machine small messages between CPUs do not go through gloo but over `links`.
+were. On one machine, messages between CPUs do not go through gloo but over `links`; large
+sums do.
 `bytes_sent` counts what this rank put on the wire, per kind of collective.
 """
 
@@ -25,16 +26,22 @@ from trainer.links import Links, connect
 MAX_DIMS = 8
 SUM, MAX = dist.ReduceOp.SUM, dist.ReduceOp.MAX
 LINKED_BYTES = 1 << 18
-"""Sums up to this size go from every rank to every other, larger ones around a ring."""
+"""What a rank sends at most for a sum that goes from each to every other; larger: a ring."""
 
 
 class Comm:
     """Collectives of one group of ranks. Every rank calls the same methods in the same order."""
 
     def __init__(
-        self, *, device: torch.device | str = "cpu", group: dist.ProcessGroup | None = None
-    ) -> None:
-        """A world of one, or the ranks of `group`. `device` is where this rank computes."""
+        self, *, device: torch.device | str = "cpu", group: dist.ProcessGroup | None = None,
+        timeout_seconds: float = 1800.0,
+    ) -> None:  # fmt: skip
+        """A world of one, or the ranks of `group`.
+
+        Args:
+            device: where this rank computes.
+            timeout_seconds: how long a rank may keep the others waiting.
+        """
         self.device = torch.device(device)
         self.group = group
         self.rank = 0 if group is None else dist.get_rank(group)
@@ -42,15 +49,21 @@ class Comm:
         self.bytes_sent: Counter[str] = Counter()
         nccl = group is not None and "nccl" in dist.get_backend(group)
         self._wire = self.device if nccl else torch.device("cpu")
-        self._links: Links | None = None
+        self.links: Links | None = None
+        """Connections between the ranks of one machine."""
         if self.world > 1 and not nccl:
-            self._links = connect(self.rank, self.world, self.gather_json)
+            self.links = connect(
+                self.rank, self.world, self.gather_json, timeout_seconds=timeout_seconds
+            )
 
     @classmethod
-    def from_environment(cls, *, device: torch.device | str = "cpu") -> Comm:
+    def from_environment(
+        cls, *, device: torch.device | str = "cpu", timeout_seconds: float = 1800.0
+    ) -> Comm:
         """The default process group where one is initialised, else a world of one."""
         ready = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-        return cls(device=device, group=dist.group.WORLD if ready else None)
+        group = dist.group.WORLD if ready else None
+        return cls(device=device, group=group, timeout_seconds=timeout_seconds)
 
     def sum_(self, tensor: torch.Tensor) -> torch.Tensor:
         """Replace `tensor` by its sum over ranks, in place; returns it."""
@@ -72,8 +85,8 @@ class Comm:
 
     def barrier(self) -> None:
         """Wait until every rank is here."""
-        if self._links is not None:
-            self._links.exchange([b""] * self.world)
+        if self.links is not None:
+            self.links.exchange([b""] * self.world)
         elif self.world > 1:
             dist.all_reduce(torch.zeros(1, device=self._wire), group=self.group)
 
@@ -84,7 +97,7 @@ class Comm:
         header = torch.full((MAX_DIMS + 1,), 0, dtype=torch.int64)
         header[0] = tensor.ndim
         header[1 : tensor.ndim + 1] = torch.tensor(tensor.shape, dtype=torch.int64)
-        if self._links is not None:
+        if self.links is not None:
             message = torch.cat([_as_bytes(header), _as_bytes(self._to_wire(tensor))])
             self.bytes_sent["gather"] += len(message) * (self.world - 1)
             return [
@@ -139,7 +152,7 @@ class Comm:
         trail = tuple(parts[0].shape[1:])
         row = _count(trail) * parts[0].element_size()
         flat = _as_bytes(self._to_wire(torch.cat(list(parts))))
-        if self._links is not None:
+        if self.links is not None:
             out = torch.cat(self._link(flat.split([n * row for n in send])))
         else:
             out = torch.empty(sum(got) * row, dtype=torch.uint8, device=self._wire)
@@ -152,7 +165,8 @@ class Comm:
 
     def _exchange_counts(self, send: list[int]) -> list[int]:
         counts = torch.tensor(send, dtype=torch.int64, device=self._wire)
-        if self._links is not None:
+        if self.links is not None:
+            self.bytes_sent["exchange"] += 8 * (self.world - 1)
             arrived = self._link(_as_bytes(counts).split(8))
             return torch.cat(arrived).view(torch.int64).tolist()
         out = torch.empty(self.world, dtype=torch.int64, device=self._wire)
@@ -162,8 +176,8 @@ class Comm:
 
     def _link(self, parts: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """What each rank sent here, as bytes; `parts` are bytes, too."""
-        assert self._links is not None
-        arrived = self._links.exchange([part.numpy() for part in parts])
+        assert self.links is not None
+        arrived = self.links.exchange([part.numpy() for part in parts])
         empty = torch.empty(0, dtype=torch.uint8)
         return [torch.frombuffer(raw, dtype=torch.uint8) if raw else empty for raw in arrived]
 
@@ -177,13 +191,14 @@ class Comm:
         if self.world == 1:
             return tensor
         wire = self._to_wire(tensor)
-        if self._links is not None and _nbytes(wire) <= LINKED_BYTES:
+        if self.links is not None and _nbytes(wire) * (self.world - 1) <= LINKED_BYTES:
             arrived = self._link([_as_bytes(wire)] * self.world)
             everyone = torch.stack([_from_bytes(raw, wire.dtype, wire.shape) for raw in arrived])
             wire = everyone.sum(0, dtype=wire.dtype) if op == SUM else everyone.amax(0)
+            self.bytes_sent[kind] += _nbytes(wire) * (self.world - 1)
         else:
             dist.all_reduce(wire, op=op, group=self.group)
-        self._count_sum(tensor, kind=kind)
+            self._count_sum(tensor, kind=kind)
         return _copy_back(tensor, wire)
 
     def _count_sum(self, tensor: torch.Tensor, *, kind: str) -> None:

@@ -105,6 +105,13 @@ class Engine:
         self.latents: Latents
         """Codes of the last batch, with their gradients."""
 
+    @property
+    def gradients(self) -> str:
+        """How ranks add up gradients: memory | send | zero | alone."""
+        if self.ranks.comm.world == 1:
+            return "alone"
+        return {Shared: "memory", Zero: "zero"}.get(type(self.parallel), "send")
+
     def measure(self, batch: ClipBatch, *, step: int, moves: frozenset[str]) -> Measured:
         """Forward and backward of one batch; gradients are left where `update` finds them."""
         config, phases = self.config, self.phases

@@ -65,6 +65,8 @@ def run_job(config: Config, opened: OpenManifest, *, folder: Path) -> Ending:
         timeout_seconds=max(3600.0, 2 * config.train.hang_seconds),
     )
     torch.use_deterministic_algorithms(config.train.deterministic)
+    # A help against reading what was never written, at the price of writing everything twice.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore
     watchdog = Watchdog(folder, hang_seconds=config.train.hang_seconds, rank=ranks.comm.rank,
                         world=ranks.comm.world)  # fmt: skip
     try:
@@ -132,7 +134,7 @@ def _open(
         with watchdog.patience(3600):
             _begin_at_footage(config, opened, engine)
     # Only now, when nothing can be wrong with the settings any more, is the run this config's.
-    _claim(config, opened, folder, comm)
+    changed = _claim(config, opened, folder, engine)
     telemetry = _telemetry(config, folder, ranks, begin)
     observer = Observer(
         engine, telemetry, folder=folder,
@@ -145,7 +147,7 @@ def _open(
     telemetry.note(
         "resumed" if newest else "started", step=begin.step, world=comm.world,
         text=f"{folder}: {'resumed at' if newest else 'starts at'} step {begin.step} on "
-        f"{comm.world} process{'es' if comm.world > 1 else ''}, {ranks.device}",
+        f"{comm.world} process{'es' if comm.world > 1 else ''}, {ranks.device}{changed}",
     )  # fmt: skip
     return parts, begin
 
@@ -180,15 +182,27 @@ def _require_same_footage(opened: OpenManifest, folder: Path, comm: Comm) -> Non
         )
 
 
-def _claim(config: Config, opened: OpenManifest, folder: Path, comm: Comm) -> None:
-    """Write config, footage and start into the run folder."""
+def _claim(config: Config, opened: OpenManifest, folder: Path, engine: Engine) -> str:
+    """Write config, footage and start into the run folder; what differs from the last start."""
+    comm, changed = engine.ranks.comm, ""
     if comm.rank == 0:
-        start = {"time": round(time.time(), 3), "world": comm.world, "command": sys.argv}
-        starts = [*read_json(folder / RUN_FILE).get("starts", []), start]
+        way = {"world": comm.world, "gradients": engine.gradients}
+        starts = read_json(folder / RUN_FILE).get("starts", [])
+        last = starts[-1] if starts else way
+        if (
+            last["world"] == comm.world
+            and last.get("gradients", way["gradients"]) != way["gradients"]
+        ):
+            changed = (
+                f"; gradients: {way['gradients']}, and {last['gradients']} before: their sums "
+            )
+            changed += "may differ in the last bit"
+        starts = [*starts, {"time": round(time.time(), 3), **way, "command": sys.argv}]
         fingerprint = opened.manifest.fingerprint
         update_json(folder / RUN_FILE, status="running", starts=starts, fingerprint=fingerprint)
         replace_durable(folder / CONFIG, to_yaml(config).encode())
     comm.barrier()
+    return changed
 
 
 def _begin_at_footage(config: Config, opened: OpenManifest, engine: Engine) -> None:

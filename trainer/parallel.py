@@ -87,7 +87,8 @@ def start(*, threads: int, precision: str, timeout_seconds: float) -> Ranks:
             "other; launch with accelerate_config.yaml"
         )
     device = accelerator.device
-    return Ranks(accelerator, Comm.from_environment(device=device), device, zero)
+    comm = Comm.from_environment(device=device, timeout_seconds=timeout_seconds or 1800)
+    return Ranks(accelerator, comm, device, zero)
 
 
 def keep_freed_memory() -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 
 import torch
 
@@ -74,9 +75,8 @@ class _Group:
     def hand_over(self, grads: Views) -> None:
         """Put the gradients of what other ranks move where those read them."""
         mine = self._gradients[self.rank]
-        torch._foreach_copy_(  # type: ignore[attr-defined]
-            [piece.of(mine) for piece in self._others], [piece.of(grads) for piece in self._others]
-        )
+        for piece in self._others:
+            piece.of(mine).copy_(piece.of(grads))
 
     def add_up(self, grads: Views) -> torch.Tensor:
         """Sum the own pieces' gradients in the order of ranks; returns their sum of squares."""
@@ -89,9 +89,11 @@ class _Group:
                 before[0].add_(other)
             for other in before[:1] + after:
                 total.add_(other)
+            # Fused Adam takes numbers as they lie in memory.
+            assert total.stride() == weight.stride()
             weight.grad = total
-            squares.append(torch.linalg.vector_norm(total).square())
-        return torch.stack(squares).sum() if squares else torch.zeros(())
+            squares.append(torch.linalg.vector_norm(total).double().square())
+        return torch.stack(squares).sum() if squares else torch.zeros((), dtype=torch.float64)
 
 
 class Shared:
@@ -103,7 +105,7 @@ class Shared:
     def __init__(
         self, networks: NavSynth, ranks: Ranks, *, config: OptimConfig, memory: torch.Tensor
     ) -> None:
-        """`memory`: from `memory_for`; the weights are rank 0's."""
+        """`memory`: from `shared_memory`; the weights are rank 0's."""
         self.config, self.comm, self._networks = config, ranks.comm, networks
         share_batch_norms_(networks.generator, ranks.comm)
         self._params = list(networks.parameters())
@@ -128,7 +130,12 @@ class Shared:
             group: _Group([numbers[id(param)] for param in members[group]], self._slabs, self.comm)
             for group in GROUPS
         }
-        self._adam = {g: make_adam(self._groups[g].weights, config=config) for g in GROUPS}
+        # A rank may have no piece of a small network.
+        self._adam = {
+            name: make_adam(group.weights, config=config)
+            for name, group in self._groups.items()
+            if group.own
+        }
         self._forget()
         self.settle()
 
@@ -157,8 +164,8 @@ class Shared:
 
     def zero_grad(self) -> None:
         """Forget all gradients."""
-        for param in self._params:
-            param.grad = None
+        for tensor in chain(self._params, *(group.weights for group in self._groups.values())):
+            tensor.grad = None
 
     @torch.no_grad()
     def norms(self, moves: frozenset[str]) -> dict[str, torch.Tensor]:
@@ -175,7 +182,7 @@ class Shared:
             self.comm.bytes_sent["gradients"] += group.given
         self.comm.barrier()
         squares = [group.add_up(grads) for group in moving.values()]  # type: ignore[arg-type]
-        norms = self.comm.sum_(torch.stack(squares)).sqrt()
+        norms = self.comm.sum_(torch.stack(squares)).sqrt().float()
         if self.config.clip:
             for group, norm in zip(moving.values(), norms, strict=True):
                 factor = (self.config.clip / (norm + 1e-6)).clamp(max=1.0)
@@ -187,7 +194,7 @@ class Shared:
         """Move this rank's share of the groups of this stage, rates times `factor`."""
         rates = {"gamma": self.config.gamma_rate, "theta": self.config.theta_rate}
         for name in GROUPS:
-            if name in moves and self._groups[name].own:
+            if name in moves and name in self._adam:
                 self._adam[name].param_groups[0]["lr"] = rates[name] * factor
                 self._adam[name].step()
             self._steps[name] += name in moves
@@ -217,12 +224,12 @@ class Shared:
             for i, number in enumerate(group.numbers):
                 for moment in MOMENTS:
                     self._slabs[moment][number].copy_(flat[f"{name}.{i:04d}.{moment}"])
-            for state in self._adam[name].state.values():
+            for state in self._adam[name].state.values() if name in self._adam else ():
                 state["step"].fill_(self._steps[name])
 
     def _forget(self) -> None:
         """Moments of nought, in the shared memory."""
-        self._steps = dict.fromkeys(GROUPS, 0)
+        self._steps: dict[str, int] = dict.fromkeys(GROUPS, 0)
         for name, group in self._groups.items():
             for piece, weight in zip(group.own, group.weights, strict=True):
                 moments = {moment: piece.of(self._slabs[moment]).zero_() for moment in MOMENTS}

@@ -36,7 +36,7 @@ def test_operations_are_those_of_a_loop_over_layers() -> None:
 def sent(comm: Comm, data: str) -> int:
     """Bytes that a step sends."""
     join(comm)
-    made = make(data, PAPER)
+    made = make(data, (*PAPER, "train.gradients=send"))
     for step in range(2):  # DDP may rebuild its buckets after the first
         made.engine.ranks.comm.bytes_sent.clear()
         made.engine.measure(next(made.stream), step=step, moves=EVERYTHING)

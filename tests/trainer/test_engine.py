@@ -53,10 +53,10 @@ def test_micro_batches_with_batch_norm_are_refused() -> None:
         resolve(["train.accumulate=2", "networks.norm=batch"])
 
 
-def sent_by_stage(comm: Comm, data: str) -> dict[str, Any]:
+def sent_by_stage(comm: Comm, data: str, way: str) -> dict[str, Any]:
     """Bytes of gradients and of rows that a step of each stage sends, and which gradients exist."""
     join(comm)
-    engine, stream = (made := make(data, ("schedule.clips=4", *PAPER))).engine, made.stream
+    engine, stream = (made := make(data, (*words_of(way), *PAPER))).engine, made.stream
     networks, found = engine.networks, {}
     comm = engine.ranks.comm
     sizes = {
@@ -76,18 +76,30 @@ def sent_by_stage(comm: Comm, data: str) -> dict[str, Any]:
     return {"sizes": sizes, "stages": found}
 
 
+def words_of(way: str) -> tuple[str, str]:
+    return "schedule.clips=4", f"train.gradients={way}"
+
+
 @pytest.mark.ranks
-def test_a_frozen_network_costs_no_gradient_and_no_byte(data: str) -> None:
+@pytest.mark.parametrize("way", ["memory", "send"])
+def test_a_frozen_network_costs_no_gradient_and_no_byte(data: str, way: str) -> None:
     """What a stage sends is the gradient of what it moves, and rows; nothing else is computed."""
-    for found in run_ranks(sent_by_stage, 2, data):
+    ranks = run_ranks(sent_by_stage, 2, data, way)
+    for found in ranks:
         sizes, stages = found["sizes"], found["stages"]
         for name, groups in {
             "generator": ("gamma",), "latents": ("theta",), "together": ("gamma", "theta"),
         }.items():  # fmt: skip
-            # Each of two ranks sends as much as the gradients take.
-            assert stages[name]["sent"]["gradients"] == sum(sizes[group] for group in groups)
+            # Each of two ranks sends as much as the gradients take, or hands over its share.
+            given = [rank["stages"][name]["sent"]["gradients"] for rank in ranks]
+            whole = sum(sizes[group] for group in groups)
+            assert given == [whole, whole] if way == "send" else sum(given) == whole
             assert stages[name]["grads"] == {g: g in groups for g in ("gamma", "theta")}
-        rows = [sum(v for k, v in s["sent"].items() if k != "gradients") for s in stages.values()]
+        # All but gradients and the sums of their norms.
+        rows = [
+            sum(size for kind, size in found["sent"].items() if kind not in ("gradients", "sum"))
+            for found in stages.values()
+        ]
         assert rows[0] < rows[1] == rows[2]
 
 
