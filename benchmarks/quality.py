@@ -37,6 +37,8 @@ CASES = {
          "--crop", "160"), "chair_cad", 30,
     ),
 }  # fmt: skip
+SAMPLES = 12
+"""Points of a curve."""
 PER_VIDEO = ("latents.static_key=video", "latents.transient_key=video")
 
 
@@ -58,22 +60,23 @@ def train(name: str, data: Path, out: Path, *, label: str, minutes: float, words
     command = [
         sys.executable, str(ROOT / "trainer" / "main.py"), f"preset={preset}",
         f"data.manifest={data}", f"name={name}-{label}", f"train.minutes={minutes}", *PER_VIDEO,
-        *words,
+        f"train.sample_minutes={minutes / SAMPLES}", *words,
     ]  # fmt: skip
     subprocess.run(command, check=True, cwd=out)
     return out / "runs" / f"{name}-{label}"
 
 
 def result(run: Path, *, seconds: float) -> dict[str, object]:
-    """What a run reached: final PSNR over all training videos, and the curve of the loss's PSNR."""
+    """What a run reached: PSNR over all training videos at the end, over some on the way there."""
     summary = json.loads((run / "run.json").read_text())
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    samples = [event for event in summary["events"] if event["kind"] == "sample"]
     return {
         "psnr": summary["final"]["psnr"],
         "steps": summary["step"],
         "wall_seconds": round(seconds, 1),
         "curve": [
-            (round(row["seconds"], 1), round(row["psnr"], 2)) for row in rows if "psnr" in row
+            *((event["seconds"], event["psnr_sample"]) for event in samples),
+            (summary["final"]["seconds"], summary["final"]["psnr"]),
         ],
     }
 
@@ -122,13 +125,14 @@ def write_table(figures: dict[str, dict], out: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
+    for key, f in figures.items():
+        print(key, " ".join(f"{seconds:.0f} s: {psnr:.1f}" for seconds, psnr in f["curve"]))
     lines = ["| run | steps | seconds | PSNR, mean over all training videos |", "|---|---|---|---|"]
     figure, axes = plt.subplots(figsize=(7, 4))
     for key, f in figures.items():
         lines.append(f"| {key} | {f['steps']} | {f['wall_seconds']:.0f} | {f['psnr']:.2f} dB |")
-        if f["curve"]:
-            axes.plot(*zip(*f["curve"], strict=True), label=key)
-    axes.set(xlabel="seconds", ylabel="PSNR of the step's frames, dB")
+        axes.plot(*zip(*f["curve"], strict=True), marker=".", label=key)
+    axes.set(xlabel="seconds", ylabel="PSNR of 8 training videos, dB (last: of all)")
     axes.legend()
     figure.tight_layout()
     figure.savefig(out / "quality.png", dpi=120)

@@ -16,13 +16,13 @@ from data_shards.errors import UserError
 from data_shards.memory import decoded_bytes
 from data_shards.rows import rows_of
 from data_shards.stream import OpenManifest
-from trainer import beginning, pictures, setup
+from trainer import beginning, setup
 from trainer.checkpoint import Checkpointer
 from trainer.comm import Comm
 from trainer.commit import read_json, replace_durable, update_json
 from trainer.config import Config
 from trainer.engine import Engine
-from trainer.fidelity import fidelity, to_uint8
+from trainer.fidelity import fidelity
 from trainer.latents import KINDS
 from trainer.leaving import (
     DONE,
@@ -42,8 +42,8 @@ from trainer.parallel import Ranks, start
 from trainer.run import CONFIG, open_run
 from trainer.runlock import InUse, take_lock
 from trainer.saves import Saves
-from trainer.scores import video_psnr
 from trainer.settings import to_dict, to_yaml
+from trainer.sheet import write_sheet
 from trainer.summary import write_samples
 from trainer.telemetry import Telemetry
 from trainer.watchdog import Watchdog
@@ -277,26 +277,3 @@ def finish(parts: Parts) -> None:
     if told.returncode:
         log.warning("no report: %s", told.stderr.strip() or told.stdout.strip())
     parts.telemetry.say(NEXT.format(run=parts.folder))
-
-
-def write_sheet(parts: Parts, at: Progress, *, count: int = 8) -> None:
-    """A sheet of some training clips as they are now, real above generated; all ranks together."""
-    engine, opened = parts.engine, parts.opened
-    clips = np.linspace(0, opened.manifest.clips - 1, min(count, opened.manifest.clips)).astype(int)
-    layout = parts.config.latents
-    codes = (
-        engine.dictionary.rows("static", rows_of(opened, clips, layout.static_key)),
-        engine.dictionary.rows("transient", rows_of(opened, clips, layout.transient_key)),
-    )
-    if engine.ranks.comm.rank:
-        return
-    part = ClipReader(opened)[Request(0, clips, np.zeros_like(clips))]
-    engine.networks.eval()
-    with torch.no_grad(), engine.average.shown():
-        fake = to_uint8(engine.networks(*codes)[0]).cpu()
-    engine.networks.train()
-    names = [opened.manifest.videos[v].name for v in opened.table["video"][clips]]
-    real_BTHWC, fake_BTHWC = (x.permute(0, 1, 3, 4, 2).numpy() for x in (part.frames_BTCHW, fake))
-    parts.observer.evaluated({"psnr_sample": float(video_psnr(fake_BTHWC, real_BTHWC).mean())})
-    sheet = pictures.sheet(pictures.real_above_generated(names, real_BTHWC, fake_BTHWC))
-    pictures.write_png(parts.folder / "samples" / f"step-{at.step:08d}.png", sheet)

@@ -1,0 +1,42 @@
+"""A look at training while it goes on: some clips as they are now, real above generated."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from data_shards.dataset import ClipReader, Request
+from data_shards.rows import rows_of
+from trainer import pictures
+from trainer.fidelity import to_uint8
+from trainer.loop import Parts, Progress
+from trainer.scores import video_psnr
+
+
+def write_sheet(parts: Parts, at: Progress, *, count: int = 8) -> None:
+    """A sheet of some training clips as they are now, real above generated; all ranks together."""
+    engine, opened = parts.engine, parts.opened
+    clips = np.linspace(0, opened.manifest.clips - 1, min(count, opened.manifest.clips)).astype(int)
+    layout = parts.config.latents
+    codes = (
+        engine.dictionary.rows("static", rows_of(opened, clips, layout.static_key)),
+        engine.dictionary.rows("transient", rows_of(opened, clips, layout.transient_key)),
+    )
+    if engine.ranks.comm.rank:
+        return
+    part = ClipReader(opened)[Request(0, clips, np.zeros_like(clips))]
+    engine.networks.eval()
+    with torch.no_grad(), engine.average.shown():
+        fake = to_uint8(engine.networks(*codes)[0]).cpu()
+    engine.networks.train()
+    names = [opened.manifest.videos[v].name for v in opened.table["video"][clips]]
+    real_BTHWC, fake_BTHWC = (x.permute(0, 1, 3, 4, 2).numpy() for x in (part.frames_BTCHW, fake))
+    psnr = float(video_psnr(fake_BTHWC, real_BTHWC).mean())
+    parts.observer.evaluated({"psnr_sample": psnr})
+    parts.telemetry.note(
+        "sample", step=at.step, seconds=round(at.seconds, 1), psnr_sample=round(psnr, 3),
+        text=f"step {at.step}: {psnr:.2f} dB over the {len(clips)} videos of samples/"
+        f"step-{at.step:08d}.png",
+    )  # fmt: skip
+    sheet = pictures.sheet(pictures.real_above_generated(names, real_BTHWC, fake_BTHWC))
+    pictures.write_png(parts.folder / "samples" / f"step-{at.step:08d}.png", sheet)
