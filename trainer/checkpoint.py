@@ -67,17 +67,17 @@ class Checkpointer:
 
     def due(self, step: int) -> bool:
         """Whether this rank thinks that a save is due after `step`. The clock and the touch file
-        are rank 0's: let the ranks agree (`leaving.agree`) before calling `save`."""
+        are rank 0's: let the ranks agree before calling `save`."""
         config, now = self._config, time.monotonic()
         if step in self._known:
             return False
-        if config.steps and step % config.steps == 0:
+        if config.at_step(step):
             return True
-        if self._comm.rank or self._pending:
+        if self._comm.rank:
             return False
-        if config.minutes and now - self._saved_at >= config.minutes * 60:
+        if now - self._saved_at >= config.seconds:
             return True
-        if now - self._looked_at < 1:
+        if self._pending or now - self._looked_at < 1:
             return False
         self._looked_at = now
         return (self._run / TOUCH).exists()

@@ -121,7 +121,7 @@ def train(
             with engine.phases("checkpoint"):
                 parts.saves.poll(ready=not agreed.writing)
                 if agreed.due and not agreed.asked and not finished(config, steps, step, seconds):
-                    save(parts, Progress(step, seconds), background=config.checkpoint.background)
+                    save(parts, Progress(step, seconds), background=config.checkpoint.behind)
             if agreed.asked:
                 save(parts, Progress(step, seconds))
                 return Progress(step, seconds), True

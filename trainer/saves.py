@@ -11,6 +11,10 @@ from trainer.checkpoint import Checkpointer
 from trainer.telemetry import Telemetry
 
 
+LONG_SECONDS = 10.0
+"""Training that waited longer for a checkpoint to be written is told of."""
+
+
 class Saves:
     """A `Checkpointer` whose outcomes are counted. All ranks call it together."""
 
@@ -38,8 +42,17 @@ class Saves:
 
     def finish(self) -> None:
         """Commit a background save, waiting for it; the rows' next snapshot may be taken then."""
-        if self._began is not None:
-            self._tell(self.checkpoints.finish)
+        if self._began is None:
+            return
+        start = time.perf_counter()
+        self._tell(self.checkpoints.finish)
+        waited = time.perf_counter() - start
+        if waited > LONG_SECONDS:
+            self._telemetry.say(
+                f"training waited {waited:.0f} s for the checkpoint of step {self._saving} to be "
+                "written; larger checkpoint.minutes or checkpoint.steps spare that, and a kill "
+                "costs more"
+            )
 
     def _tell(self, action: Callable[[], Path | None]) -> None:
         """Do it, and count how it went."""
