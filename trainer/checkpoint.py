@@ -223,7 +223,8 @@ class Checkpointer:
         if any(BUG in error for error in errors):
             raise RuntimeError(message)
         if self._config.on_full == "stop":
-            raise UserError(f"{message}; free some space and run the same command again")
+            advice = "free some space or mend the disk, and run the same command again"
+            raise UserError(f"{message}; {advice}")
         if self._comm.rank == 0:
             log.warning("%s; training goes on without it", message)
 
@@ -252,6 +253,7 @@ class Checkpointer:
                 self._known.add(step)
                 return self._folder / name
             damaged.append(name)
+            self._known.discard(step)
             if self._comm.rank == 0:
                 log.warning("%s: damaged, not used: %s", self._folder / name, reason)
             if set_aside:

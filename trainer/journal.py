@@ -43,8 +43,11 @@ class Journal:
         return True
 
     def close(self) -> None:
-        """Make the file durable and close it."""
-        os.fsync(self._file.fileno())
+        """Make the file durable and close it; a disk that fails here costs lines, not the run."""
+        try:
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            log.warning("%s: the last lines may be lost: %s", self._path, error)
         self._file.close()
 
 

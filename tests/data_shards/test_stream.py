@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from data_shards.batch import KEY_KINDS, ClipBatch
 from data_shards.config import DataConfig
 from data_shards.dataset import ClipReader
-from data_shards.errors import UserError
+from data_shards.errors import LoaderLost, UserError
 from data_shards.stream import Stream, open_manifest
 from tests.support.shards import pixels, write_set
 
@@ -210,7 +210,7 @@ def test_a_killed_loader_process_is_an_error_and_no_hang(sets):
         for child in set(multiprocessing.active_children()) - before:
             child.kill()
             child.join()
-        with pytest.raises(UserError, match="a loader process is gone"):
+        with pytest.raises(LoaderLost, match="a loader process is gone"):
             for _ in range(3):
                 next(stream)
 
