@@ -1,8 +1,8 @@
 """How a run ends: exit codes, the exceptions that carry them, signals, and the way out.
 
 Signals only set a flag; the loop agrees on it with all ranks at the end of a step, saves and
-leaves. `leave` writes the run's status before it ends the process without Python's shutdown, because
-gloo now and then aborts there after all work is done.
+leaves. `leave` writes the run's status before it ends the process without Python's shutdown,
+because gloo now and then aborts there after all work is done.
 """
 
 from __future__ import annotations

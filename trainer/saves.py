@@ -10,7 +10,6 @@ from typing import Any
 from trainer.checkpoint import Checkpointer
 from trainer.telemetry import Telemetry
 
-
 LONG_SECONDS = 10.0
 """Training that waited longer for a checkpoint to be written is told of."""
 
