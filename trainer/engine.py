@@ -84,6 +84,11 @@ class Engine:
         self.parallel: Parallel | Zero | Shared
         self.optimiser: NetworkOptimiser | Zero | Shared
         memory = shared_memory(self.networks, ranks, way=config.train.gradients)
+        if ranks.zero and config.train.rollback:
+            raise UserError(
+                "train.rollback: DeepSpeed keeps the gradients of a step that is not taken; set 0, "
+                "or launch with accelerate_config.yaml"
+            )
         if ranks.zero:
             self.parallel = self.optimiser = Zero(self.networks, ranks, config=config.optim)
         elif memory is not None:

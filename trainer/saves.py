@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.checkpoint import Checkpointer
+from trainer.commit import step_of
 from trainer.telemetry import Telemetry
 
 LONG_SECONDS = 10.0
@@ -52,6 +53,14 @@ class Saves:
                 "written; larger checkpoint.minutes or checkpoint.steps spare that, and a kill "
                 "costs more"
             )
+
+    def back(self) -> Path | None:
+        """The newest whole checkpoint, once what is being written is committed; later steps will be
+        saved again."""
+        self.finish()
+        newest = self.checkpoints.recover()
+        self._saved = -1 if newest is None else step_of(newest.name) or 0
+        return newest
 
     def _tell(self, action: Callable[[], Path | None]) -> None:
         """Do it, and count how it went."""

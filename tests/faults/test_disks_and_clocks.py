@@ -11,42 +11,19 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 
 from data_shards.prepare import main as prepare
 from launch.chaos.processes import children, kill
-from tests.support.training import command, environment, launch, tensors, train
+from tests.support.training import differing, environment, launch, run_script, tensors, train
 from trainer import commit
 from trainer.saved import damage_of
 
 SEED = int(os.environ.get("NAVSYNTH_SEED", random.SystemRandom().randrange(10**6)))
 
 
-def run_script(script: Path, text: str, runs: Path, data: Path, *words: str, args: tuple = ()):
-    """Train in a process in which `text` has been executed before."""
-    script.write_text(text)
-    line = command(runs, data, *words)
-    return subprocess.run(
-        [line[0], str(script), *args, *line[2:]],
-        env=environment(), capture_output=True, text=True, check=False,
-    )  # fmt: skip
-
-
-def differing(one: dict, other: dict) -> list[str]:
-    """Names of tensors that are not the same in two checkpoints."""
-    assert one.keys() == other.keys()
-    return [name for name in one if not torch.equal(one[name], other[name])]
-
-
-LEAVE = """
-if __name__ == "__main__":
-    code = main.main()
-    leave(next(ending for ending in ENDINGS if ending.code == code))
-"""
-FAILING_DISK = f"""
+FAILING_DISK = """
 import errno, os, sys
-from trainer import engine, main
-from trainer.leaving import ENDINGS, leave
+from trainer import engine
 first, last = int(sys.argv.pop(1)), int(sys.argv.pop(1))
 update, fsync, at = engine.Engine.update, os.fsync, [0]
 
@@ -60,7 +37,7 @@ def failing(descriptor):
     fsync(descriptor)
 
 engine.Engine.update, os.fsync = counted, failing
-{LEAVE}"""
+"""
 
 
 @pytest.mark.parametrize("background", ["true", "false"])
@@ -101,10 +78,8 @@ def test_a_disk_that_is_full_when_the_run_begins(tmp_path: Path, data: Path) -> 
     assert "run.lock" in ended.stderr or "/dev/full" in ended.stderr
 
 
-JUMPING_CLOCK = f"""
+JUMPING_CLOCK = """
 import random, time
-from trainer import main
-from trainer.leaving import ENDINGS, leave
 dice, now, now_ns = random.Random(7), time.time, time.time_ns
 
 def jump():
@@ -112,7 +87,7 @@ def jump():
 
 time.time = lambda: now() + jump()
 time.time_ns = lambda: now_ns() + 10**9 * jump()
-{LEAVE}"""
+"""
 
 
 def test_a_clock_that_jumps_changes_nothing(tmp_path: Path, data: Path) -> None:
