@@ -64,6 +64,14 @@ class _Part(NamedTuple):
         )
 
 
+IDENTITY = {
+    "seed": "seed",
+    "clips": "schedule.clips",
+    "visit_steps": "schedule (steps on each batch)",
+    "shuffle_shards": "data.shuffle_shards",
+    "shuffle_block": "data.shuffle_block",
+}
+"""What a step's number means depends on these; the settings that give them."""
 TERMS = ("total", "rec", "static", "triplet", "mse")
 
 
@@ -217,6 +225,8 @@ class Engine:
             "seed": self.config.seed,
             "clips": self.pace.clips,
             "visit_steps": self.pace.visit_steps,
+            "shuffle_shards": self.config.data.shuffle_shards,
+            "shuffle_block": self.config.data.shuffle_block,
         }
 
     def restore(self, saved: Any) -> None:
@@ -227,10 +237,9 @@ class Engine:
         """
         for name, value in self.identity().items():
             if saved.state.get(name, value) != value:
-                setting = "seed" if name == "seed" else f"schedule ({name})"
                 raise UserError(
-                    f"{setting}: the run was trained with {saved.state[name]} and cannot go on "
-                    f"with {value}; choose another name=..."
+                    f"{IDENTITY[name]}: the run was trained with {saved.state[name]} and cannot "
+                    f"go on with {value}; choose another name=..."
                 )
         try:
             self._restore(saved)
