@@ -1,4 +1,4 @@
-"""The one exception for mistakes that a user can mend."""
+"""Exceptions that decide how a program ends."""
 
 from __future__ import annotations
 
@@ -8,3 +8,7 @@ class UserError(ValueError):
 
     Entry points print it without a traceback and leave with exit code 2.
     """
+
+
+class LoaderLost(RuntimeError):  # noqa: N818
+    """A loader process is gone: killed, or out of memory. The same command again goes on."""

@@ -15,7 +15,7 @@ used, which no library version changes. Any step can be asked for at any time.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -51,7 +51,6 @@ class Plan:
         batch: clips of a global batch, B.
         group: shards merged at a time; more mix better and keep more shards open.
         block: clips shuffled at a time, after the merge.
-        fingerprint: of the manifest; part of the state: a run never resumes on other footage.
 
     Raises:
         UserError: no clips, or a number out of range.
@@ -65,13 +64,11 @@ class Plan:
         batch: int,
         group: int = 16,
         block: int = 4096,
-        fingerprint: str = "",
     ) -> None:
         self.counts = np.asarray(clips_per_shard, dtype=np.int64)
         self.first = np.concatenate([[0], np.cumsum(self.counts)])
         self.clips = int(self.first[-1])
         self.seed, self.batch_size, self.group, self.block = seed, batch, group, block
-        self.fingerprint = fingerprint
         if self.clips < 1 or self.counts.min() < 0:
             raise UserError("data.manifest: no clips to read; prepare the footage again")
         for name, value in (("batch", batch), ("shuffle_shards", group), ("shuffle_block", block)):
@@ -125,32 +122,6 @@ class Plan:
             word_B = _mix(word_B + batch.clip_B.astype(np.uint64))
         choices_B = (np.asarray(stored_B, dtype=np.int64) - frames + 1).astype(np.uint64)
         return (((word_B >> np.uint64(32)) * choices_B) >> np.uint64(32)).astype(np.int64)
-
-    def state(self, step: int) -> dict[str, int | str]:
-        """All that a resume needs (far under 1 KB as JSON)."""
-        return {
-            "step": step,
-            "seed": self.seed,
-            "batch": self.batch_size,
-            "group": self.group,
-            "block": self.block,
-            "fingerprint": self.fingerprint,
-        }
-
-    def resume(self, state: Mapping[str, int | str]) -> int:
-        """The step of a saved state, after checking that it speaks of this very sequence.
-
-        Raises:
-            UserError: saved with other footage, seed, batch or shuffle settings.
-        """
-        mine = self.state(int(state["step"]))
-        for key, value in mine.items():
-            if state.get(key) != value:
-                raise UserError(
-                    f"resume: the run was saved with {key} {state.get(key)!r}, now it is {value!r};"
-                    " resume with the settings of the run folder"
-                )
-        return int(mine["step"])
 
     def _raw(self, n: int, *, epoch: int, group: int, use: int) -> np.ndarray:
         """`n` raw 64-bit words for one use."""

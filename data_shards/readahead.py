@@ -16,8 +16,11 @@ from torch.utils.data import DataLoader, get_worker_info
 
 from data_shards.config import DataConfig
 from data_shards.dataset import ClipReader, Part, Request
-from data_shards.errors import UserError
+from data_shards.errors import LoaderLost
 from data_shards.memory import Resident
+
+LOST = "DataLoader worker (pid"
+"""How torch begins to tell of a loader process that died."""
 
 
 class Source(Protocol):
@@ -125,7 +128,9 @@ class Processes:
         try:
             part = next(self._iterator)
         except RuntimeError as error:
-            raise UserError(
+            if not str(error).startswith(LOST):
+                raise  # a bug in the process, which lives
+            raise LoaderLost(
                 f"data.workers: a loader process is gone ({str(error).splitlines()[0]}); "
                 "if memory ran out, lower data.workers or data.prefetch"
             ) from error

@@ -65,7 +65,6 @@ def make_plan(opened: OpenManifest, config: DataConfig, *, seed: int, batch: int
         batch=batch,
         group=config.shuffle_shards,
         block=config.shuffle_block,
-        fingerprint=opened.manifest.fingerprint,
     )
 
 
@@ -81,7 +80,7 @@ class Stream:
         start_step: the step of the first batch.
         progress: show a bar where decoding into memory takes more than two seconds.
 
-    `step` is the step of the batch that comes next; `plan.state(step)` is all a resume needs.
+    `step` is the step of the batch that comes next: all that a resume needs.
     `damaged` lists the clips found damaged, each once. `close()` ends loader processes.
 
     Raises:

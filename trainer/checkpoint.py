@@ -67,17 +67,17 @@ class Checkpointer:
 
     def due(self, step: int) -> bool:
         """Whether this rank thinks that a save is due after `step`. The clock and the touch file
-        are rank 0's: let the ranks agree (`leaving.agree`) before calling `save`."""
+        are rank 0's: let the ranks agree before calling `save`."""
         config, now = self._config, time.monotonic()
         if step in self._known:
             return False
-        if config.steps and step % config.steps == 0:
+        if config.at_step(step):
             return True
-        if self._comm.rank or self._pending:
+        if self._comm.rank:
             return False
-        if config.minutes and now - self._saved_at >= config.minutes * 60:
+        if now - self._saved_at >= config.seconds:
             return True
-        if now - self._looked_at < 1:
+        if self._pending or now - self._looked_at < 1:
             return False
         self._looked_at = now
         return (self._run / TOUCH).exists()
@@ -223,7 +223,8 @@ class Checkpointer:
         if any(BUG in error for error in errors):
             raise RuntimeError(message)
         if self._config.on_full == "stop":
-            raise UserError(f"{message}; free some space and run the same command again")
+            advice = "free some space or mend the disk, and run the same command again"
+            raise UserError(f"{message}; {advice}")
         if self._comm.rank == 0:
             log.warning("%s; training goes on without it", message)
 
@@ -252,6 +253,7 @@ class Checkpointer:
                 self._known.add(step)
                 return self._folder / name
             damaged.append(name)
+            self._known.discard(step)
             if self._comm.rank == 0:
                 log.warning("%s: damaged, not used: %s", self._folder / name, reason)
             if set_aside:

@@ -51,6 +51,11 @@ class TrainConfig:
     accumulate: int = 1
     """Micro-batches that each rank's part of a global batch is computed in, one after the other:
     memory for activations shrinks by as much, results stay."""
+    rollback: int = 0
+    """How often a run with a step that is not finite goes back to its newest checkpoint and goes on
+    with lower rates, instead of ending; not with DeepSpeed."""
+    rollback_rate: float = 0.5
+    """What all rates are multiplied by each time it goes back."""
     gradients: str = "auto"
     """How ranks add up the networks' gradients: auto (memory, where it can be) | memory (weights
     shared by the processes of one machine without GPUs) | send (DistributedDataParallel)."""
@@ -74,6 +79,8 @@ class TrainConfig:
             raise UserError(f"train.precision: {self.precision!r} is none of no, tf32, bf16")
         if self.gradients not in ("auto", "memory", "send"):
             raise UserError(f"train.gradients: {self.gradients!r} is none of auto, memory, send")
+        if self.rollback < 0 or not 0 < self.rollback_rate < 1:
+            raise UserError("train: rollback >= 0 and rollback_rate in (0, 1) are needed")
         if self.accumulate < 1:
             raise UserError(f"train.accumulate: {self.accumulate} is below 1")
 

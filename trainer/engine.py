@@ -64,6 +64,14 @@ class _Part(NamedTuple):
         )
 
 
+IDENTITY = {
+    "seed": "seed",
+    "clips": "schedule.clips",
+    "visit_steps": "schedule (steps on each batch)",
+    "shuffle_shards": "data.shuffle_shards",
+    "shuffle_block": "data.shuffle_block",
+}
+"""What a step's number means depends on these; the settings that give them."""
 TERMS = ("total", "rec", "static", "triplet", "mse")
 
 
@@ -84,6 +92,11 @@ class Engine:
         self.parallel: Parallel | Zero | Shared
         self.optimiser: NetworkOptimiser | Zero | Shared
         memory = shared_memory(self.networks, ranks, way=config.train.gradients)
+        if ranks.zero and config.train.rollback:
+            raise UserError(
+                "train.rollback: DeepSpeed keeps the gradients of a step that is not taken; set 0, "
+                "or launch with accelerate_config.yaml"
+            )
         if ranks.zero:
             self.parallel = self.optimiser = Zero(self.networks, ranks, config=config.optim)
         elif memory is not None:
@@ -212,6 +225,8 @@ class Engine:
             "seed": self.config.seed,
             "clips": self.pace.clips,
             "visit_steps": self.pace.visit_steps,
+            "shuffle_shards": self.config.data.shuffle_shards,
+            "shuffle_block": self.config.data.shuffle_block,
         }
 
     def restore(self, saved: Any) -> None:
@@ -222,10 +237,9 @@ class Engine:
         """
         for name, value in self.identity().items():
             if saved.state.get(name, value) != value:
-                setting = "seed" if name == "seed" else f"schedule ({name})"
                 raise UserError(
-                    f"{setting}: the run was trained with {saved.state[name]} and cannot go on "
-                    f"with {value}; choose another name=..."
+                    f"{IDENTITY[name]}: the run was trained with {saved.state[name]} and cannot "
+                    f"go on with {value}; choose another name=..."
                 )
         try:
             self._restore(saved)

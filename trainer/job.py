@@ -36,9 +36,10 @@ from trainer.leaving import (
     one_line,
     signals,
 )
-from trainer.loop import Parts, Progress, save, train
+from trainer.loop import Parts, Progress, save
 from trainer.observe import Observer
 from trainer.parallel import Ranks, start
+from trainer.rollback import train_with_rollbacks
 from trainer.run import CONFIG, open_run
 from trainer.runlock import InUse, take_lock
 from trainer.saves import Saves
@@ -129,7 +130,7 @@ def _open(
     if newest is not None:
         saved = checkpoints.open(newest)
         engine.restore(saved)
-        begin = Progress(int(saved.state["step"]), float(saved.state["seconds"]))
+        begin = Progress.of(saved.state)
     elif config.begin.latents == "footage":
         with watchdog.patience(3600):
             _begin_at_footage(config, opened, engine)
@@ -241,7 +242,7 @@ def _begin_at_footage(config: Config, opened: OpenManifest, engine: Engine) -> N
 
 def _train(parts: Parts, begin: Progress) -> Ending:
     """Train, then look at the whole: PSNR, samples, report."""
-    at, stopped = train(parts, begin, on_sample=lambda at: write_sheet(parts, at))
+    at, stopped = train_with_rollbacks(parts, begin, on_sample=lambda at: write_sheet(parts, at))
     rank, folder = parts.engine.ranks.comm.rank, parts.folder
     if stopped:
         text = f"{parts.asked.signal or 'a signal'}: saved step {at.step}; the same command resumes"

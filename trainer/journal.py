@@ -21,10 +21,18 @@ class Journal:
     def __init__(self, path: Path, *, start_step: int = 0) -> None:
         """Open the journal of a run that goes on after `start_step`; later lines are cut off."""
         self._path = path
-        cut(path, step=start_step)
-        self._file = path.open("ab", buffering=0)
-        self._good = self._file.seek(0, os.SEEK_END)
         self._warned = False
+        self._open(start_step)
+
+    def _open(self, step: int) -> None:
+        cut(self._path, step=step)
+        self._file = self._path.open("ab", buffering=0)
+        self._good = self._file.seek(0, os.SEEK_END)
+
+    def back(self, step: int) -> None:
+        """Cut off the lines after `step`, since those steps will be taken again."""
+        self._file.close()
+        self._open(step)
 
     def write(self, line: Mapping[str, Any]) -> bool:
         """Append a line; False if the disk did not take it (told once, nothing is half-written)."""
@@ -43,8 +51,11 @@ class Journal:
         return True
 
     def close(self) -> None:
-        """Make the file durable and close it."""
-        os.fsync(self._file.fileno())
+        """Make the file durable and close it; a disk that fails here costs lines, not the run."""
+        try:
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            log.warning("%s: the last lines may be lost: %s", self._path, error)
         self._file.close()
 
 

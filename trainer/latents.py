@@ -203,6 +203,7 @@ class LatentDictionary:
         """Read pages saved by any number of ranks; rows are matched by key (see `reshard`)."""
         counts = {kind: restore_table(table, reader) for kind, table in self.tables.items()}
         self.steps = int(reader("dictionary.steps"))
+        self.basis = self._basis_MR = None
         low = self.config.low_rank
         if low.rank and low.scope == "dictionary" and self.steps >= low.every:
             self._restore_basis(reader)

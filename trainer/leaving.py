@@ -1,7 +1,7 @@
 """How a run ends: exit codes, the exceptions that carry them, signals, and the way out.
 
-Signals only set a flag; the loop agrees on it with all ranks at the end of a step (`agree`), saves
-and leaves. `leave` writes the run's status before it ends the process without Python's shutdown,
+Signals only set a flag; the loop agrees on it with all ranks at the end of a step, saves and
+leaves. `leave` writes the run's status before it ends the process without Python's shutdown,
 because gloo now and then aborts there after all work is done.
 """
 
@@ -19,10 +19,8 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-import torch
-
-from data_shards.errors import UserError
-from trainer.comm import Comm
+from data_shards.disk import DISK_ERRORS
+from data_shards.errors import LoaderLost, UserError
 from trainer.commit import update_json
 
 RUN_FILE = "run.json"
@@ -57,13 +55,15 @@ NON_FINITE = Ending(
     ExitCode.NON_FINITE, "non-finite", "a loss or gradient is not finite; the step was not taken"
 )
 HANG = Ending(ExitCode.HANG, "hang", "no sign of life; the stacks are in hang-rank-N.txt")
-LOST_RANK = Ending(ExitCode.LOST_RANK, "lost-rank", "another rank died or cannot be reached")
+LOST_RANK = Ending(
+    ExitCode.LOST_RANK, "lost-rank", "a process of the run died or cannot be reached"
+)
 PREEMPTED = Ending(ExitCode.PREEMPTED, "preempted", "a signal; saved, start it again to continue")
 ENDINGS = (DONE, FAILED, USER_ERROR, NON_FINITE, HANG, LOST_RANK, PREEMPTED)
 
 LOST = re.compile(
     r"gloo|connection (closed|reset|refused)|broken pipe|nccl|socket timeout|"
-    r"timed out waiting|connection was likely closed|dataloader worker",
+    r"timed out waiting|connection was likely closed|dataloader worker \(pid",
     re.IGNORECASE,
 )
 
@@ -74,37 +74,26 @@ class NonFinite(Exception):  # noqa: N818
     """A loss term, gradient or row is not finite; raised on every rank before the update."""
 
 
-class Hang(Exception):  # noqa: N818
-    """Something gave no sign of life within its time."""
-
-
-class LostRank(Exception):  # noqa: N818
-    """Another rank is gone."""
-
-
-class Preempted(Exception):  # noqa: N818
-    """The run was asked to stop and has saved."""
-
-
 _BY_TYPE: dict[type[BaseException], Ending] = {
     UserError: USER_ERROR,
     NonFinite: NON_FINITE,
-    Hang: HANG,
-    LostRank: LOST_RANK,
-    Preempted: PREEMPTED,
+    LoaderLost: LOST_RANK,
 }
 
 
 def ending_of(error: BaseException | None) -> Ending:
     """How a run ends that stopped with `error` (None: it is done).
 
-    Backends report a dead peer as a bare RuntimeError, so the text decides there.
+    Backends report a dead peer as a bare RuntimeError, so the text decides there. A disk that is
+    full or fails is for the user to mend.
     """
     if error is None:
         return DONE
     for kind, ending in _BY_TYPE.items():
         if isinstance(error, kind):
             return ending
+    if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+        return USER_ERROR
     name = type(error).__name__
     if name.startswith("Dist") or (isinstance(error, RuntimeError) and LOST.search(str(error))):
         return LOST_RANK
@@ -148,12 +137,6 @@ def _follow_launcher() -> None:
     and the same command again would be refused. Linux only."""
     if "TORCHELASTIC_RUN_ID" in os.environ and sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGTERM))
-
-
-def agree(comm: Comm, **flags: bool) -> dict[str, bool]:
-    """Each flag as true as on any rank: one small collective for everything a step end decides."""
-    seen = torch.tensor([int(flag) for flag in flags.values()])
-    return dict(zip(flags, map(bool, comm.max_(seen).tolist()), strict=True))
 
 
 def leave(

@@ -8,7 +8,7 @@ much time has gone by.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,6 +47,13 @@ class Progress(NamedTuple):
 
     step: int
     seconds: float
+    rollbacks: int = 0
+    """How often it went back with lower rates (see `rollback`)."""
+
+    @classmethod
+    def of(cls, state: Mapping[str, Any]) -> Progress:
+        """Where a checkpoint is, from its counters."""
+        return cls(int(state["step"]), float(state["seconds"]), int(state.get("rollbacks", 0)))
 
 
 class Parts(NamedTuple):
@@ -96,7 +103,7 @@ def train(
                 if loaded != visit or batch is None:
                     (batch, problem), loaded = read(stream), visit
             stage = schedule.stage(step, pace=engine.pace)
-            factor = rate(config, steps, step, seconds)
+            factor = rate(config, steps, begin._replace(step=step, seconds=seconds))
             parts.watchdog.beat(step, stage.name)
             measured = engine.measure(batch, step=step, moves=stage.moves)
             agreed = agree(
@@ -114,6 +121,7 @@ def train(
             with parts.observer.update(stage.moves, logged=logged):
                 engine.update(step=step, moves=stage.moves, factor=factor)
             step, seconds = step + 1, agreed.seconds
+            here = begin._replace(step=step, seconds=seconds)
             parts.observer.record(
                 stream, measured, step=step, seconds=seconds, factor=factor, done=done,
                 logged=logged,
@@ -121,16 +129,16 @@ def train(
             with engine.phases("checkpoint"):
                 parts.saves.poll(ready=not agreed.writing)
                 if agreed.due and not agreed.asked and not finished(config, steps, step, seconds):
-                    save(parts, Progress(step, seconds), background=config.checkpoint.background)
+                    save(parts, here, background=config.checkpoint.behind)
             if agreed.asked:
-                save(parts, Progress(step, seconds))
-                return Progress(step, seconds), True
+                save(parts, here)
+                return here, True
             every = 60 * config.train.sample_minutes
             if every and seconds - sampled >= every:
                 sampled = seconds
                 with engine.phases("evaluation"), parts.watchdog.patience(600):
-                    on_sample(Progress(step, seconds))
-    return Progress(step, seconds), False
+                    on_sample(here)
+    return begin._replace(step=step, seconds=seconds), False
 
 
 def open_stream(parts: Parts, *, first: int) -> Stream:
@@ -170,10 +178,11 @@ def share(config: Config, steps: int | None, step: int, seconds: float) -> float
     return seconds / (60 * config.train.minutes)
 
 
-def rate(config: Config, steps: int | None, step: int, seconds: float) -> float:
+def rate(config: Config, steps: int | None, at: Progress) -> float:
     """What rates are multiplied by now."""
-    done = share(config, steps, step, seconds)
-    return schedule.rate_factor(done, curve=config.optim.curve, warmup=config.optim.warmup)
+    done = share(config, steps, at.step, at.seconds)
+    factor = schedule.rate_factor(done, curve=config.optim.curve, warmup=config.optim.warmup)
+    return factor * config.train.rollback_rate**at.rollbacks
 
 
 def read(stream: Stream) -> tuple[ClipBatch, str]:
@@ -231,8 +240,7 @@ def save(
 def state_of(parts: Parts, at: Progress) -> dict[str, Any]:
     """Counters of a checkpoint: all that is not a tensor."""
     return {
-        "step": at.step,
-        "seconds": at.seconds,
+        **at._asdict(),
         "fingerprint": parts.opened.manifest.fingerprint,
         **parts.engine.identity(),
     }

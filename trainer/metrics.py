@@ -56,6 +56,7 @@ SECTIONS: dict[str, tuple[Metric, ...]] = {
         Metric("navsynth_rows_touched_total", COUNTER, "Latent rows moved, all ranks.", ("table",)),
         Metric("navsynth_nonfinite_total", COUNTER, "Steps stopped for a value that is not finite, all lives."),
         Metric("navsynth_nonfinite_timestamp_seconds", GAUGE, "Unix time of the last such step, where there was one."),
+        Metric("navsynth_rollbacks_total", COUNTER, "Returns to a checkpoint with lower rates after such a step, all lives."),
     ),
     "Time": (
         Metric("navsynth_step_seconds", HISTOGRAM, "Time of a step (phase=all), and mean times of its phases between logged steps.", ("phase",), SECONDS),

@@ -85,9 +85,11 @@ class Observer:
     def _begin(self, saved_at: float | None) -> None:
         known = read_json(self.folder / RUN_FILE)
         events = [e for e in known.get("events", []) if e.get("kind") == "non-finite"]
+        backs = [e for e in known.get("events", []) if e.get("kind") == "rolled-back"]
         begun = {
             "navsynth_restarts_total": max(0, len(known.get("starts", [])) - 1),
             "navsynth_nonfinite_total": len(events),
+            "navsynth_rollbacks_total": len(backs),
             "navsynth_checkpoint_timestamp_seconds": saved_at or time.time(),
             "navsynth_checkpoint_interval_seconds": 60 * self.engine.config.checkpoint.minutes,
             **vitals.disk_figures(self.folder),
@@ -284,3 +286,9 @@ class Observer:
         self.telemetry.note("non-finite", step=step, text=f"step {step} is not finite")
         self.telemetry.add("navsynth_nonfinite_total")
         self.telemetry.show("navsynth_nonfinite_timestamp_seconds", now)
+
+    def rolled_back(self, step: int, *, text: str, **facts: Any) -> None:
+        """Count a return to the checkpoint of `step`; its log ends there."""
+        self.telemetry.back(step)
+        self.telemetry.note("rolled-back", step=step, text=text, **facts)
+        self.telemetry.add("navsynth_rollbacks_total")

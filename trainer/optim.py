@@ -101,11 +101,12 @@ class NetworkOptimiser:
 
     @torch.no_grad()
     def load(self, flat: dict[str, torch.Tensor]) -> None:
-        """Put back what `state` gave; a group that has not moved yet has no state."""
+        """Put back what `state` gave; a group that had not moved yet has no state."""
         for group, adam in self._adam.items():
             for i, param in enumerate(self.params[group]):
                 prefix = f"{group}.{i:04d}."
                 entry = {k.removeprefix(prefix): v for k, v in flat.items() if k.startswith(prefix)}
+                adam.state.pop(param, None)
                 if entry:
                     # Moments take the parameter's strides, which safetensors does not keep.
                     adam.state[param] = {

@@ -13,9 +13,11 @@ class CheckpointConfig:
     """When to save, and what to keep."""
 
     steps: int = 0
-    """Save every so many steps; 0: not by steps."""
+    """Lose at most so many steps when killed: save every so many, in the background every half as
+    many as well; 0: not by steps."""
     minutes: float = 5.0
-    """Save when so many minutes have passed since the last save; 0: not by time."""
+    """Lose at most so many minutes when killed: save when so many have passed since the last save,
+    in the background half as many; 0: not by time."""
     keep: int = 2
     """Keep the newest so many checkpoints; 0: all."""
     every: int = 0
@@ -23,7 +25,8 @@ class CheckpointConfig:
     best: bool = True
     """Also keep the one with the best score, where saves carry one (PSNR of the evaluation)."""
     background: bool = True
-    """Write files in a thread while training goes on."""
+    """Write files in a thread while training goes on. A save has half an interval to be written;
+    where it takes longer, training waits."""
     on_full: str = "stop"
     """When a checkpoint cannot be written (disk full or failing): stop | continue training."""
 
@@ -33,6 +36,29 @@ class CheckpointConfig:
                 raise UserError(f"checkpoint.{name}: {getattr(self, name)} is below 0")
         if self.on_full not in ("stop", "continue"):
             raise UserError(f"checkpoint.on_full: {self.on_full!r} is none of stop, continue")
+
+    @property
+    def behind(self) -> bool:
+        """Whether saves are written while training goes on; there is no half of a single step."""
+        return self.background and self.steps != 1
+
+    def at_step(self, step: int) -> bool:
+        """Whether a save is due by steps after `step`.
+
+        Behind training, the save before is the newest whole one until this one is written, and it
+        is written when the next one begins at the latest: two gaps must not exceed an interval.
+        """
+        if not self.steps:
+            return False
+        half = self.steps - self.steps // 2 if self.behind else 0
+        return step % self.steps in (0, half)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds between two saves by time; infinite where the clock does not matter."""
+        if not self.minutes:
+            return float("inf")
+        return self.minutes * (30 if self.behind else 60)
 
 
 def kept(

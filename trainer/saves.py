@@ -8,7 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from trainer.checkpoint import Checkpointer
+from trainer.commit import step_of
 from trainer.telemetry import Telemetry
+
+LONG_SECONDS = 10.0
+"""Training that waited longer for a checkpoint to be written is told of."""
 
 
 class Saves:
@@ -38,8 +42,25 @@ class Saves:
 
     def finish(self) -> None:
         """Commit a background save, waiting for it; the rows' next snapshot may be taken then."""
-        if self._began is not None:
-            self._tell(self.checkpoints.finish)
+        if self._began is None:
+            return
+        start = time.perf_counter()
+        self._tell(self.checkpoints.finish)
+        waited = time.perf_counter() - start
+        if waited > LONG_SECONDS:
+            self._telemetry.say(
+                f"training waited {waited:.0f} s for the checkpoint of step {self._saving} to be "
+                "written; larger checkpoint.minutes or checkpoint.steps spare that, and a kill "
+                "costs more"
+            )
+
+    def back(self) -> Path | None:
+        """The newest whole checkpoint, once what is being written is committed; later steps will be
+        saved again."""
+        self.finish()
+        newest = self.checkpoints.recover()
+        self._saved = -1 if newest is None else step_of(newest.name) or 0
+        return newest
 
     def _tell(self, action: Callable[[], Path | None]) -> None:
         """Do it, and count how it went."""

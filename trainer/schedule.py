@@ -135,11 +135,6 @@ def visit(step: int, *, pace: Pace) -> int:
     return step // pace.visit_steps
 
 
-def first_step(visit: int, *, pace: Pace) -> int:
-    """The first step on a global batch; the inverse of `visit`."""
-    return visit * pace.visit_steps
-
-
 def total_steps(*, clips: int, pace: Pace) -> int:
     """Steps after which the last of `passes` passes over `clips` clips is complete."""
     return math.ceil(pace.passes * clips / pace.clips) * pace.visit_steps

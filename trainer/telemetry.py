@@ -226,6 +226,11 @@ class Telemetry:
         except (OSError, ValueError) as error:
             log.warning("%s: event not kept: %s", path, error)
 
+    def back(self, step: int) -> None:
+        """Cut the log off after `step`: the run goes back there."""
+        if self.values is not None and self._first:
+            self._journal.back(step)
+
     def saved(self, path: Path | None, *, seconds: float, size: int) -> None:
         """Count a checkpoint; `path` None: it could not be written. `size` in bytes."""
         if self.values is None or not self._first:

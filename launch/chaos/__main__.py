@@ -137,10 +137,9 @@ def one_life(
         tally.moments[plan.moment] += 1
     whole = newest_whole(run)
     tally.without += had and whole is None
-    losses = tally.lost_behind if "checkpoint.background=true" in plan.words else tally.lost
     # A life that was ended before it opened the log still shows the steps of the life before.
     stepped = stamp(run) != before.log
-    losses.append(last_step(run) - (whole or 0) if stepped else 0)
+    tally.lost.append(last_step(run) - (whole or 0) if stepped else 0)
 
 
 def ends(run: Path) -> bool:

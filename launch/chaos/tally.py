@@ -25,8 +25,7 @@ class Tally:
     targets: Counter[str] = field(default_factory=Counter)
     moments: Counter[str] = field(default_factory=Counter)
     lost: list[int] = field(default_factory=list)
-    lost_behind: list[int] = field(default_factory=list)
-    """The same where saves were written in the background: steps go on while files are written."""
+    """Steps, by kill."""
     without: int = 0
     stuck: int = 0
     bits: int = 0
@@ -38,19 +37,16 @@ class Tally:
             self.survived == self.runs
             and not (self.without or self.bits or self.stuck)
             and max(self.lost, default=0) <= self.interval
-            and max(self.lost_behind, default=0) <= 2 * self.interval
         )
 
     def text(self) -> str:
         """The tally, to be read."""
         lost = f"at most {max(self.lost, default=0)} (a save interval: {self.interval})"
-        behind = f"at most {max(self.lost_behind, default=0)} (limit: {2 * self.interval})"
         rows = (
             ("killed", _counts(self.targets)),
             ("while", _counts(self.moments)),
             ("runs survived", f"{self.survived} of {self.runs}"),
             ("steps lost", lost),
-            ("... saving in the background", behind),
             ("bits different", str(self.bits)),
             ("moments without a checkpoint", f"{self.without} after the first save"),
             ("processes that did not end", str(self.stuck)),

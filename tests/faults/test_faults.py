@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from launch.chaos.processes import children
+from launch.slurm.inside import verdict
 from tests.support.cluster import wait_for
 from tests.support.training import command, environment, launch, tensors, train
 from trainer import commit
@@ -120,7 +121,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_goes_on(
     victim.write_bytes(data_of)
     assert train(tmp_path, data, "train.steps=9", "checkpoint.steps=3") == 0
     assert (folder / "step-00000006.damaged").is_dir()
-    assert "resumed at step 3" in str(record(tmp_path / "run")["events"])
+    assert "resumed at step 5" in str(record(tmp_path / "run")["events"])
     assert train(tmp_path, data, "train.steps=9", name="straight") == 0
     straight, healed = (tensors(tmp_path / name, 9) for name in ("straight", "run"))
     assert [key for key in straight if not torch.equal(straight[key], healed[key])] == []
@@ -192,3 +193,33 @@ def test_a_killed_rank_comes_back_under_torchrun(tmp_path: Path, data: Path) -> 
     assert len(record(run)["starts"]) == 2 and record(run)["status"] == "done"
     one, other = (tensors(tmp_path / name, 40) for name in ("straight", "run"))
     assert [key for key in one if not torch.equal(one[key], other[key])] == []
+
+
+@pytest.mark.ranks
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_killed_loader_process_is_no_mistake_of_the_user(
+    tmp_path: Path, data: Path, ranks: int
+) -> None:
+    """kill -9 of a loader process of the last rank: code 5, so that a cluster starts the run again,
+    and the same command goes on."""
+    words = ("train.steps=1000000", "train.log_steps=1", "checkpoint.steps=2",
+             "data.cache_mib=0", "begin.latents=random", "data.workers=1")  # fmt: skip
+    run, log = tmp_path / "run", tmp_path / "log"
+    with log.open("wb") as out:
+        started = subprocess.Popen(
+            command(tmp_path, data, *words, ranks=ranks), env=environment(), stderr=out, stdout=out
+        )
+    try:
+        wait_for(lambda: commit.committed(run / "checkpoints") or started.poll() is not None, "")
+        last = children(started.pid)[-1] if ranks > 1 else started.pid
+        os.kill(children(last)[-1], signal.SIGKILL)
+        assert started.wait(240) == (5 if ranks == 1 else 1), log.read_text()
+    finally:
+        started.kill()
+        started.wait()
+    assert record(run)["status"] == "lost-rank" and record(run)["code"] == 5, log.read_text()
+    assert "DataLoader worker (pid" in log.read_text()
+    (run / "slurm").mkdir()
+    assert verdict(run, since=0, retries=1) == "5 again"
+    steps = commit.committed(run / "checkpoints")[-1]
+    assert train(tmp_path, data, *words[1:], f"train.steps={steps + 2}") == 0

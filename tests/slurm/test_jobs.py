@@ -11,6 +11,7 @@ import torch
 from launch.slurm.__main__ import main
 from tests.support.cluster import Cluster, wait_for
 from tests.support.training import ROOT, SMALL, tensors
+from trainer.commit import committed
 
 pytestmark = [pytest.mark.slurm, pytest.mark.xdist_group("slurm"), pytest.mark.timeout(600)]
 
@@ -74,6 +75,29 @@ def test_asked_to_make_room_it_saves_is_queued_again_and_ends_as_if_never_stoppe
     ended = tensors(Path("runs", "run"), STEPS)
     assert ended.keys() == straight.keys()
     assert [name for name in ended if not torch.equal(ended[name], straight[name])] == []
+
+
+def test_a_time_limit_costs_nothing(slurm: Cluster, data: Path) -> None:
+    """SLURM itself sends USR1 before the limit of a minute: the run saves, is queued again, and its
+    next job goes on at that step. Nobody else asks."""
+    job = submit(data, "--time", "1", "--signal-seconds", "30", "train.steps=1000000")
+    wait_for(lambda: slurm.show(job).get("Restarts") == "1", f"a requeue: {log()}")
+    assert record()["status"] == "preempted", log()
+    steps = committed(Path("runs", "run", "checkpoints"))
+    assert record()["step"] == steps[-1] >= 1
+
+    def again() -> bool:
+        slurm.hurry(job)
+        return len(record().get("starts", [])) > 1
+
+    wait_for(again, f"a second life: {log()}")
+    wait_for(lambda: f"resumed at step {steps[-1]} " in str(record()["events"]), log())
+
+    def cancelled() -> bool:
+        slurm.run("scancel", job)  # again and again: it may just be queued once more
+        return slurm.state(job) == "CANCELLED"
+
+    wait_for(cancelled, f"the end of job {job}")
 
 
 def test_a_node_that_dies_costs_no_more_than_a_save_interval(slurm: Cluster, data: Path) -> None:

@@ -41,6 +41,37 @@ def test_scripts_are_shell(job: JobConfig, tmp_path: Path) -> None:
         assert script.index("#SBATCH --requeue") < script.index("set -u")
 
 
+@pytest.mark.parametrize(
+    ("options", "lines"),
+    [
+        (["--venv", "/home/a b/venv"],
+         ["source '/home/a b/venv'/bin/activate", "python=(python)"]),
+        (["--container", "image.sif"],
+         ['python=(apptainer exec --bind "$PWD" image.sif python)']),
+        (["--container", "my image.sif", "--gpus-per-node", "2"],
+         ["""python=(apptainer exec --nv --bind "$PWD" 'my image.sif' python)""", "processes=2"]),
+        (["--setup", "module load cuda", "--setup", "export A='b c'"],
+         ["module load cuda", "export A='b c'"]),
+    ],
+)  # fmt: skip
+def test_hooks_come_before_everything_that_needs_them(
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+    options: list[str],
+    lines: list[str],
+) -> None:
+    """Modules, virtual environments and containers, as a dry run prints them: each on a line of its
+    own, in order, before the run is begun."""
+    monkeypatch.chdir(tmp_path)
+    assert main(["submit", "--dry-run", f"data.manifest={data}", *options]) == 0
+    told = [line.partition("  #")[0].rstrip() for line in capsys.readouterr().out.splitlines()]
+    places = [told.index(line) for line in lines]
+    begin = next(i for i, line in enumerate(told) if "-m launch.slurm begin" in line)
+    assert places == sorted(places) and places[-1] < begin
+
+
 def test_a_dry_run_prints_the_script(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:

@@ -45,6 +45,7 @@ ReturnToService=2
 JobRequeue=1
 SlurmdTimeout=5
 KillWait=60
+OverTimeLimit=10
 MinJobAge=3600
 SchedulerParameters=batch_sched_delay=1,sched_interval=1,bf_interval=1
 NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={n1} CPUs=4 RealMemory=8000

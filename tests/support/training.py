@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import torch
 from safetensors import safe_open
 
 from trainer.main import main
@@ -28,6 +29,14 @@ SMALL = (
     "telemetry.endpoint=false",
     "telemetry.log=none",
 )
+
+LEAVE = """
+if __name__ == "__main__":
+    from trainer import main
+    from trainer.leaving import ENDINGS, leave
+    code = main.main()
+    leave(next(ending for ending in ENDINGS if ending.code == code))
+"""
 
 
 def train(runs: Path, data: Path, *words: str, name: str = "run") -> int:
@@ -63,7 +72,26 @@ def launch(runs: Path, data: Path, *words: str, name: str = "run", ranks: int = 
     )  # fmt: skip
 
 
-def tensors(run: Path, step: int) -> dict[str, object]:
+def run_script(
+    script: Path, text: str, runs: Path, data: Path, *words: str, args=(), ranks: int = 1
+):
+    """Train by a script that alters the program before it calls `trainer.main`."""
+    script.write_text(text + LEAVE)
+    line = command(runs, data, *words, ranks=ranks)
+    place = next(i for i, word in enumerate(line) if word.endswith("trainer/main.py"))
+    return subprocess.run(
+        [*line[:place], str(script), *args, *line[place + 1 :]],
+        env=environment(), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+def differing(one: dict, other: dict) -> list[str]:
+    """Names of tensors that are not the same in two checkpoints."""
+    assert one.keys() == other.keys()
+    return [name for name in one if not torch.equal(one[name], other[name])]
+
+
+def tensors(run: Path, step: int) -> dict[str, torch.Tensor]:
     """Every tensor of a checkpoint by file kind and name, whatever ranks wrote it."""
     found = {}
     for path in sorted((run / "checkpoints" / f"step-{step:08d}").glob("*.safetensors")):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import resource
 import shutil
 import signal
@@ -195,12 +196,14 @@ def test_what_is_saved_in_the_background_is_what_was(tmp_path: Path) -> None:
 
 
 def test_when_a_save_is_due(tmp_path: Path) -> None:
-    """By steps, by the clock, by a touch file; never twice for one step."""
-    assert [step for step in range(1, 10) if saver(tmp_path, steps=4, minutes=0).due(step)] == [
-        4,
-        8,
-    ]
+    """By steps, by the clock, by a touch file; never twice for one step; in the background twice as
+    often, since training goes on while files are written."""
+    for background, due in ((False, [4, 8]), (True, [2, 4, 6, 8])):
+        checkpoints = saver(tmp_path, steps=4, minutes=0, background=background)
+        assert [step for step in range(1, 10) if checkpoints.due(step)] == due
     assert saver(tmp_path, minutes=1e-9).due(1)
+    assert CheckpointConfig(minutes=5, background=False).seconds == 300
+    assert CheckpointConfig(minutes=5).seconds == 150
     checkpoints = saver(tmp_path, minutes=0)
     (tmp_path / TOUCH).touch()
     checkpoints._looked_at -= 2
@@ -209,6 +212,22 @@ def test_when_a_save_is_due(tmp_path: Path) -> None:
     checkpoints._looked_at -= 2
     assert not (tmp_path / TOUCH).exists() and not checkpoints.due(2)
     assert little.save(checkpoints, 1, Comm()) == tmp_path / "checkpoints" / "step-00000001"
+
+
+@pytest.mark.parametrize("interval", range(1, 14))
+def test_no_more_than_an_interval_is_ever_at_stake(interval: int) -> None:
+    """Whenever a save is committed, at the latest when the next one begins, and whatever others
+    come between: the steps since the newest committed one never exceed the interval."""
+    config, dice = CheckpointConfig(steps=interval), random.Random(interval)
+    for _ in range(20):
+        whole, pending = 0, None
+        for step in range(1, 6 * interval):
+            assert step - whole <= interval
+            if config.at_step(step) or dice.random() < 0.1:
+                whole = whole if pending is None else pending
+                whole, pending = (whole, step) if config.behind else (step, None)
+            elif pending is not None and dice.random() < 0.1:
+                whole, pending = pending, None
 
 
 def test_what_is_kept() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from tests.support.footage import tiny_set
 from tests.support.ranks import run_ranks
 from trainer.comm import Comm
 from trainer.config import resolve
-from trainer.engine import micro_batches
+from trainer.engine import Engine, micro_batches
 from trainer.schedule import EVERYTHING, GENERATOR, LATENT
 
 PAPER = ("latents.optimiser=momentum", "latents.rate=1.0")
@@ -118,3 +119,41 @@ def test_footage_held_on_the_device_gives_the_same_batches(data: str) -> None:
     here, there = make(data, ("schedule.clips=5",)), make(data, ("schedule.clips=5",))
     assert there.stream.to_(there.engine.ranks.device)
     assert steps(here, 0, 3) == steps(there, 0, 3)
+
+
+def test_an_engine_that_goes_back_is_as_it_was(data: str) -> None:
+    """Put back in place to before its first step (moments, average, directions), it repeats every
+    bit."""
+    low_rank = ("latents.low_rank.rank=2", "latents.low_rank.scope=dictionary")
+    made = make(data, (*low_rank, "latents.low_rank.every=2", "schedule.clips=4"))
+    engine = made.engine
+    copies = {
+        kind: {name: tensor.clone() for name, tensor in tensors.items()}
+        for kind, tensors in engine.common().items()
+    }
+    rows = {name: tensor.clone() for name, tensor in engine.own()}
+    saved = SimpleNamespace(
+        state=engine.identity(), common=copies.__getitem__, read=rows.__getitem__
+    )
+    batches = [next(made.stream) for _ in range(5)]
+    losses = steps(made._replace(stream=iter(batches)), 0, 5)
+    expected = everything(engine)
+    assert engine.dictionary.basis is not None
+    engine.restore(saved)
+    assert engine.dictionary.basis is None and engine.dictionary.steps == 0
+    assert not engine.optimiser.state()
+    assert steps(made._replace(stream=iter(batches)), 0, 5) == losses
+    again = everything(engine)
+    assert [name for name in expected if not torch.equal(expected[name], again[name])] == []
+
+
+def test_rollbacks_are_refused_with_deepspeed(data: str) -> None:
+    """It would add the gradients of a step that was not taken to those of the next."""
+    made = make(data, ())
+    with pytest.raises(UserError, match=r"train\.rollback: DeepSpeed"):
+        Engine(
+            resolve([f"data.manifest={data}", "train.rollback=1"]),
+            ranks=made.engine.ranks._replace(zero=True),
+            networks=made.engine.networks,
+            dictionary=made.engine.dictionary,
+        )

@@ -13,11 +13,11 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from data_shards.errors import UserError
+from data_shards.errors import LoaderLost, UserError
 from tests.support.ranks import run_ranks
 from trainer import leaving
 from trainer.comm import Comm
-from trainer.leaving import ENDINGS, ExitCode, agree, ending_of
+from trainer.leaving import ENDINGS, ExitCode, ending_of
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -38,11 +38,14 @@ def test_codes_are_what_is_documented() -> None:
         (RuntimeError("shape mismatch"), 1),
         (UserError("x"), 2),
         (leaving.NonFinite("x"), 3),
-        (leaving.Hang("x"), 4),
-        (leaving.LostRank("x"), 5),
+        (OSError(28, "No space left on device", "run.json"), 2),
+        (OSError(5, "Input/output error"), 2),
+        (OSError(2, "No such file or directory"), 1),
+        (LoaderLost("x"), 5),
+        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "), 5),
+        (RuntimeError("Caught RuntimeError in DataLoader worker process 0.\nOriginal ..."), 1),
         (RuntimeError("[../third_party/gloo/x.cc:5] Connection closed by peer [::1]:4"), 5),
         (dist.DistBackendError("NCCL communicator was aborted"), 5),
-        (leaving.Preempted("x"), 6),
     ],
 )
 def test_every_error_has_its_code(error: Exception | None, code: int) -> None:
@@ -86,17 +89,6 @@ def test_signals_only_set_a_flag(number: int) -> None:
         signal.raise_signal(signal.SIGTERM)
         assert asked.signal == signal.Signals(number).name
     assert signal.getsignal(number) == before
-
-
-def agree_on(comm: Comm) -> dict[str, bool]:
-    return agree(comm, asked=comm.rank == 1, due=comm.rank == 0, busy=False)
-
-
-@pytest.mark.ranks
-def test_ranks_agree_on_flags() -> None:
-    """What one rank saw, all ranks act on."""
-    told = {"asked": True, "due": True, "busy": False}
-    assert run_ranks(agree_on, 2) == [told, told]
 
 
 def lose_a_rank(comm: Comm) -> int:

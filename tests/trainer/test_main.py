@@ -196,7 +196,8 @@ def test_a_mistake_found_late_leaves_the_folder_free(tmp_path: Path, data: Path)
     ("word", "message"),
     [
         ("seed=1", "seed: the run was trained with 0 and cannot go on with 1"),
-        ("schedule.clips=2", "schedule (clips): the run was trained with 3"),
+        ("schedule.clips=2", "schedule.clips: the run was trained with 3"),
+        ("data.shuffle_block=7", "data.shuffle_block: the run was trained with 4096"),
         ("networks.hidden=13", "networks, train.average: not those of the run's checkpoint"),
     ],
 )

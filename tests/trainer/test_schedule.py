@@ -10,7 +10,6 @@ from trainer.schedule import (
     EVERYTHING,
     KINDS,
     ScheduleConfig,
-    first_step,
     pace,
     rate_factor,
     stage,
@@ -61,11 +60,11 @@ def test_a_stage_without_steps_is_left_out():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_visits_and_first_steps_agree(kind):
-    """Every visit starts where the one before ends."""
+def test_every_visit_starts_where_the_one_before_ends(kind):
+    """Visits follow each other without gaps, each as long as its stages."""
     own = pace(ScheduleConfig(kind=kind))
     for index in range(4):
-        start = first_step(index, pace=own)
+        start = index * own.visit_steps
         assert visit(start, pace=own) == index
         assert start == 0 or visit(start - 1, pace=own) == index - 1
 

@@ -25,7 +25,7 @@ class Seat(Comm):
 
 def golf_plan() -> Plan:
     shards = [4096] * (CLIPS // 4096) + [CLIPS % 4096]
-    return Plan(shards, seed=0, batch=BATCH, group=16, block=4096, fingerprint="golf")
+    return Plan(shards, seed=0, batch=BATCH, group=16, block=4096)
 
 
 def test_every_clip_of_a_batch_is_read_by_one_rank() -> None:
