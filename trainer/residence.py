@@ -188,7 +188,8 @@ class Store:
         for name, tensor in self._tensors.items():
             if name != "value":
                 tensor.zero_()
-        for part in torch.arange(self.slots).split(4096):
+        block = max(1, INIT_BLOCK // math.prod(self.fields["value"].trail))
+        for part in torch.arange(self.slots).split(block):
             at = part.to(self._device)
             self._tensors["value"].index_copy_(0, at, self._fresh(at))
         self._ready.fill_(True)
