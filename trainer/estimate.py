@@ -114,24 +114,28 @@ def estimate(config: Config, opened: OpenManifest, *, ranks: int = 1) -> Estimat
     else:
         working["taking a step"] = placed.pop("activations")
         memory |= placed | {"dictionary": placed["dictionary"] + promise.host}
-    footage = _footage(config, opened, ranks=ranks)
+    footage, common = _footage(config, opened, ranks=ranks)
     begin = footprint.begin(config, manifest, decoded=decoded_bytes(opened), rows=rows)
     # Footage is read for training when the beginning is over.
     working["looking at the footage first"] = max(0, begin - footage)
     return Estimate(
         counts["theta"], counts["gamma"], rows, memory | {"footage": footage}, working,
-        weights * len(kinds_of(ranks)) if together else 0, placed if gpu else {}, promise.disk,
-        ranks,
+        common + (weights * len(kinds_of(ranks)) if together else 0), placed if gpu else {},
+        promise.disk, ranks,
     )  # fmt: skip
 
 
 def shares_memory(config: Config) -> bool:
-    """Whether several ranks would train weights in common memory (see `trainer.shared`); they
-    are taken to be on one machine unless a launcher tells otherwise."""
-    local, world = (os.environ.get(name, "1") for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
+    """Whether several ranks would train weights in common memory (see `trainer.shared`)."""
     zero = os.environ.get(DEEPSPEED, "").lower() in ("1", "true")
-    able = sys.platform == "linux" and not torch.cuda.is_available() and not zero
-    return able and config.train.gradients != "send" and local == world
+    return one_memory() and not zero and config.train.gradients != "send"
+
+
+def one_memory() -> bool:
+    """Whether ranks share memory (see `trainer.segment`): without GPUs, and on one machine, which
+    is taken for granted unless a launcher tells otherwise."""
+    local, world = (os.environ.get(name, "1") for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
+    return sys.platform == "linux" and not torch.cuda.is_available() and local == world
 
 
 def resident_bytes() -> int:
@@ -160,14 +164,14 @@ def _working(
     }
 
 
-def _footage(config: Config, opened: OpenManifest, *, ranks: int) -> int:
-    """Footage in memory: all of it, or what is read ahead."""
+def _footage(config: Config, opened: OpenManifest, *, ranks: int) -> tuple[int, int]:
+    """Footage in memory: all of it, or what is read ahead; of a rank, and once for a machine."""
     data, decoded = config.data, decoded_bytes(opened)
     if decoded <= data.cache_mib * 2**20:
-        return decoded
+        return (0, decoded) if ranks > 1 and one_memory() else (decoded, 0)
     clips = -(-pace(config.schedule).clips // ranks)
     stored = clips * (decoded // opened.manifest.clips)
     if data.workers:
         # A loader process decodes clips and lays them into its batch.
-        return data.workers * (WORKER + (data.prefetch + 2) * stored)
-    return (data.prefetch + data.threads + 1) * stored
+        return data.workers * (WORKER + (data.prefetch + 2) * stored), 0
+    return (data.prefetch + data.threads + 1) * stored, 0
