@@ -21,19 +21,19 @@ from trainer.shared import kinds_of
 WIDE = (
     "latents.static_key=dataset",
     "latents.transient_key=clip",
-    "latents.transient=1000",
+    "latents.transient=2000",
     "networks.channels=32",
-    "networks.hidden=300",
-    "schedule.clips=30",
+    "networks.hidden=64",
+    "schedule.clips=20",
     "train.steps=10",
 )
-"""Rows of 188 KiB with their moments, each visited once by 10 steps of 30 clips."""
+"""Rows of 188 KiB with their moments, each visited once by 10 steps of 20 clips."""
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("footage") / "set"
-    write_set(folder, [150, 150], frames=16, size=32)
+    write_set(folder, [100, 100], frames=8, size=32)
     return folder
 
 
@@ -67,7 +67,7 @@ def test_shared_memory_is_counted_once_for_a_machine(data: Path) -> None:
     config = config_of(data)
     opened = open_manifest(config.data.manifest)
     _, floats = layout(list(setup.build_networks(config, opened.manifest).parameters()))
-    footage = 300 * 16 * 3 * 32 * 32
+    footage = 200 * 8 * 3 * 32 * 32
     segments = 4 * floats * len(kinds_of(2)) + footage
     found = estimate(config, opened, ranks=2)
     assert 0.99 * segments < found.shared <= segments
@@ -92,9 +92,9 @@ def test_what_grows_with_the_table_is_in_the_promise(data: Path) -> None:
         return [{**each.memory, **each.passing}[name] for each in found]
 
     small, grown = sizes("dictionary", "latents.residence=device")
-    assert grown - small == pytest.approx(9 * 300 * 16 * 1000 * 4 * 3, rel=0.1)
+    assert grown - small == pytest.approx(9 * 200 * 8 * 2000 * 4 * 3, rel=0.1)
     small, grown = sizes("dictionary", "latents.residence=disk")
-    assert grown - small < 2700 * 20
+    assert grown - small < 1800 * 20
     small, grown = sizes("finding directions", "latents.low_rank.method=gather")
-    assert grown == 10 * small >= 10 * 300 * 16 * 1000 * 8
+    assert grown == 10 * small >= 10 * 200 * 8 * 2000 * 8
     assert sizes("finding directions", "latents.low_rank.method=gram") == [0, 0]
