@@ -24,7 +24,7 @@ from trainer.latents import LatentDictionary
 from trainer.networks import NavSynth, parameter_counts
 from trainer.schedule import EVERYTHING, pace
 
-FLOAT, ROW_NUMBER, FLAGS = 4, 8, 5 * 8
+FLOAT, ROW_NUMBER, FLAGS = 4, 8, 6 * 8
 
 
 class Machine(NamedTuple):

@@ -3,18 +3,21 @@
     python -m benchmarks.ingest [--videos 400] [--workers 1 2]
 
 Writes an archive as VGAN has it (videos as JPEGs of stacked 128x128 frames, noise with movement),
-then prepares it once per number of processes. Ends with one line of JSON.
+reads it as `.tar.bz2` with Python's reader and on all cores, then prepares it once per number of
+processes. Ends with one line of JSON.
 """
 
 from __future__ import annotations
 
 import argparse
+import bz2
 import io
 import json
 import sys
 import tarfile
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +29,9 @@ from data_shards.manifest import read_manifest
 from data_shards.options import Options
 from data_shards.pool import cores
 from data_shards.prepare import prepare
+from data_shards.sources import bzip2
 
+PIECE = 1 << 20
 SIZE, FRAMES = 128, 32
 
 
@@ -47,6 +52,23 @@ def write_archive(path: Path, *, videos: int) -> int:
     return path.stat().st_size
 
 
+def bzip2_rates(archive: Path) -> dict[str, float]:
+    """Compressed bytes read a second, by reader; the page cache is warm for each."""
+    packed = archive.with_suffix(".tar.bz2")
+    packed.write_bytes(bz2.compress(archive.read_bytes()))
+    readers: dict[str, Any] = {"one core": partial(bz2.open, packed)}
+    if bzip2.parallel():
+        readers["all cores"] = partial(bzip2.open_parallel, packed)
+    rates = {}
+    for name, opened in readers.items():
+        start = time.perf_counter()
+        with opened() as file:
+            while file.read(PIECE):
+                pass
+        rates[name] = packed.stat().st_size / (time.perf_counter() - start)
+    return rates
+
+
 def main(argv: list[str] | None = None) -> int:
     """Write, prepare, print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
@@ -62,6 +84,9 @@ def main(argv: list[str] | None = None) -> int:
             source="golf", root=f"{folder}/golf.tar", frames=16, windows="all", height=SIZE,
             width=SIZE, codec=args.codec,
         )  # fmt: skip
+        rates = bzip2_rates(Path(folder) / "golf.tar")
+        for name, rate in rates.items():
+            print(f"bzip2, {name}: {rate / 1e6:.1f} MB/s")
         print("workers  clips/s  MB/s of the archive  KB a clip")
         for workers in args.workers:
             out = Path(folder) / f"set-{workers}"
@@ -74,7 +99,7 @@ def main(argv: list[str] | None = None) -> int:
                           "clip_bytes": stored, "bytes_per_second": size / seconds})  # fmt: skip
             print(f"{workers:7} {manifest.clips / seconds:8.1f} {size / seconds / 1e6:20.1f} "
                   f"{stored / 1e3:10.1f}", flush=True)  # fmt: skip
-    print(json.dumps({"benchmark": "ingest", **describe(), "runs": found}))
+    print(json.dumps({"benchmark": "ingest", **describe(), "bzip2": rates, "runs": found}))
     return 0
 
 

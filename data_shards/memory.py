@@ -1,10 +1,15 @@
-"""Footage that fits in memory: decoded once, then a batch is one gather."""
+"""Footage that fits in memory: decoded once, then a batch is one gather.
+
+Ranks of one machine hold it once between them: each decodes its part into memory that all of them
+see, and all learn what was damaged.
+"""
 
 from __future__ import annotations
 
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -12,11 +17,30 @@ from rich.console import Console
 from rich.progress import Progress
 
 from data_shards.dataset import ClipReader, Damage, Request
+from data_shards.errors import UserError
 from data_shards.shards import OpenManifest
 
 _CHUNK = 16
 """Clips decoded by a thread at a time."""
 _QUIET_SECONDS = 2.0
+
+
+class Together(Protocol):
+    """The ranks that read one data set together. All of them call the same methods in order."""
+
+    rank: int
+    world: int
+
+    def memory(self, size: int) -> torch.Tensor | None:
+        """`size` zero bytes (uint8) that every rank sees; None, on every rank, where they cannot.
+
+        It goes with the last tensor that refers to it.
+        """
+        ...
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every rank's JSON-able value, by rank."""
+        ...
 
 
 def decoded_bytes(opened: OpenManifest) -> int:
@@ -29,24 +53,42 @@ def decoded_bytes(opened: OpenManifest) -> int:
 class Resident:
     """All stored frames of a data set as one uint8 tensor, on the CPU or a device.
 
-    Damaged clips are zeros, listed in `damages`; their `valid_N` is False.
+    Damaged clips are zeros, listed in `damages`; their `valid_N` is False. With `together`, ranks
+    that can share memory do; damage and errors are then the same on all of them.
 
     Raises:
         UserError: a shard is out of reach.
     """
 
-    def __init__(self, opened: OpenManifest, *, threads: int, progress: bool) -> None:
+    def __init__(
+        self,
+        opened: OpenManifest,
+        *,
+        threads: int,
+        progress: bool,
+        together: Together | None = None,
+    ) -> None:
         manifest = opened.manifest
         stored_N = np.asarray(opened.table["frames"], dtype=np.int64)
         self.frames = manifest.frames
         self.uniform = bool((stored_N == manifest.frames).all())
         self.first_N = torch.from_numpy(np.cumsum(stored_N) - stored_N)
-        size = (3, manifest.height, manifest.width)
-        self.frames_FCHW = torch.zeros((int(stored_N.sum()), *size), dtype=torch.uint8)
+        shape = (int(stored_N.sum()), 3, manifest.height, manifest.width)
+        memory = None
+        if together is not None and together.world > 1:
+            memory = together.memory(decoded_bytes(opened))
+        if memory is None:
+            memory, together = torch.zeros(decoded_bytes(opened), dtype=torch.uint8), None
+        self.frames_FCHW = memory.view(shape)
         self.valid_N = torch.zeros(manifest.clips, dtype=torch.bool)
         self.damages: list[Damage] = []
         self.bytes = 0
-        self._load(ClipReader(opened), threads=threads, progress=progress)
+        reader, clip_N = ClipReader(opened), np.arange(manifest.clips)
+        if together is None:
+            self._load(reader, clip_N, threads=threads, progress=progress)
+        else:
+            mine_N = np.array_split(clip_N, together.world)[together.rank]
+            self._load_together(reader, mine_N, together, threads=threads, progress=progress)
 
     def gather(self, request: Request) -> tuple[torch.Tensor, torch.Tensor]:
         """Frames, uint8 (B, T, C, H, W), and `valid_B` of a request."""
@@ -69,8 +111,31 @@ class Resident:
         self.first_N, self.valid_N = self.first_N.to(device), self.valid_N.to(device)
         return self
 
-    def _load(self, reader: ClipReader, *, threads: int, progress: bool) -> None:
-        clips = np.arange(len(self.valid_N))
+    def _load_together(
+        self,
+        reader: ClipReader,
+        mine_N: np.ndarray,
+        together: Together,
+        *,
+        threads: int,
+        progress: bool,
+    ) -> None:
+        """Decode this rank's part; then all know that everything is there, or why it is not."""
+        error = ""
+        try:
+            self._load(reader, mine_N, threads=threads, progress=progress)
+        except UserError as problem:
+            error = str(problem)
+        told = together.gather([error, self.damages])
+        for problem, _ in told:
+            if problem:
+                raise UserError(problem)
+        self.damages = [Damage(clip, reason) for _, found in told for clip, reason in found]
+        self.valid_N.fill_(True)
+        for damage in self.damages:
+            self.valid_N[damage.clip] = False
+
+    def _load(self, reader: ClipReader, clips: np.ndarray, *, threads: int, progress: bool) -> None:
         chunks = np.split(clips, range(_CHUNK, len(clips), _CHUNK))
         started = time.monotonic()
         console = Console(file=sys.stderr)

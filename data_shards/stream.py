@@ -22,7 +22,7 @@ from data_shards.batch import ClipBatch
 from data_shards.config import DataConfig
 from data_shards.dataset import ClipReader, Damage, DamagedShard, Part, Request
 from data_shards.errors import UserError
-from data_shards.memory import Resident, decoded_bytes
+from data_shards.memory import Resident, Together, decoded_bytes
 from data_shards.plan import Plan, rank_slots
 from data_shards.readahead import Memory, Processes, Source, Threads
 from data_shards.shards import OpenManifest, open_manifest
@@ -79,6 +79,8 @@ class Stream:
         rank: this rank of `world`.
         start_step: the step of the first batch.
         progress: show a bar where decoding into memory takes more than two seconds.
+        together: the ranks, where they may hold footage that fits in memory once between them;
+            every rank makes its stream then.
 
     `step` is the step of the batch that comes next: all that a resume needs.
     `damaged` lists the clips found damaged, each once. `close()` ends loader processes.
@@ -99,6 +101,7 @@ class Stream:
         world: int = 1,
         start_step: int = 0,
         progress: bool = False,
+        together: Together | None = None,
     ) -> None:
         self.opened, self.config = opened, config
         self.plan = make_plan(opened, config, seed=seed, batch=batch)
@@ -112,7 +115,7 @@ class Stream:
         videos = opened.manifest.videos
         self._identity_V = np.array([video.identity for video in videos], dtype=np.int64)
         self._action_V = np.array([video.action for video in videos], dtype=np.int64)
-        self._source = self._open(progress)
+        self._source = self._open(progress, together)
 
     def __iter__(self) -> Stream:
         return self
@@ -179,10 +182,12 @@ class Stream:
             yield self.request(step)
             step += 1
 
-    def _open(self, progress: bool) -> Source | None:
+    def _open(self, progress: bool, together: Together | None) -> Source | None:
         config = self.config
         if decoded_bytes(self.opened) <= config.cache_mib * 2**20:
-            self.resident = Resident(self.opened, threads=config.threads, progress=progress)
+            self.resident = Resident(
+                self.opened, threads=config.threads, progress=progress, together=together
+            )
             self._bytes = self.resident.bytes
             self._report(self.resident.damages)
             return Memory(self.resident, self._requests())

@@ -69,9 +69,8 @@ def codes_from_footage(
         Rows whose longest vector has norm 1; rows without clips are zero.
     """
     clips, frames = frames_NTCHW.shape[:2]
-    shrink, pixels = 1, frames_NTCHW[0, 0].numel()
-    while 4 * max(clips, rows[1] * frames) * pixels // shrink**2 > LARGEST:
-        shrink *= 2
+    pixels = frames_NTCHW[0, 0].numel()
+    shrink = shrinking(clips, rows[1] * frames, pixels=pixels)
     pixels //= shrink**2
     means_NP = torch.empty(clips, pixels)
     for part in torch.arange(clips).split(CHUNK):
@@ -89,6 +88,14 @@ def codes_from_footage(
     static = _components(static_RP, widths[0], seed=seed)
     motion = _components(motion_RTP.flatten(0, 1), widths[1], seed=seed + 1)
     return Codes(static, motion.unflatten(0, (rows[1], frames)))
+
+
+def shrinking(clips: int, frames: int, *, pixels: int) -> int:
+    """What sides are divided by, so that means of clips and frames of rows fit in `LARGEST`."""
+    shrink = 1
+    while 4 * max(clips, frames) * pixels // shrink**2 > LARGEST:
+        shrink *= 2
+    return shrink
 
 
 def mean_colour(frames_NTCHW: torch.Tensor) -> torch.Tensor:

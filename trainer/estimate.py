@@ -1,20 +1,33 @@
-"""What a run will take, before it starts: parameters, dictionary, memory of each rank."""
+"""What a run will take, before it starts: parameters, dictionary, memory of each rank.
+
+A promise: a training stays within it (`tests/trainer/test_estimate.py` measures real ones).
+"""
 
 from __future__ import annotations
 
-import resource
+import os
+import sys
+from pathlib import Path
 from typing import NamedTuple
+
+import torch
 
 from data_shards.keys import row_keys
 from data_shards.memory import decoded_bytes
 from data_shards.stream import OpenManifest
-from trainer import setup
+from trainer import footprint, setup
 from trainer.config import Config
-from trainer.latents import LatentDictionary
+from trainer.footprint import FLOAT
+from trainer.latents import LatentDictionary, Promise
 from trainer.networks import parameter_counts
+from trainer.parallel import DEEPSPEED
 from trainer.schedule import pace
+from trainer.shared import kinds_of
 
-FLOAT = 4
+LATER = 80 << 20
+"""Of the program: libraries that the first steps touch, their caches, and holes in the heap."""
+WORKER = 48 << 20
+"""Of a loader process: what it does not share with the rank that it was forked from."""
 
 
 class Estimate(NamedTuple):
@@ -24,24 +37,50 @@ class Estimate(NamedTuple):
     gamma: int
     rows: dict[str, int]
     memory: dict[str, int]
+    """What is held throughout, of host memory."""
+    passing: dict[str, int]
+    """What is taken on top, one after the other, so that the largest counts."""
+    shared: int
+    """Memory that the ranks of a machine share: once a machine."""
+    device: dict[str, int]
+    """GPU memory; empty without one, where everything is in `memory`."""
     disk: int
     ranks: int
 
+    @property
+    def private(self) -> int:
+        """Host memory of a rank, without what ranks share."""
+        return sum(self.memory.values()) + max(self.passing.values())
+
     def text(self) -> str:
         """Lines for people."""
-        mib = 2**20
-        parts = "\n".join(
-            f"  {name:<28}{size / mib:>10.1f} MiB" for name, size in self.memory.items()
-        )
         tables = ", ".join(f"{count:,} {kind} rows" for kind, count in self.rows.items())
-        return (
-            f"parameters: {self.theta + self.gamma:,} (theta {self.theta:,}, "
-            f"gamma {self.gamma:,})\n"
-            f"dictionary: {tables}\n"
-            f"memory of each of {self.ranks} ranks:\n{parts}\n"
-            f"  {'all':<28}{sum(self.memory.values()) / mib:>10.1f} MiB\n"
-            f"disk of each rank: {self.disk / mib:.1f} MiB"
-        )
+        most = max(self.passing, key=lambda name: self.passing[name])
+        lines = [
+            f"parameters: {self.theta + self.gamma:,} (theta {self.theta:,}, gamma {self.gamma:,})",
+            f"dictionary: {tables}",
+            f"memory of each of {self.ranks} ranks:",
+            *(_line(name, size) for name, size in self.memory.items()),
+            _line(f"at most, while {most}", self.passing[most]),
+            _line("all", self.private),
+        ]
+        if self.shared:
+            lines.append(_line("once for a machine's ranks", self.shared))
+            lines.append(_line(f"{self.ranks} ranks together", self.machine))
+        if self.device:
+            lines.append("memory of each GPU:")
+            lines += [_line(name, size) for name, size in self.device.items()]
+            lines.append(_line("all", sum(self.device.values())))
+        return "\n".join([*lines, f"disk of each rank: {self.disk / 2**20:.1f} MiB"])
+
+    @property
+    def machine(self) -> int:
+        """Host memory of all ranks, if they are on one machine."""
+        return self.ranks * self.private + self.shared
+
+
+def _line(name: str, size: int) -> str:
+    return f"  {name:<36}{size / 2**20:>10.1f} MiB"
 
 
 def estimate(config: Config, opened: OpenManifest, *, ranks: int = 1) -> Estimate:
@@ -51,41 +90,88 @@ def estimate(config: Config, opened: OpenManifest, *, ranks: int = 1) -> Estimat
     counts = parameter_counts(
         config.networks, static=latents.static, transient=latents.transient, size=manifest.height
     )
-    for kind in (latents.static_key, latents.transient_key):
+    keys = {"static": latents.static_key, "transient": latents.transient_key}
+    for kind in keys.values():
         row_keys(manifest, opened.table, kind)  # refuses footage without the labels
-    rows = {
-        "static": manifest.rows(latents.static_key),
-        "transient": manifest.rows(latents.transient_key),
-    }
-    clips = pace(config.schedule).clips
+    rows = {name: manifest.rows(kind) for name, kind in keys.items()}
     promise = LatentDictionary.promise_bytes(
-        latents,
-        static_rows=rows["static"],
-        transient_rows=rows["transient"],
-        frames=manifest.frames,
-        world=ranks,
-        batch=clips,
-    )
-    parameters = counts["theta"] + counts["gamma"]
-    copies = 4 + bool(config.train.average) + (ranks > 1)  # weight, gradient, two moments, ...
-    decoded = decoded_bytes(opened)
-    clip = manifest.frames * 3 * manifest.height * manifest.width
-    footage = decoded if decoded <= config.data.cache_mib * 2**20 else (
-        clip * -(-clips // ranks) * config.data.prefetch * max(1, config.data.workers))  # fmt: skip
-    memory = {
-        "program": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        "networks and optimiser": parameters * FLOAT * copies,
-        "dictionary": promise.device + promise.host,
-        "footage": footage,
-        "activations": _activations(config, manifest.height, frames=manifest.frames, ranks=ranks),
+        latents, static_rows=rows["static"], transient_rows=rows["transient"],
+        frames=manifest.frames, world=ranks, batch=pace(config.schedule).clips,
+    )  # fmt: skip
+    weights = FLOAT * (counts["theta"] + counts["gamma"])
+    together = ranks > 1 and shares_memory(config)
+    # Weight, gradient, two moments, average; DistributedDataParallel has buckets of gradients.
+    copies = 1 if together else 4 + bool(config.train.average) + (ranks > 1)
+    working = _working(config, opened, ranks=ranks, weights=weights, rows=rows, promise=promise)
+    placed = {
+        "networks and optimiser": weights * copies, "dictionary": promise.device,
+        "activations": working.pop("taking a step"),
+    }  # fmt: skip
+    gpu = torch.cuda.is_available()
+    memory = {"program": resident_bytes() + LATER}
+    if gpu:
+        memory["dictionary"] = promise.host
+    else:
+        working["taking a step"] = placed.pop("activations")
+        memory |= placed | {"dictionary": placed["dictionary"] + promise.host}
+    footage, common = _footage(config, opened, ranks=ranks)
+    begin = footprint.begin(config, manifest, decoded=decoded_bytes(opened), rows=rows)
+    # Footage is read for training when the beginning is over.
+    working["looking at the footage first"] = max(0, begin - footage)
+    return Estimate(
+        counts["theta"], counts["gamma"], rows, memory | {"footage": footage}, working,
+        common + (weights * len(kinds_of(ranks)) if together else 0), placed if gpu else {},
+        promise.disk, ranks,
+    )  # fmt: skip
+
+
+def shares_memory(config: Config) -> bool:
+    """Whether several ranks would train weights in common memory (see `trainer.shared`)."""
+    zero = os.environ.get(DEEPSPEED, "").lower() in ("1", "true")
+    return one_memory() and not zero and config.train.gradients != "send"
+
+
+def one_memory() -> bool:
+    """Whether ranks share memory (see `trainer.segment`): without GPUs, and on one machine, which
+    is taken for granted unless a launcher tells otherwise."""
+    local, world = (os.environ.get(name, "1") for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
+    return sys.platform == "linux" and not torch.cuda.is_available() and local == world
+
+
+def resident_bytes() -> int:
+    """Memory of this process now; `footprint` has imported everything that a training does."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        facts = dict(line.split(":", 1) for line in status.read_text().splitlines())
+        return int(facts["VmRSS"].split()[0]) << 10
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak << 10
+
+
+def _working(
+    config: Config, opened: OpenManifest, *, ranks: int, weights: int, rows: dict[str, int],
+    promise: Promise,
+) -> dict[str, int]:  # fmt: skip
+    """What is taken for a while, by what the run does then."""
+    manifest, parameters = opened.manifest, weights // FLOAT
+    return {
+        "taking a step": footprint.step(config, manifest, ranks=ranks),
+        "showing clips": footprint.showing(config, manifest, parameters=parameters),
+        "saving": footprint.saving(config, parameters=parameters, pages=promise.saving),
+        "finding directions": footprint.searching(config, manifest, rows=rows["transient"]),
     }
-    return Estimate(counts["theta"], counts["gamma"], rows, memory, promise.disk, ranks)
 
 
-def _activations(config: Config, size: int, *, frames: int, ranks: int) -> int:
-    """Generator activations kept for the backward pass: three copies of each hidden layer."""
-    speed = pace(config.schedule)
-    drawn = -(-speed.clips // ranks) * (speed.frames or frames)
-    widest = config.networks.channels * size * size // 4
-    # Each layer towards the latents has twice the channels and a quarter of the pixels.
-    return int(3 * FLOAT * drawn * (2 * widest + 4 * 3 * size * size))
+def _footage(config: Config, opened: OpenManifest, *, ranks: int) -> tuple[int, int]:
+    """Footage in memory: all of it, or what is read ahead; of a rank, and once for a machine."""
+    data, decoded = config.data, decoded_bytes(opened)
+    if decoded <= data.cache_mib * 2**20:
+        return (0, decoded) if ranks > 1 and one_memory() else (decoded, 0)
+    clips = -(-pace(config.schedule).clips // ranks)
+    stored = clips * (decoded // opened.manifest.clips)
+    if data.workers:
+        # A loader process decodes clips and lays them into its batch.
+        return data.workers * (WORKER + (data.prefetch + 2) * stored), 0
+    return (data.prefetch + data.threads + 1) * stored, 0

@@ -27,6 +27,7 @@ from trainer.finite import Evidence, stop
 from trainer.leaving import Asked
 from trainer.observe import Observer
 from trainer.saves import Saves
+from trainer.segment import OneMachine
 from trainer.telemetry import Telemetry
 from trainer.watchdog import Watchdog
 
@@ -154,6 +155,7 @@ def open_stream(parts: Parts, *, first: int) -> Stream:
             world=comm.world,
             start_step=first,
             progress=comm.rank == 0,
+            together=OneMachine(comm),
         )
     if device.type == "cuda" and fits_on(device, decoded_bytes(parts.opened)):
         stream.to_(device)

@@ -18,7 +18,6 @@ from data_shards.errors import UserError
 from data_shards.stream import open_manifest
 from trainer import settings
 from trainer.config import Config, resolve
-from trainer.estimate import estimate
 from trainer.leaving import DONE, ENDINGS, USER_ERROR, leave
 from trainer.presets import PRESETS
 
@@ -81,6 +80,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = anchored(config)
         opened = open_manifest(config.data.manifest, config=config.data)
         if args.dry_run:
+            from trainer.estimate import estimate  # measures what a training imports
+
             if args.ranks < 1:
                 raise UserError(f"--ranks: {args.ranks} is below 1")
             told = estimate(config, opened, ranks=args.ranks).text()

@@ -68,7 +68,10 @@ def saved_rows(reader: Reader, kind: str, rows: torch.Tensor) -> torch.Tensor:
         saved = reader(f"{kind}.value.{number:02d}")
         for at in (page == number).nonzero().squeeze(1).tolist():
             values[at] = saved[int(rows[at]) // ownership.PAGES]
-    found = torch.stack([value for value in values if value is not None])
+    if len(rows):
+        found = torch.stack([value for value in values if value is not None])
+    else:
+        found = reader(f"{kind}.value.00")[:0].clone()
     if kind != "transient":
         return found
     basis = reader("dictionary.basis").to(torch.float32)

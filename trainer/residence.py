@@ -155,6 +155,7 @@ class Store:
         self._fresh, self._device = fresh, device
         self._maps: dict[str, _Mapped] = {}
         self._visited = 0
+        self._copies: torch.cuda.Stream | None = None
         self._ready = torch.zeros(slots, dtype=torch.bool)
         if residence == "disk":
             self._tensors = self._map_files(folder)
@@ -188,7 +189,8 @@ class Store:
         for name, tensor in self._tensors.items():
             if name != "value":
                 tensor.zero_()
-        for part in torch.arange(self.slots).split(4096):
+        block = max(1, INIT_BLOCK // math.prod(self.fields["value"].trail))
+        for part in torch.arange(self.slots).split(block):
             at = part.to(self._device)
             self._tensors["value"].index_copy_(0, at, self._fresh(at))
         self._ready.fill_(True)
@@ -206,7 +208,20 @@ class Store:
             for name in names:
                 rows[name][new] = self._fresh(slots[new]) if name == "value" else 0
         self._visit(len(slots), names)
-        return {name: t.to(self._device, non_blocking=True) for name, t in rows.items()}
+        return {name: self._to_device(t) for name, t in rows.items()}
+
+    def _to_device(self, rows: torch.Tensor) -> torch.Tensor:
+        """Rows of host memory on the device; on a GPU from pinned memory and on a stream of their
+        own, beside kernels that are still at work on the step before."""
+        if self._device.type != "cuda" or not len(rows):
+            return rows.to(self._device)
+        self._copies = self._copies or torch.cuda.Stream(self._device)
+        with torch.cuda.stream(self._copies):
+            moved = rows.pin_memory().to(self._device, non_blocking=True)
+        now = torch.cuda.current_stream(self._device)
+        now.wait_stream(self._copies)
+        moved.record_stream(now)
+        return moved
 
     def write_(self, slots: torch.Tensor, rows: Mapping[str, torch.Tensor]) -> None:
         """Store rows (n, ...) of some fields; a row's first write gives all of them."""

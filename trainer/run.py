@@ -22,8 +22,8 @@ from trainer.average import WeightAverage
 from trainer.checkpoint import Checkpointer
 from trainer.comm import Comm
 from trainer.config import Config, resolve
-from trainer.latents import LatentDictionary
 from trainer.networks import NavSynth
+from trainer.reshard import Reader, saved_rows
 
 CONFIG = "config.yaml"
 
@@ -37,15 +37,32 @@ class Run:
     manifest: Manifest
     opened: OpenManifest
     networks: NavSynth
-    dictionary: LatentDictionary
+    pages: Reader
+    """Pages of the checkpoint's dictionary by name; only rows that are asked for are read."""
     step: int
 
     def latents(
         self, static_rows_B: torch.Tensor, transient_rows_B: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Latents (B, S) and (B, T, M) of dictionary rows, without gradients."""
-        found = self.dictionary.gather(static_rows_B, transient_rows_B)
-        return found.static_BS.detach(), found.transient_BTM.detach()
+        """Latents (B, S) and (B, T, M) of dictionary rows.
+
+        Raises:
+            UserError: a row that the dictionary does not have.
+        """
+        found = []
+        layout = self.config.latents
+        for kind, key, rows_B in (
+            ("static", layout.static_key, static_rows_B),
+            ("transient", layout.transient_key, transient_rows_B),
+        ):
+            count = self.manifest.rows(key)
+            if len(rows_B) and not 0 <= int(rows_B.min()) <= int(rows_B.max()) < count:
+                raise UserError(
+                    f"latents: row {int(rows_B.min())}..{int(rows_B.max())} of the {kind} table, "
+                    f"which has {count} rows; is a label absent?"
+                )
+            found.append(saved_rows(self.pages, kind, rows_B))
+        return found[0], found[1]
 
     def clip_rows(self, clips_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Rows, int64 (B,) each, of the static and the transient table that clips belong to."""
@@ -109,9 +126,7 @@ def open_run(folder: str | Path, checkpoint: str | int = "latest") -> Run:
     average = WeightAverage(networks, decay=config.train.average)
     average.load(saved.common("average"))
     average.show_()
-    dictionary = setup.build_dictionary(config, opened.manifest, opened.table, comm=Comm())
-    dictionary.restore(saved.read)
     networks.eval().requires_grad_(False)
     return Run(
-        folder, config, opened.manifest, opened, networks, dictionary, int(saved.state["step"])
+        folder, config, opened.manifest, opened, networks, saved.read, int(saved.state["step"])
     )

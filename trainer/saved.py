@@ -50,7 +50,8 @@ class Saved:
         """
         if name not in self.manifest.index:
             raise UserError(f"{self.path}: holds no tensor {name!r}; it is of another layout")
-        return self._file(self.manifest.index[name]).get_tensor(name)
+        # A file of its own for each page: the mapping of what was read goes with the tensor.
+        return self._map(self.manifest.index[name]).get_tensor(name)
 
     @property
     def names(self) -> list[str]:
@@ -61,11 +62,14 @@ class Saved:
         if name not in self._open:
             if name not in self.manifest.files:
                 raise UserError(f"{self.path}: holds no {name}; it is of another kind of run")
-            try:
-                self._open[name] = safe_open(self.path / name, framework="pt")
-            except (SafetensorError, OSError) as error:
-                raise UserError(f"{self.path / name}: damaged ({error})") from None
+            self._open[name] = self._map(name)
         return self._open[name]
+
+    def _map(self, name: str) -> Any:
+        try:
+            return safe_open(self.path / name, framework="pt")
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"{self.path / name}: damaged ({error})") from None
 
 
 def damage_of(path: Path, *, part: int = 0, parts: int = 1) -> str | None:

@@ -7,10 +7,26 @@ a kill -9) and passes its descriptor on to the others.
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import torch
 
 from trainer.comm import Comm
+
+
+class OneMachine:
+    """Ranks that hold footage once between them (`data_shards.memory.Together`)."""
+
+    def __init__(self, comm: Comm) -> None:
+        self.comm, self.rank, self.world = comm, comm.rank, comm.world
+
+    def memory(self, size: int) -> torch.Tensor | None:
+        """As `share_memory`."""
+        return share_memory(size, self.comm)
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every rank's value."""
+        return self.comm.gather_json(value)
 
 
 def share_memory(size: int, comm: Comm) -> torch.Tensor | None:
@@ -39,7 +55,7 @@ def share_memory(size: int, comm: Comm) -> torch.Tensor | None:
 def _make(size: int) -> int:
     """A descriptor of so much memory; -1 where the system refuses it."""
     try:
-        descriptor = os.memfd_create("navsynth-weights")
+        descriptor = os.memfd_create("navsynth")
         os.ftruncate(descriptor, size)
     except OSError:
         return -1

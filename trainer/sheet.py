@@ -12,8 +12,11 @@ from trainer.fidelity import to_uint8
 from trainer.loop import Parts, Progress
 from trainer.scores import video_psnr
 
+SHEET = 8
+"""Clips of a sample sheet."""
 
-def write_sheet(parts: Parts, at: Progress, *, count: int = 8) -> None:
+
+def write_sheet(parts: Parts, at: Progress, *, count: int = SHEET) -> None:
     """A sheet of some training clips as they are now, real above generated; all ranks together."""
     engine, opened = parts.engine, parts.opened
     clips = np.linspace(0, opened.manifest.clips - 1, min(count, opened.manifest.clips)).astype(int)

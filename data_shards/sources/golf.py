@@ -1,8 +1,9 @@
 """`golf`: VGAN's golf scenes (Vondrick et al. 2016), one JPEG for each video, frames stacked.
 
 The root is the unpacked folder, or the archive itself (`golf.tar.bz2`, `.tar`, `.tar.gz`), which is
-read once from front to back and never unpacked. Going on after an interruption has to decompress
-the part that is done once more, but decodes none of its images.
+read once from front to back and never unpacked; bzip2 on all cores where it can be
+(`sources.bzip2`). Going on after an interruption has to decompress the part that is done once more,
+but decodes none of its images.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ import tarfile
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import Any
 
 from data_shards import images
 from data_shards.errors import UserError
 from data_shards.footage import Footage, Item, Listing, Source, SourceOptions
+from data_shards.sources import bzip2
 from data_shards.sources.tree import Tree, printable
 
 _SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -60,21 +62,27 @@ class _Archive:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._file: BinaryIO | None = None
+        self._file: Any = None
         self._last = ""
 
     def position(self) -> int:
         """Bytes of the archive read so far."""
         if self._file is None:
             return 0
-        return self.path.stat().st_size if self._file.closed else self._file.tell()
+        if self._file.closed:
+            return self.path.stat().st_size
+        bits = getattr(self._file, "tell_compressed", None)
+        return self._file.tell() if bits is None else bits() // 8
 
     def __iter__(self) -> Iterator[Item]:
         self._last = ""
         mode = _MODES[self.path.suffix]
+        opened = partial(self.path.open, "rb")
+        if mode == "r|bz2" and bzip2.parallel():
+            mode, opened = "r|", partial(bzip2.open_parallel, self.path)
         with (
-            self.path.open("rb") as self._file,
             self._damage(),
+            opened() as self._file,
             tarfile.open(fileobj=self._file, mode=mode, tarinfo=_Header) as archive,  # type: ignore
         ):
             for member in archive:
@@ -101,10 +109,13 @@ class _Archive:
     def _damage(self) -> Iterator[None]:
         try:
             yield
-        except (tarfile.TarError, EOFError, OSError) as error:
+        except UserError:
+            raise
+        except (tarfile.TarError, EOFError, OSError, RuntimeError, ValueError) as error:
+            reason = " ".join(str(error).split())
             where = f"after {printable(self._last)}" if self._last else "at its start"
             raise UserError(
-                f"{self.path}: damaged or cut off {where} ({error}); fetch it again, then run the "
+                f"{self.path}: damaged or cut off {where} ({reason}); fetch it again, then run the "
                 "same command to go on"
             ) from None
 

@@ -87,3 +87,40 @@ def write_set(
     )
     (folder / MANIFEST).write_text(dumps(manifest))
     return manifest
+
+
+GOLF_CLIPS, GOLF_VIDEOS = 583_508, 20_268
+
+
+def write_golf_tables(folder: Path, *, shard_clips: int = 2000) -> Manifest:
+    """Manifest and clip table of the full golf set beside shards that are holes: nothing to decode.
+
+    Videos of different lengths in 500 folders; every clip has a content hash of its own.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    clip_N = np.arange(GOLF_CLIPS)
+    table = np.zeros(GOLF_CLIPS, CLIP_RECORD)
+    lengths = np.random.default_rng(0).integers(1, 60, GOLF_VIDEOS)
+    ends = np.cumsum(lengths) * GOLF_CLIPS // lengths.sum()
+    table["video"] = np.searchsorted(ends, clip_N, side="right").clip(max=GOLF_VIDEOS - 1)
+    table["frames"], table["size"] = 16, 4096
+    table["shard"], table["offset"] = clip_N // shard_clips, clip_N % shard_clips * 4096
+    table["content"] = np.random.default_rng(1).integers(-(2**63), 2**63 - 1, GOLF_CLIPS)
+    np.save(folder / CLIPS, table)
+    shards = []
+    for number, count in enumerate(np.bincount(table["shard"]).tolist()):
+        shards.append(Shard(f"shard-{number:05d}.tar", count, count * 4096, "0" * 64))
+        with (folder / shards[-1].file).open("wb") as file:
+            file.truncate(count * 4096)
+    scenes = tuple(f"{scene:04d}" for scene in range(500))
+    videos = (
+        Video(f"frames-stable-many/{v % 500:04d}/golf_{v:012d}", v % 500, -1, 900)
+        for v in range(GOLF_VIDEOS)
+    )
+    clips_sha256 = hashlib.sha256((folder / CLIPS).read_bytes()).hexdigest()
+    manifest = Manifest(
+        "golf", "golf", 128, 128, 16, 1, "all", "jpg", clips_sha256, tuple(shards), tuple(videos),
+        scenes, (),
+    )  # fmt: skip
+    (folder / MANIFEST).write_text(dumps(manifest))
+    return manifest

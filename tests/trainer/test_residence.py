@@ -41,6 +41,21 @@ def test_residences_agree_bit_for_bit(world: int, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="pinned fetches need a GPU")
+def test_rows_fetched_to_a_gpu_are_those_of_the_host(tmp_path: Path) -> None:
+    """Pinned copies beside a busy stream bring what host and disk hold, before it is used."""
+    place = torch.device("cuda")
+    rows = torch.tensor([7, 0, 7, 100])
+    for where in ("host", "disk"):
+        here = make(Comm(), residence=where, scratch=str(tmp_path))
+        there = make(Comm(device=place), residence=where, scratch=str(tmp_path))
+        for _ in range(20):
+            torch.randn(2048, 2048, device=place) @ torch.randn(2048, 2048, device=place)
+            got, want = there.rows("transient", rows), here.rows("transient", rows)
+            assert got.device.type == "cuda" and torch.equal(got.cpu(), want)
+            assert len(there.rows("transient", rows[:0])) == 0
+
+
 def slow_word(index: int, key: int) -> int:
     """splitmix64's finaliser with Python's whole numbers."""
     mask = (1 << 64) - 1

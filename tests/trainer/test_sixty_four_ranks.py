@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import resource
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
 import numpy as np
+import pytest
 import torch
 
 from data_shards.plan import Plan, rank_slots
 from trainer import ownership
 from trainer.comm import Comm
 from trainer.latents import LatentDictionary, LatentsConfig
+from trainer.links import connect
 from trainer.table import ShardedTable, TableSpec
 
 WORLD, CLIPS, BATCH = 64, 583_508, 1000
@@ -77,3 +85,43 @@ def test_a_rank_of_sixty_four_is_promised_its_share_of_memory() -> None:
     )
     whole = CLIPS * 16 * 200 * 4 * 2
     assert whole / WORLD < promise.host < whole / WORLD + 150 * 2**20
+
+
+@pytest.fixture
+def many_files() -> Iterator[None]:
+    """Room for the sockets of 64 ranks in this one process."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < 6000:
+        pytest.skip(f"64 ranks have 4,032 sockets, and {hard} files may be open")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 6000), hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_sixty_four_ranks_of_one_machine_meet_and_talk(many_files: None) -> None:
+    """64 real ends of links, as threads: each is connected to all others, and every rank gets from
+    every other what was meant for it; the rows of a batch fit through."""
+    told: list[list[Any]] = [[None] * WORLD, [None] * WORLD]
+    barrier = threading.Barrier(WORLD)
+
+    def talk(rank: int) -> bool:
+        calls = iter(told)
+
+        def gather(value: Any) -> list[Any]:
+            slots = next(calls)
+            slots[rank] = value
+            barrier.wait(120)
+            return slots
+
+        links = connect(rank, WORLD, gather, timeout_seconds=120)
+        assert links is not None and links.world == WORLD
+        good = True
+        for size in (1, 8, 64):
+            got = links.exchange([f"{rank}>{to},".encode() * size for to in range(WORLD)])
+            good &= got == [f"{other}>{rank},".encode() * size for other in range(WORLD)]
+        barrier.wait(120)
+        links.close()
+        return good
+
+    with ThreadPoolExecutor(WORLD) as pool:
+        assert list(pool.map(talk, range(WORLD))) == [True] * WORLD
