@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 
 from data_shards.errors import UserError
 
@@ -68,14 +69,19 @@ BUDGETS = {
 
 
 def budget_of(name: str) -> Budget:
-    """A budget by name.
+    """A budget by name, or of any length such as 45m or 6h: sized as the next smaller row.
 
     Raises:
-        UserError: none of `BUDGETS`.
+        UserError: neither one of `BUDGETS` nor a length.
     """
-    if name not in BUDGETS:
-        raise UserError(f"--budget {name}: none of {', '.join(BUDGETS)}")
-    return BUDGETS[name]
+    if name in BUDGETS:
+        return BUDGETS[name]
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([mh])", name)
+    if not found or not float(found[1]):
+        raise UserError(f"--budget {name}: none of {', '.join(BUDGETS)}, nor a length such as 45m")
+    minutes = float(found[1]) * {"m": 1, "h": 60}[found[2]]
+    row = "2h" if minutes >= 120 else "30m"
+    return replace(BUDGETS[row], minutes=minutes)
 
 
 def divide(minutes: float, trainings: int) -> float:
