@@ -49,8 +49,9 @@ def estimate(config: Config, opened: OpenManifest, *, ranks: int = 1) -> Estimat
     manifest, latents = opened.manifest, config.latents
     setup.require_size(manifest)
     counts = parameter_counts(
-        config.networks, static=latents.static, transient=latents.transient, size=manifest.height
-    )
+        config.networks, static=latents.static, transient=latents.transient, size=manifest.height,
+        labels=setup.labels_of(config, manifest),
+    )  # fmt: skip
     for kind in (latents.static_key, latents.transient_key):
         row_keys(manifest, opened.table, kind)  # refuses footage without the labels
     rows = {

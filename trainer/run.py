@@ -43,9 +43,11 @@ class Run:
     def latents(
         self, static_rows_B: torch.Tensor, transient_rows_B: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Latents (B, S) and (B, T, M) of dictionary rows, without gradients."""
+        """Latents (B, S) and (B, T, M) of dictionary rows, without gradients; for a conditional
+        generator the static ones have the rows' labels behind them (`NavSynth.told`)."""
         found = self.dictionary.gather(static_rows_B, transient_rows_B)
-        return found.static_BS.detach(), found.transient_BTM.detach()
+        static_BS = self.networks.told(found.static_BS.detach(), static_rows_B, transient_rows_B)
+        return static_BS, found.transient_BTM.detach()
 
     def clip_rows(self, clips_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Rows, int64 (B,) each, of the static and the transient table that clips belong to."""
