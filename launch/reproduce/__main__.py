@@ -35,7 +35,8 @@ def plan_of(
 ) -> Plan:
     """The plan of a budget: all its trainings are equally long."""
     same = {"fit_steps": budget.fit_steps, "counts": budget.counts, "ranks": budget.ranks}
-    plan = Plan(None, budget.seeds, randoms=budget.randoms, **same)
+    same |= {"randoms": budget.randoms, "classify_steps": budget.classify_steps}
+    plan = Plan(None, budget.seeds, **same)
     if budget.minutes is None:
         return plan
     each = planner.divide(budget.minutes, trainings_of(plan), rest=rest_of(plan))

@@ -11,7 +11,7 @@ from data_shards.errors import UserError
 
 SHARE = 0.95
 """Of the budget that is planned; the rest is for what takes longer than expected."""
-OVERHEAD_MINUTES = 0.2
+OVERHEAD_MINUTES = 0.15
 """What starting and closing one training takes, on two cores."""
 LEAST_MINUTES = 0.05
 
@@ -64,10 +64,11 @@ class Budget:
     fit_steps: int = 600
     ranks: tuple[tuple[int, str], ...] = Plan.ranks
     randoms: int = 500
+    classify_steps: int = 300
 
 
 BUDGETS = {
-    "30m": Budget(30, 1, fit_steps=300, ranks=Plan.ranks[:3], randoms=100),
+    "30m": Budget(30, 1, fit_steps=150, ranks=Plan.ranks[:3], randoms=100, classify_steps=150),
     "2h": Budget(120, 3, counts=True, randoms=200),
     "full": Budget(None, 3, counts=True, fit_steps=2000),
 }
