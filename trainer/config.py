@@ -39,6 +39,8 @@ class TrainConfig:
     """Write metrics and move the progress bar every so many steps."""
     sample_minutes: float = 2.0
     """Write a sample sheet every so many minutes, and at the end; 0: only at the end."""
+    pictures: bool = True
+    """Write samples and the report when the training ends."""
     threads: int = 0
     """CPU threads of each process; 0: cores divided by the processes of this machine."""
     hang_seconds: float = 300.0

@@ -185,9 +185,11 @@ class Engine:
         config, device, batch, draw = self.config, self.ranks.device, part.batch, part.draw
         real = self._real(batch.frames_BTCHW, draw.frames_BF)
         frames_BF = None if draw.frames_BF is None else self._to_device(draw.frames_BF)
-        mixed = config.train.precision == "bf16"
+        layout, mixed = config.latents, config.train.precision == "bf16"
+        rows = (batch.rows(key) for key in (layout.static_key, layout.transient_key))
+        static_BS = self.networks.told(part.latents.static_BS, *rows)
         with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
-            fake, motion = networks(part.latents.static_BS, part.latents.transient_BTM, frames_BF)
+            fake, motion = networks(static_BS, part.latents.transient_BTM, frames_BF)
         codes = motion if config.loss.triplet_on == "motion" else part.latents.transient_BTM
         return objective.terms(
             fake.float(), real, codes.float(), draw, self._to_device(batch.valid_B),

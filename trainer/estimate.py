@@ -88,8 +88,9 @@ def estimate(config: Config, opened: OpenManifest, *, ranks: int = 1) -> Estimat
     manifest, latents = opened.manifest, config.latents
     setup.require_size(manifest)
     counts = parameter_counts(
-        config.networks, static=latents.static, transient=latents.transient, size=manifest.height
-    )
+        config.networks, static=latents.static, transient=latents.transient, size=manifest.height,
+        labels=setup.labels_of(config, manifest),
+    )  # fmt: skip
     keys = {"static": latents.static_key, "transient": latents.transient_key}
     for kind in keys.values():
         row_keys(manifest, opened.table, kind)  # refuses footage without the labels

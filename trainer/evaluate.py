@@ -1,6 +1,7 @@
 """How good a run is: PSNR, SSIM, FCS beside its bound, MCS, and combinations never trained on.
 
     python -m trainer.evaluate RUN [--vgg FILE] [--videos 500] [--random 500] [--held-out DIR]
+        [--frechet] [--lpips FILE] [--fvd FILE --fvd-sha256 HASH --allow-code]
 
 Sec. 4.2 and Tab. 2 to 4. Prints a table and writes RUN/evaluation.json, samples/best.png and
 samples/worst.png. Each figure carries a card with its protocol: figures with different cards must
@@ -24,6 +25,8 @@ import torch
 from data_shards.errors import UserError
 from data_shards.manifest import MANIFEST
 from trainer import generate, render, scores, summary
+from trainer.cards import FCS, MCS, PSNR, SSIM, Score, protocol
+from trainer.distances import NOTHING, Wanted, add_options, extra_scores, open_wanted
 from trainer.held_out import held_out_cells
 from trainer.progress import progress
 from trainer.vgg import ENVIRONMENT, Vgg, motion_of, open_vgg
@@ -47,18 +50,6 @@ class Scored(NamedTuple):
     real_K: torch.Tensor | None
 
 
-class Score(NamedTuple):
-    """One figure, how to read it, and its protocol card."""
-
-    name: str
-    value: float
-    unit: str
-    better: str
-    bound: float | None
-    distance: float | None
-    protocol: dict[str, str]
-
-
 def evaluate(
     run: Run,
     *,
@@ -67,6 +58,7 @@ def evaluate(
     seed: int = 0,
     vgg: Vgg | None = None,
     held_out: str | None = None,
+    wanted: Wanted = NOTHING,
 ) -> dict[str, Any]:
     """Every figure of a run, as evaluation.json holds them.
 
@@ -77,6 +69,7 @@ def evaluate(
         seed: of the random pairs.
         vgg: feature network of MCS; None leaves MCS out.
         held_out: manifest of cells that were not trained on; None for none.
+        wanted: figures beyond the paper's.
     """
     names = render.spread_videos(run, videos)
     clips = render.clips_of(run, names)
@@ -84,6 +77,9 @@ def evaluate(
     table = training_scores(run, found, vgg=vgg)
     if randoms:
         table += random_scores(run, found, count=randoms, seed=seed, vgg=vgg)
+    pairs = generate.draw_pairs(run, count=randoms, seed=seed) if randoms else None
+    chosen = f"{len(clips)} of {len(run.manifest.videos)}"
+    table += extra_scores(run, clips, wanted, vgg=vgg, pairs=pairs, chosen=chosen)
     show_extremes(run, names, clips, found.psnr_B)
     per_video = zip(names, found.psnr_B, found.ssim_B, strict=True)
     return {
@@ -166,28 +162,6 @@ def show_extremes(run: Run, names: list[str], clips: list[int], psnr_B: np.ndarr
     summary.write_extremes(run.folder / "samples", [names[i] for i in at], real, fake)
 
 
-# Protocol ------------------------------------------------------------------------------------
-
-PSNR = "mean over videos of 10 log10(255^2 / MSE), MSE over all pixels of a video, 8 bits"
-SSIM = "mean over videos and frames, scikit-image, window 7, colour, range 255"
-FCS = "mean over videos of the mean SSIM of all frames with the first one (Sec. 4.2)"
-MCS = "log10 of the squared distance of mean consecutive feature differences (Sec. 4.2)"
-
-
-def protocol(run: Run, *, videos: str, definition: str, **more: str) -> dict[str, str]:
-    """The card of a figure: whatever must be equal before two figures are compared."""
-    facts = run.manifest
-    return {
-        "definition": definition,
-        "videos": videos,
-        "clips": "the first of each video",
-        "frames": f"{facts.frames}, stride {facts.stride}",
-        "size": f"{facts.width} x {facts.height}",
-        "footage": f"{facts.name}, {facts.fingerprint[:12]}",
-        **more,
-    }
-
-
 def _network(vgg: Vgg) -> dict[str, str]:
     return {"features": "VGG16 relu3_3", "weights SHA-256": vgg.sha256}
 
@@ -208,14 +182,14 @@ def _in_parts(items: Sequence[int], *, label: str) -> Iterator[Sequence[int]]:
 
 def as_text(found: dict[str, Any]) -> str:
     """The figures as a table for a terminal."""
-    lines = [f"{'':14}{'value':>10}  {'bound':>8}  {'distance':>8}  better"]
+    lines = [f"{'':20}{'value':>10}  {'bound':>8}  {'distance':>8}  better"]
     for score in found["scores"]:
         bound, distance = (
             "" if score[name] is None else f"{score[name]:.4f}" for name in ("bound", "distance")
         )
         value = f"{score['value']:.2f} dB" if score["unit"] == "dB" else f"{score['value']:.4f}"
-        lines.append(f"{score['name']:14}{value:>10}  {bound:>8}  {distance:>8}  {score['better']}")
-    lines += [f"{item['name']:14}{'-':>10}  left out: {item['why']}" for item in found["left_out"]]
+        lines.append(f"{score['name']:20}{value:>10}  {bound:>8}  {distance:>8}  {score['better']}")
+    lines += [f"{item['name']:20}{'-':>10}  left out: {item['why']}" for item in found["left_out"]]
     cells = found["held_out"]
     if cells:
         lines.append(
@@ -241,6 +215,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--random", type=int, default=0, help="score N random pairs too")
     parser.add_argument("--seed", type=int, default=0, help="of the random pairs (default: 0)")
     parser.add_argument("--held-out", metavar="DIR", help="default: held-out beside the manifest")
+    add_options(parser)
     options = parser.parse_args(argv)
     try:
         found = _evaluate(options)
@@ -257,6 +232,7 @@ def _evaluate(options: argparse.Namespace) -> dict[str, Any]:
 
     if options.videos < 1 or options.random < 0:
         raise UserError("--videos must be at least 1 and --random at least 0")
+    wanted = open_wanted(options)
     vgg, why = find_vgg(options.vgg)
     run = open_run(options.run, checkpoint=render.checkpoint_of(options.checkpoint))
     beside = Path(run.config.data.manifest.removesuffix(MANIFEST)) / "held-out"
@@ -268,6 +244,7 @@ def _evaluate(options: argparse.Namespace) -> dict[str, Any]:
         seed=options.seed,
         vgg=vgg,
         held_out=held_out,
+        wanted=wanted,
     )
     if not vgg:
         found["left_out"].append({"name": "MCS", "why": why})

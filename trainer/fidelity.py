@@ -70,12 +70,12 @@ def fidelity(engine: Engine, opened: OpenManifest) -> Fidelity:
 def _psnr_of(engine: Engine, opened: OpenManifest, part: Part) -> torch.Tensor:
     """PSNR of a part's whole clips; every rank calls it, with clips or without."""
     layout, clips = engine.config.latents, part.request.clip_B
-    latents = engine.dictionary.gather(
-        *(rows_of(opened, clips, kind) for kind in (layout.static_key, layout.transient_key))
-    )
+    rows = [rows_of(opened, clips, kind) for kind in (layout.static_key, layout.transient_key)]
+    latents = engine.dictionary.gather(*rows)
     if not len(clips):
         return torch.zeros(0)
-    fake, _ = engine.networks(latents.static_BS, latents.transient_BTM)
+    told_BS = engine.networks.told(latents.static_BS, *rows)
+    fake, _ = engine.networks(told_BS, latents.transient_BTM)
     error = to_uint8(fake).cpu().float() - part.frames_BTCHW.float()
     psnr_B = 10 * torch.log10(255**2 / error.square().flatten(1).mean(dim=1).clamp_min(1e-9))
     return psnr_B[part.valid_B]

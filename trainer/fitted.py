@@ -128,8 +128,8 @@ class ExtendedRun(Run):
         for row_B, end, old, values in zip(rows, ends, trained, new, strict=True):
             at = (row_B - end).clamp_min(0)
             here = (row_B >= end).view(-1, *[1] * (old.ndim - 1)).to(old.device)
-            found.append(torch.where(here, values[at].to(old), old))
-        return found[0], found[1]
+            found.append(torch.where(here, values[at].to(old), old[..., : values.shape[-1]]))
+        return self.networks.told(found[0], *rows), found[1]
 
     def clip_rows(self, clips_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Rows of trained clips, and those behind them of fitted ones."""

@@ -134,7 +134,9 @@ def _values(run: Run, kind: int, rows: np.ndarray) -> torch.Tensor:
     """Rows of one table (0 static, 1 transient)."""
     wanted = torch.as_tensor(np.asarray(rows, np.int64))
     other = torch.zeros_like(wanted)
-    return run.latents(*((wanted, other) if kind == 0 else (other, wanted)))[kind].clone()
+    found = run.latents(*((wanted, other) if kind == 0 else (other, wanted)))[kind]
+    layout = run.config.latents
+    return found[..., : (layout.static, layout.transient)[kind]].clone()  # without labels
 
 
 def _state(values: torch.Tensor) -> rowopt.State:

@@ -6,6 +6,7 @@
     python -m trainer.generate RUN recombine [--static NAME...] [--transient NAME...] [--count 6]
     python -m trainer.generate RUN random [--count 500] [--seed 0]
     python -m trainer.generate RUN interpolate --video NAME [--between 2 5] [--k 3]
+    python -m trainer.generate RUN explore [--count 8]
 
 Pictures go to RUN/samples, or to --out. Interpolation is that of Sec. 4.3.3, Fig. 7 and 12.
 """
@@ -24,7 +25,7 @@ import numpy as np
 import torch
 
 from data_shards.errors import UserError
-from trainer import pictures, render
+from trainer import explorer, pictures, render
 from trainer.progress import progress
 
 if TYPE_CHECKING:
@@ -108,9 +109,8 @@ def recombine(run: Run, out: Output, options: argparse.Namespace) -> None:
     large = pictures.enlarge(grid, factor=_gif_factor(grid))
     film = pictures.label_wall(large, across=across, down=down)
     out.film("recombine", film)
-    middle = film[len(film) // 2]
-    path = out.folder / "recombine.png"
-    out.written.append(pictures.write_png(path, pictures.picture(middle)))
+    middle = pictures.picture(film[len(film) // 2])
+    out.written.append(pictures.write_png(out.folder / "recombine.png", middle))
 
 
 def random(run: Run, out: Output, options: argparse.Namespace) -> None:
@@ -148,6 +148,12 @@ def interpolate(run: Run, out: Output, options: argparse.Namespace) -> None:
     ]
     out.sheet(name, rows, header=f"{pictures.shorten(options.video, 40)}: frames {first} to {last}")
     out.film(name, video)
+
+
+def explore(run: Run, out: Output, options: argparse.Namespace) -> None:
+    """A page: choose content and motion, see the video; the dictionary's plane and rank energy."""
+    page = out.folder / "explorer.html"
+    out.written.append(explorer.write_explorer(run, page, count=options.count))
 
 
 # Drawing and blending --------------------------------------------------------------------------
@@ -191,11 +197,10 @@ def in_between(run: Run, clip: int, *, first: int, last: int, k: int) -> np.ndar
 # Names -------------------------------------------------------------------------------------------
 
 
-def _pair_names(run: Run, static: int, transient: int) -> tuple[str, str]:
+def _pair_names(run: Run, static: int, transient: int) -> tuple[str, ...]:
     kinds = run.config.latents.static_key, run.config.latents.transient_key
     rows = int(static), int(transient)
-    first, second = (render.row_name(run.manifest, *x) for x in zip(kinds, rows, strict=True))
-    return first, second
+    return tuple(render.row_name(run.manifest, *x) for x in zip(kinds, rows, strict=True))
 
 
 def _pair_name(run: Run, static: int, transient: int) -> str:
@@ -219,7 +224,9 @@ COMMANDS: dict[str, Callable[[Run, Output, argparse.Namespace], None]] = {
     "recombine": recombine,
     "random": random,
     "interpolate": interpolate,
+    "explore": explore,
 }
+COUNTS = {"sheet": 8, "sample": 16, "recombine": 6, "random": 500, "explore": 8}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -270,7 +277,7 @@ def _parser() -> argparse.ArgumentParser:
         name: commands.add_parser(name, help=(do.__doc__ or "").splitlines()[0])
         for name, do in COMMANDS.items()
     }
-    for name, count in {"sheet": 8, "sample": 16, "recombine": 6, "random": 500}.items():
+    for name, count in COUNTS.items():
         added[name].add_argument("--count", type=int, default=count, help=f"default: {count}")
     for name in ("sample", "random"):
         added[name].add_argument("--seed", type=int, default=0, help="of the draw (default: 0)")

@@ -265,7 +265,8 @@ def _train(parts: Parts, begin: Progress) -> Ending:
         )  # fmt: skip
         if rank == 0:
             update_json(folder / RUN_FILE, status=DONE.status, step=at.step, final=final)
-            finish(parts)
+            if parts.config.train.pictures:
+                finish(parts)
         parts.engine.ranks.comm.barrier()
     return DONE
 

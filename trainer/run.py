@@ -44,7 +44,8 @@ class Run:
     def latents(
         self, static_rows_B: torch.Tensor, transient_rows_B: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Latents (B, S) and (B, T, M) of dictionary rows.
+        """Latents (B, S) and (B, T, M) of dictionary rows, without gradients; for a conditional
+        generator the static ones have the rows' labels behind them (`NavSynth.told`).
 
         Raises:
             UserError: a row that the dictionary does not have.
@@ -62,7 +63,7 @@ class Run:
                     f"which has {count} rows; is a label absent?"
                 )
             found.append(saved_rows(self.pages, kind, rows_B))
-        return found[0], found[1]
+        return self.networks.told(found[0], static_rows_B, transient_rows_B), found[1]
 
     def clip_rows(self, clips_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Rows, int64 (B,) each, of the static and the transient table that clips belong to."""

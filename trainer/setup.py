@@ -13,7 +13,7 @@ from trainer.comm import Comm
 from trainer.config import Config
 from trainer.draws import generator_of
 from trainer.latents import LatentDictionary
-from trainer.networks import NavSynth
+from trainer.networks import NavSynth, RowLabels
 from trainer.networks.generator import WIDTHS
 
 
@@ -24,6 +24,30 @@ def require_size(manifest: Manifest) -> None:
             f"data.manifest: frames of {manifest.height}x{manifest.width}; generators exist for "
             f"{', '.join(f'{s}x{s}' for s in WIDTHS)}: prepare the footage with --size"
         )
+
+
+def labels_of(config: Config, manifest: Manifest) -> RowLabels | None:
+    """Labels of the dictionary's rows where the generator is told them; None where it is not.
+
+    Raises:
+        UserError: neither rows of the one table nor of the other have a label.
+    """
+    if config.networks.generator != "conditional":
+        return None
+    layout, videos = config.latents, manifest.videos
+    found = []
+    for key, kind, column in (
+        (layout.static_key, "identity", 1), (layout.transient_key, "action", 2),
+    ):  # fmt: skip
+        by_row = {kind: range(manifest.rows(kind)), "video": [video[column] for video in videos]}
+        found.append(torch.tensor(by_row.get(key, [-1] * manifest.rows(key)), dtype=torch.int64))
+    if all(bool((labels < 0).all()) for labels in found):
+        raise UserError(
+            "networks.generator: conditional needs labels, of static rows by identity or video, or "
+            "of transient rows by action or video; set networks.generator=dcgan, or the layout"
+        )
+    classes = max(1, len(manifest.identities)), max(1, len(manifest.actions))
+    return RowLabels(found[0], found[1], classes)
 
 
 def build_networks(config: Config, manifest: Manifest) -> NavSynth:
@@ -41,6 +65,7 @@ def build_networks(config: Config, manifest: Manifest) -> NavSynth:
             static=config.latents.static,
             transient=config.latents.transient,
             size=manifest.height,
+            labels=labels_of(config, manifest),
         )
 
 

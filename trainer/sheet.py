@@ -9,6 +9,7 @@ from data_shards.dataset import ClipReader, Request
 from data_shards.rows import rows_of
 from trainer import pictures
 from trainer.fidelity import to_uint8
+from trainer.latents import KINDS
 from trainer.loop import Parts, Progress
 from trainer.scores import video_psnr
 
@@ -21,16 +22,15 @@ def write_sheet(parts: Parts, at: Progress, *, count: int = SHEET) -> None:
     engine, opened = parts.engine, parts.opened
     clips = np.linspace(0, opened.manifest.clips - 1, min(count, opened.manifest.clips)).astype(int)
     layout = parts.config.latents
-    codes = (
-        engine.dictionary.rows("static", rows_of(opened, clips, layout.static_key)),
-        engine.dictionary.rows("transient", rows_of(opened, clips, layout.transient_key)),
-    )
+    rows = [rows_of(opened, clips, kind) for kind in (layout.static_key, layout.transient_key)]
+    codes = [engine.dictionary.rows(kind, row_B) for kind, row_B in zip(KINDS, rows, strict=True)]
     if engine.ranks.comm.rank:
         return
     part = ClipReader(opened)[Request(0, clips, np.zeros_like(clips))]
     engine.networks.eval()
     with torch.no_grad(), engine.average.shown():
-        fake = to_uint8(engine.networks(*codes)[0]).cpu()
+        told_BS = engine.networks.told(codes[0], *rows)
+        fake = to_uint8(engine.networks(told_BS, codes[1])[0]).cpu()
     engine.networks.train()
     names = [opened.manifest.videos[v].name for v in opened.table["video"][clips]]
     real_BTHWC, fake_BTHWC = (x.permute(0, 1, 3, 4, 2).numpy() for x in (part.frames_BTCHW, fake))

@@ -1,6 +1,6 @@
 """Regenerate the paper's tables and figures, and set ours beside them.
 
-    python -m launch.reproduce --data DIR --budget 30m|2h|full --out DIR [--publish docs]
+    python -m launch.reproduce --data DIR --budget 30m|2h|full|45m --out DIR [--publish docs]
 
 DIR holds data sets in their own layouts (docs/reproduce.md lists them); synthetic footage is always
 there. The same command goes on where a killed one was; a stage with the same inputs is not run
@@ -24,33 +24,52 @@ from data_shards.errors import UserError
 from launch.reproduce import planner, report, state, trainings
 from launch.reproduce.context import Context, Stage
 from launch.reproduce.footage import find_sets
+from launch.reproduce.pacing import Pacing
 from launch.reproduce.planner import Budget, Plan
 from launch.reproduce.stages import STAGES
 from trainer.evaluate import find_vgg
 
 
-def plan_of(budget: Budget, *, trainings_of: Callable[[Plan], int]) -> Plan:
+def plan_of(
+    budget: Budget, *, trainings_of: Callable[[Plan], int], rest_of: Callable[[Plan], float]
+) -> Plan:
     """The plan of a budget: all its trainings are equally long."""
     same = {"fit_steps": budget.fit_steps, "counts": budget.counts, "ranks": budget.ranks}
+    same |= {"randoms": budget.randoms, "classify_steps": budget.classify_steps}
     plan = Plan(None, budget.seeds, **same)
     if budget.minutes is None:
         return plan
-    return replace(plan, minutes=planner.divide(budget.minutes, trainings_of(plan)))
+    each = planner.divide(budget.minutes, trainings_of(plan), rest=rest_of(plan))
+    return replace(plan, minutes=each)
 
 
 def reproduce(
-    context: Context, stages: dict[str, Stage], facts: report.Facts, *, publish: Path | None = None
+    context: Context,
+    stages: dict[str, Stage],
+    facts: report.Facts,
+    *,
+    publish: Path | None = None,
+    budget: float | None = None,
 ) -> list[Path]:
-    """Run the stages that are not done, and write the report after each; returns its files."""
+    """Run the stages that are not done, and write the report after each; returns its files.
+
+    Args:
+        context: of all stages.
+        stages: by name, in their order.
+        facts: of the report.
+        publish: folder that gets results.md too.
+        budget: minutes; what does not fit is shortened or left out, and said so. None: no limit.
+    """
     context.out.mkdir(parents=True, exist_ok=True)
-    kept = state.State(context.out)
+    pacing = Pacing(context, stages, state.State(context.out), budget=budget)
     results, files = {}, []
     for name, stage in stages.items():
         print(f"stage {name}", file=sys.stderr, flush=True)
-        results[name] = (stage.title, state.run_stage(context, kept, name, stage))
-        files = report.write(results, facts, out=context.out)
+        results[name] = (stage.title, pacing.run(name))
+        shown = {**results, "time": ("Time", pacing.table())}
+        files = report.write(shown, facts, out=context.out)
     if publish:
-        files = [*files, report.publish(results, facts, out=context.out, docs=publish)]
+        files = [*files, report.publish(shown, facts, out=context.out, docs=publish)]
     return files
 
 
@@ -94,7 +113,12 @@ def _main(options: argparse.Namespace, command: str) -> list[Path]:
     def needed(plan: Plan) -> int:
         return sum(stage.trainings(sets, plan) for stage in stages.values())
 
-    plan = replace(plan_of(budget, trainings_of=needed), words=tuple(options.words))
+    def rest(plan: Plan) -> float:
+        each = (planner.rest_minutes(plan, s.rest, sets=len(sets)) for s in stages.values())
+        return sum(each)
+
+    plan = plan_of(budget, trainings_of=needed, rest_of=rest)
+    plan = replace(plan, words=tuple(options.words))
     vgg, why = find_vgg(options.vgg)
     context = Context(options.out, sets, plan, vgg, why, trainings.start_process)
     facts = report.Facts(
@@ -106,7 +130,7 @@ def _main(options: argparse.Namespace, command: str) -> list[Path]:
         f"Python {platform.python_version()}",
         training=f"seeds 0 to {plan.seeds - 1}; {plan.frames} frames of {plan.size} x {plan.size}",
     )
-    return reproduce(context, stages, facts, publish=options.publish)
+    return reproduce(context, stages, facts, publish=options.publish, budget=budget.minutes)
 
 
 def _device() -> str:

@@ -59,6 +59,11 @@ class Stage(NamedTuple):
     trainings: Callable[[Sequence[FootageSet], Plan], int]
     """How many trainings it will ask for, for the planner."""
     run: Callable[[Context], StageResult]
+    rest: tuple[float, float]
+    """Seconds of everything but trainings on two cores: for each data set, and besides for each of
+    its seeds and 100 random videos."""
+    fixed: bool = False
+    """Its trainings are compared with those of another stage, so they are never shortened."""
 
 
 @dataclass(frozen=True)

@@ -71,9 +71,14 @@ REFERENCES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 }
 
 
+def bound_of(real_BTHWC: np.ndarray) -> float:
+    """FCS of the footage itself."""
+    return float(scores.fcs(real_BTHWC).mean())
+
+
 def references(real_BTHWC: np.ndarray, *, vgg: Vgg | None) -> dict[str, Figures]:
     """Figures of every reference row; `bound` is the footage itself."""
-    bound = Figures(None, float(scores.fcs(real_BTHWC).mean()), None)
+    bound = Figures(None, bound_of(real_BTHWC), None)
     rows = {
         name: measure(make(real_BTHWC), real_BTHWC, vgg=vgg) for name, make in REFERENCES.items()
     }

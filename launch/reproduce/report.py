@@ -13,6 +13,7 @@ from launch.reproduce.context import Cell, Claim, Picture, StageResult, Table
 
 VERDICTS = {True: "holds", False: "does not hold", None: "not judged"}
 FILMS = (".mp4",)
+PAGES = (".html",)
 LARGEST_PUBLISHED = 2 << 20
 """Bytes of a picture that goes into docs/; larger ones are named and left out."""
 
@@ -72,7 +73,7 @@ def _table(table: Table) -> str:
 
 def _picture(picture: Picture, prefix: str) -> str:
     file = f"{prefix}{picture.file}"
-    if picture.file.endswith(FILMS):
+    if picture.file.endswith(FILMS + PAGES):
         return f"{picture.title}: [{Path(file).name}]({file})\n"
     return f"{picture.title}:\n\n![{_safe(picture.title)}]({file})\n"
 
@@ -96,7 +97,11 @@ def html(results: Mapping[str, tuple[str, StageResult]], facts: Facts) -> str:
     )  # fmt: skip
     environment.filters["cell"] = lambda cell: cell_text(cell).replace("\\|", "|")
     return environment.get_template("results.html").render(
-        results=list(results.values()), facts=facts._asdict(), verdicts=VERDICTS, films=FILMS
+        results=list(results.values()),
+        facts=facts._asdict(),
+        verdicts=VERDICTS,
+        films=FILMS,
+        pages=PAGES,
     )
 
 
@@ -111,8 +116,8 @@ def write(results: Mapping[str, tuple[str, StageResult]], facts: Facts, *, out: 
 def publish(
     results: Mapping[str, tuple[str, StageResult]], facts: Facts, *, out: Path, docs: Path
 ) -> Path:
-    """Write docs/results.md, with its pictures in docs/img/results; films and the largest pictures
-    are left out."""
+    """Write docs/results.md, with its pictures in docs/img/results; films, pages and the largest
+    pictures are left out."""
     folder = docs / "img" / "results"
     folder.mkdir(parents=True, exist_ok=True)
     kept = {}
@@ -120,7 +125,7 @@ def publish(
         small = [
             picture
             for picture in result.pictures
-            if not picture.file.endswith(FILMS)
+            if not picture.file.endswith(FILMS + PAGES)
             and (out / picture.file).stat().st_size <= LARGEST_PUBLISHED
         ]
         for picture in small:

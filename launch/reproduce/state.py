@@ -52,12 +52,14 @@ class State:
     def __init__(self, folder: Path) -> None:
         self.path = folder / FILE
         self.stages: dict[str, dict] = {}
+        self.given: dict[str, list[float]] = {}
+        """Minutes of a stage's trainings: as planned, and as given when it began."""
         if self.path.exists():
             try:
                 found = json.loads(self.path.read_text())
                 if found["format"] != FORMAT:
                     raise UserError(f"{self.path}: of another version; choose another --out")
-                self.stages = dict(found["stages"])
+                self.stages, self.given = dict(found["stages"]), dict(found.get("given", {}))
             except (ValueError, KeyError, TypeError) as error:
                 if isinstance(error, UserError):
                     raise
@@ -79,7 +81,25 @@ class State:
             "seconds": round(seconds, 1),
             "result": to_json(result),
         }
-        text = json.dumps({"format": FORMAT, "stages": self.stages}, indent=1, allow_nan=False)
+        self._write()
+
+    def give(self, name: str, *, planned: float, minutes: float) -> None:
+        """Write down how long a stage's trainings are, so that it goes on with the same ones."""
+        self.given[name] = [planned, minutes]
+        self._write()
+
+    def minutes_of(self, name: str, *, planned: float) -> float | None:
+        """What a stage was given under this very plan, if it has begun."""
+        found = self.given.get(name)
+        return found[1] if found and found[0] == planned else None
+
+    def seconds_of(self, name: str) -> float:
+        """What a stage took that is done."""
+        return float(self.stages[name]["seconds"])
+
+    def _write(self) -> None:
+        whole = {"format": FORMAT, "given": self.given, "stages": self.stages}
+        text = json.dumps(whole, indent=1, allow_nan=False)
         replace_durable(self.path, f"{text}\n".encode())
 
 

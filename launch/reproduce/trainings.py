@@ -20,7 +20,8 @@ from trainer.commit import read_json
 from trainer.leaving import DONE, RUN_FILE
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-ALWAYS = ("telemetry.endpoint=false", "telemetry.log=none", "train.sample_minutes=0")
+ALWAYS = ("telemetry.endpoint=false", "telemetry.log=none", "train.sample_minutes=0",
+          "train.pictures=false")  # fmt: skip
 
 
 def start_process(words: list[str], log: Path) -> int:

@@ -14,9 +14,10 @@ from data_shards.errors import UserError
 from data_shards.manifest import read_manifest
 from launch.reproduce import __main__ as entry
 from launch.reproduce import blending, classifier, coding, figures, footage, planner, report, shifts
-from launch.reproduce.context import Context, StageResult, from_json, mean_std, to_json
+from launch.reproduce.context import Context, Stage, StageResult, from_json, mean_std, to_json
 from launch.reproduce.footage import SYNTHETIC, find_sets
-from launch.reproduce.planner import Plan
+from launch.reproduce.pacing import Pacing
+from launch.reproduce.planner import Need, Plan
 from launch.reproduce.stages import STAGES
 from launch.reproduce.stages.adversarial import BASELINES
 from launch.reproduce.stages.compact import Point, at_bytes
@@ -26,10 +27,12 @@ from tests.support.training import SMALL
 from trainer.main import main as train
 from trainer.networks import NavSynth, NetworksConfig
 
+pytestmark = pytest.mark.xdist_group("reproduce")
+
 FRAMES = 6
 TINY = replace(SYNTHETIC, preset="folder", identities=3, actions=2, held_out=1)
 PLAN = Plan(
-    None, 1, frames=FRAMES, size=32, videos=4, randoms=4, fit_steps=4, classify_steps=2,
+    None, 1, frames=FRAMES, size=32, videos=4, randoms=4, wall=4, fit_steps=4, classify_steps=2,
     baseline_steps=1, ranks=((0, "clip"), (10, "clip")),
     words=(*SMALL, "train.steps=3"),
 )  # fmt: skip
@@ -127,9 +130,62 @@ def test_a_budget_is_divided_over_its_trainings_and_too_small_a_one_is_refused()
     """All trainings together with their overhead take the trainings' share of the budget."""
     each = planner.divide(30, 20)
     assert 20 * (each + planner.OVERHEAD_MINUTES) == pytest.approx(30 * planner.SHARE)
+    less = planner.divide(30, 20, rest=5)
+    assert 20 * (less + planner.OVERHEAD_MINUTES) + 5 == pytest.approx(30 * planner.SHARE)
     with pytest.raises(UserError, match="too few"):
         planner.divide(1, 20)
+    sizes = {name: planner.budget_of(name) for name in ("45m", "2.5h", "30m")}
+    assert [sizes[n].minutes for n in sizes] == [45, 150, 30] and sizes["2.5h"].seeds == 3
+    for wrong in ("0m", "1d", "h", "-3m"):
+        with pytest.raises(UserError, match="nor a length"):
+            planner.budget_of(wrong)
     assert mean_std([1.0, 3.0], digits=1) == "2.0 ± 1.4" and mean_std([]) is None
+
+
+def test_a_slow_machine_shortens_what_stands_for_itself_and_leaves_out_the_rest() -> None:
+    """On time all is as planned; late, the free stages share what is left, or nothing runs."""
+    fixed, free, none = Need(4, 1.0, True), Need(6, 1.0, False), Need(0, 1.0, False)
+    on_time = planner.given(30, [fixed, free, none], planned=1.0, pace=1.0)
+    assert on_time == 1.0 == planner.given(30, [free, none], planned=1.0, pace=1.0)
+    late = planner.given(6.2, [free, none], planned=1.0, pace=1.0)
+    assert late is not None and late < 1
+    spent = 6 * (late + planner.OVERHEAD_MINUTES) + 2
+    assert spent == pytest.approx(6.2)
+    assert planner.given(6.2, [free, none], planned=1.0, pace=3.0) is None
+    assert planner.given(4.0, [fixed, none], planned=1.0, pace=1.0) is None
+    assert planner.given(0.9, [none], planned=1.0, pace=1.0) is None
+    assert planner.pace_of([]) == 1.0
+    twice = (free, 1.0, 6 + 2 * (1 + 6 * planner.OVERHEAD_MINUTES))
+    assert planner.pace_of([twice]) == pytest.approx(2)
+
+
+def test_a_budget_is_kept_by_stages_and_survives_a_restart(tmp_path: Path) -> None:
+    """What a stage was given is kept; a stage that does not fit is left out and said so."""
+    seen: list[tuple[str, float | None]] = []
+
+    def stage(name: str, trainings: int, fixed: bool) -> Stage:
+        def run(context: Context) -> StageResult:
+            seen.append((name, context.plan.minutes))
+            return StageResult(notes=(name,))
+
+        return Stage(name, lambda sets, plan: trainings, run, (0.0, 0.0), fixed)
+
+    stages = {"a": stage("a", 2, True), "b": stage("b", 4, False), "c": stage("c", 30, True)}
+    context = Context(tmp_path, (TINY,), replace(PLAN, minutes=1.0), None, "", Trainer())
+
+    def paced(budget: float) -> Pacing:
+        return Pacing(context, stages, State(tmp_path), budget=budget)
+
+    first = paced(33.8)
+    results = [first.run(name) for name in stages]
+    (_, whole), (_, short), (_, last) = seen
+    assert whole == last == 1.0 and short is not None and 0.05 <= short < 0.2
+    again = paced(33.8)
+    assert [again.run(name) for name in stages] == results and len(seen) == 3
+    assert [row[3] for row in again.table().tables[0].rows] == [1.0, short, 1.0, None]
+    less = Pacing(context, {"c": stages["c"]}, State(tmp_path / "less"), budget=20)
+    assert "left out: 20.0 minutes" in less.run("c").notes[0] and len(seen) == 3
+    assert less.table().tables[0].rows[0][3:] == (None, None)
 
 
 def test_data_sets_are_found_by_their_layout(tmp_path: Path) -> None:
@@ -140,7 +196,7 @@ def test_data_sets_are_found_by_their_layout(tmp_path: Path) -> None:
     assert names == ["synthetic", "chairs", "weizmann_strips"]
     with pytest.raises(UserError, match="holds none of"):
         find_sets(str(tmp_path / "rendered_chairs"))
-    assert entry.main(["--budget", "1h"]) == 2 and entry.main(["--stages", "none"]) == 2
+    assert entry.main(["--budget", "1d"]) == 2 and entry.main(["--stages", "none"]) == 2
 
 
 def test_held_out_cells_leave_every_label_and_splits_share_no_video(done) -> None:

@@ -21,6 +21,7 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "gelu": lambda: nn.GELU(),
 }
 OUTPUTS: dict[str, Callable[[], nn.Module]] = {"linear": nn.Identity, "tanh": nn.Tanh}
+GENERATORS = ("dcgan", "conditional")
 COMPILERS = ("no", "inductor", "aot_eager")
 INITS = ("dcgan", "kaiming", "torch")
 
@@ -32,7 +33,9 @@ class NetworksConfig:
     hidden: int = 500
     """Hidden units of the one-layer GRU (Sec. 4.2)."""
     generator: str = "dcgan"
-    """Architecture of the generator: dcgan."""
+    """Architecture of the generator: dcgan | conditional (told identity and action, Sec. 4.2)."""
+    label_channels: int = 32
+    """Numbers that a conditional generator makes of the labels."""
     channels: int = 64
     """Channels of the generator's last hidden layer; each layer before it has twice as many."""
     norm: str = "group"
@@ -51,11 +54,11 @@ class NetworksConfig:
     (traced and not compiled, to find faults)."""
 
     def __post_init__(self) -> None:
-        for name in ("hidden", "channels", "group_channels"):
+        for name in ("hidden", "channels", "group_channels", "label_channels"):
             if getattr(self, name) < 1:
                 raise UserError(f"networks.{name}: {getattr(self, name)} is below 1")
         choices = {"norm": NORMS, "activation": ACTIVATIONS, "output": OUTPUTS, "init": INITS}
-        choices["compile"] = COMPILERS
+        choices |= {"compile": COMPILERS, "generator": GENERATORS}
         for name, table in choices.items():
             if getattr(self, name) not in table:
                 raise UserError(

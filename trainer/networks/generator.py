@@ -89,10 +89,6 @@ class Generator(nn.Module):
             last.bias.copy_(colour_C)
 
 
-GENERATORS: dict[str, type[Generator]] = {"dcgan": Generator}
-"""Architectures by `networks.generator`; another one is another row."""
-
-
 def _after(config: NetworksConfig, channels: int) -> list[nn.Module]:
     return [NORMS[config.norm](channels, config.group_channels), ACTIVATIONS[config.activation]()]
 

@@ -7,9 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from data_shards.errors import UserError
+from trainer.networks.conditional import ConditionalGenerator, RowLabels, columns_of
 from trainer.networks.config import NetworksConfig
-from trainer.networks.generator import GENERATORS
+from trainer.networks.generator import Generator
 from trainer.networks.motion import MotionRNN
 
 
@@ -26,15 +26,48 @@ class NavSynth(nn.Module):
     """R (`motion`, weights theta) and G (`generator`, weights gamma)."""
 
     def __init__(
-        self, config: NetworksConfig, *, static: int, transient: int, size: int = 64
+        self,
+        config: NetworksConfig,
+        *,
+        static: int,
+        transient: int,
+        size: int = 64,
+        labels: RowLabels | None = None,
     ) -> None:
+        """`labels`: of the rows, for a conditional generator; None: an ordinary one."""
         super().__init__()
-        if config.generator not in GENERATORS:
-            raise UserError(
-                f"networks.generator: {config.generator!r} is none of {', '.join(GENERATORS)}"
-            )
         self.motion = MotionRNN(config, transient=transient)
-        self.generator = GENERATORS[config.generator](config, latent=static + transient, size=size)
+        latent = static + transient
+        if labels is None:
+            self.generator = Generator(config, latent=latent, size=size)
+        else:
+            self.generator = ConditionalGenerator(
+                config, latent=latent, size=size, static=static, labels=labels
+            )
+            self.register_buffer("identity_N", labels.identity_N, persistent=False)
+            self.register_buffer("action_N", labels.action_N, persistent=False)
+
+    def told(
+        self, static_BS: torch.Tensor, static_rows_B: torch.Tensor, transient_rows_B: torch.Tensor
+    ) -> torch.Tensor:
+        """Static codes with the labels of a pair of rows behind them, for a conditional generator.
+
+        Rows that lie behind the dictionary's, as fitted ones do, have no labels.
+
+        Returns:
+            (B, S + classes), or `static_BS` itself where the generator is an ordinary one.
+        """
+        if not isinstance(self.generator, ConditionalGenerator):
+            return static_BS
+        columns = [static_BS]
+        rows = (("identity_N", static_rows_B), ("action_N", transient_rows_B))
+        for (name, row_B), classes in zip(rows, self.generator.classes, strict=True):
+            label_N = self.get_buffer(name)
+            row_B = row_B.to(label_N.device)
+            label_B = label_N[row_B.clamp_max(len(label_N) - 1)]
+            label_B = torch.where(row_B < len(label_N), label_B, -1)
+            columns.append(columns_of(label_B, classes).to(static_BS))
+        return torch.cat(columns, dim=1)
 
     def forward(
         self,
@@ -45,7 +78,7 @@ class NavSynth(nn.Module):
         """Run R over all T frames and G on those drawn.
 
         Args:
-            static_BS: z^(s) of each clip.
+            static_BS: z^(s) of each clip, as `told` gives it.
             transient_BTM: z^(t) of all its frames.
             frames_BF: which frames to generate, int64; None: all T, in order.
         """
@@ -70,11 +103,16 @@ class NavSynth(nn.Module):
 
 
 def parameter_counts(
-    config: NetworksConfig, *, static: int, transient: int, size: int = 64
+    config: NetworksConfig,
+    *,
+    static: int,
+    transient: int,
+    size: int = 64,
+    labels: RowLabels | None = None,
 ) -> dict[str, int]:
     """Parameters of theta and gamma, without allocating any."""
     with torch.device("meta"):
-        networks = NavSynth(config, static=static, transient=transient, size=size)
+        networks = NavSynth(config, static=static, transient=transient, size=size, labels=labels)
     return {
         "theta": sum(weight.numel() for weight in networks.theta()),
         "gamma": sum(weight.numel() for weight in networks.gamma()),

@@ -65,7 +65,8 @@ def measured(context: Context, footage: FootageSet) -> Rows:
     data = trainings.whole_set(context, footage)
     variants = {**VARIANTS, **TUNED}
     found: dict[str, list[Figures]] = {name: [] for name in variants}
-    random, card, references = [], {}, {}
+    random, card = [], {}
+    references: dict[str, Figures] = {}
     for name, (short, words) in variants.items():
         for seed in trainings.seeds(context):
             trained = open_run(trainings.trained(context, footage, data, short, *words, seed=seed))
@@ -79,7 +80,7 @@ def measured(context: Context, footage: FootageSet) -> Rows:
                     trained, videos=f"{len(clips)} of {len(trained.manifest.videos)}",
                     vgg=context.vgg,
                 )  # fmt: skip
-                references = figures.references(real, vgg=context.vgg)
+                references = references or figures.references(real, vgg=context.vgg)
     references |= _other_windows(context, footage)
     return Rows(references, found, random, card)
 
@@ -131,7 +132,10 @@ def table_of(footage: FootageSet, rows: Rows) -> Table:
 
 
 def _line(
-    name: str, several: Sequence[Figures], bound: float, quoted: dict[str, tuple[float, float]]
+    name: str,
+    several: Sequence[Figures],
+    bound: float,
+    quoted: dict[str, tuple[float | None, float]],
 ) -> tuple[Cell, ...]:
     mcs = [one.mcs for one in several if one.mcs is not None]
     psnr = [one.psnr for one in several if one.psnr is not None]
@@ -201,4 +205,4 @@ def count(sets: Sequence[FootageSet], plan: Plan) -> int:
     return (len(VARIANTS) + len(TUNED)) * plan.seeds * len(sets)
 
 
-STAGE = Stage("Tab. 2 and 4b: full model and loss ablations", count, run)
+STAGE = Stage("Tab. 2 and 4b: full model and loss ablations", count, run, (30.0, 7.0), fixed=True)

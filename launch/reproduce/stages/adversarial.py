@@ -75,7 +75,7 @@ def _one(context: Context, footage: FootageSet) -> StageResult:
     for seed in trainings.seeds(context):
         trained = open_run(trainings.full_model(context, footage, seed=seed))
         real = render.real_clips(trained, figures.scored_clips(trained, context.plan.videos))
-        bound = figures.references(real, vgg=None)["bound (real videos)"].fcs
+        bound = figures.bound_of(real)
         pairs = draw_pairs(trained, count=context.plan.randoms, seed=seed)
         ours = render.render(trained, *pairs)
         others = {name: videos_of(context, data, name, seed=seed) for name in BASELINES}
@@ -132,4 +132,4 @@ def count(sets: Sequence[FootageSet], plan: Plan) -> int:
     return len(BASELINES) * plan.seeds * len(sets)
 
 
-STAGE = Stage("Tab. 2 and Fig. 5: adversarial baselines", count, run)
+STAGE = Stage("Tab. 2 and Fig. 5: adversarial baselines", count, run, (5.0, 21.0), fixed=True)

@@ -133,4 +133,4 @@ def count(sets: Sequence[FootageSet], plan: Plan) -> int:
     return 0
 
 
-STAGE = Stage("Compact representation", count, run)
+STAGE = Stage("Compact representation", count, run, (15.0, 0.0))

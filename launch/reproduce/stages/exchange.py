@@ -188,4 +188,4 @@ def count(sets: Sequence[FootageSet], plan: Plan) -> int:
     return sum(1 for footage in sets if footage.held_out)
 
 
-STAGE = Stage("Tab. 3 and Fig. 6: action exchange", count, run)
+STAGE = Stage("Tab. 3 and Fig. 6: action exchange", count, run, (35.0, 0.0))

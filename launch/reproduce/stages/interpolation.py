@@ -146,4 +146,4 @@ def count(sets: Sequence[FootageSet], plan: Plan) -> int:
     return len(plan.ranks) * len(sets)
 
 
-STAGE = Stage("Fig. 7 and 12: interpolation", count, run)
+STAGE = Stage("Fig. 7 and 12: interpolation", count, run, (15.0, 0.0))

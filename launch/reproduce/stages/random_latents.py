@@ -64,7 +64,7 @@ def _one(context: Context, footage: FootageSet) -> StageResult:
             (drawn, random_videos(trained, count, seed=seed)),
         ):
             found.append(figures.measure(videos, real, vgg=context.vgg, paired=False))
-        bound = figures.references(real, vgg=None)["bound (real videos)"].fcs
+        bound = figures.bound_of(real)
         card = figures.card(trained, videos=f"{count} random ones", vgg=context.vgg)
     rows = {"-Z": drawn, "+Z": learned}
     quoted = paper.TABLE_4A if footage.paper == "chair_cad" else {}
@@ -92,4 +92,4 @@ def count(sets: Sequence[FootageSet], plan: Plan) -> int:
     return 0
 
 
-STAGE = Stage("Tab. 4a: learned and random latents", count, run)
+STAGE = Stage("Tab. 4a: learned and random latents", count, run, (5.0, 14.0))

@@ -1,4 +1,5 @@
-"""Pictures: the ablation (Fig. 4), sheets of videos (Fig. 5, 9 to 11), 500 random videos."""
+"""Pictures: the ablation (Fig. 4), sheets of videos (Fig. 5, 9 to 11), 500 random videos, and the
+dictionary: an explorer page, its principal plane, the energy of its motions by rank."""
 
 from __future__ import annotations
 
@@ -10,11 +11,17 @@ from launch.reproduce import trainings
 from launch.reproduce.context import Context, Picture, Stage, StageResult, merged
 from launch.reproduce.footage import FootageSet
 from launch.reproduce.planner import Plan
+from launch.reproduce.plots import Line, write_plot
 from launch.reproduce.stages.ablation import VARIANTS
 from launch.reproduce.stages.random_latents import random_videos
-from trainer import pictures, render
+from trainer import explorer, pictures, render
 from trainer.generate import draw_pairs
 from trainer.run import Run, open_run
+
+EXPLORED = 8
+"""Rows of each table on the explorer page."""
+PATHS = 10
+"""Motions on the plot of the plane."""
 
 
 def run(context: Context) -> StageResult:
@@ -33,7 +40,8 @@ def _one(context: Context, footage: FootageSet) -> StageResult:
     shown = [
         _sheet(context, f"{key}-{name}", f"{title}; {name}", rows) for key, title, rows in sheets
     ]
-    return StageResult(pictures=(*shown, *_wall(context, footage, full)))
+    dictionary = _dictionary(context, footage, full)
+    return StageResult(pictures=(*shown, *_wall(context, footage, full), *dictionary))
 
 
 def _training_rows(run: Run) -> list[pictures.Row]:
@@ -73,7 +81,7 @@ def _sheet(context: Context, name: str, title: str, rows: list[pictures.Row]) ->
 
 
 def _wall(context: Context, footage: FootageSet, run: Run) -> list[Picture]:
-    count = context.plan.randoms
+    count = context.plan.wall
     videos: np.ndarray = render.render(run, *draw_pairs(run, count=count, seed=0))
     wall = pictures.wall(videos)
     still, film = (context.picture(f"random-{footage.name}.{end}") for end in ("png", "mp4"))
@@ -86,9 +94,47 @@ def _wall(context: Context, footage: FootageSet, run: Run) -> list[Picture]:
     ]
 
 
+def _dictionary(context: Context, footage: FootageSet, run: Run) -> list[Picture]:
+    """The explorer page, and its two plots as pictures."""
+    name, layout = footage.name, run.config.latents
+    page, plane, energy = (
+        context.picture(file)
+        for file in (f"explorer-{name}.html", f"plane-{name}.png", f"energy-{name}.png")
+    )
+    explorer.write_explorer(run, page, count=EXPLORED, title=name)
+    views = explorer.views_of(run)
+    moving = zip(views.transient_N[:PATHS], views.transient_NT2.tolist(), strict=False)
+    paths = [
+        Line(
+            render.row_name(run.manifest, layout.transient_key, int(row)),
+            [x for x, _ in path], [y for _, y in path],
+        )
+        for row, path in moving
+    ]  # fmt: skip
+    write_plot(plane, paths, x="first direction", y="second direction")
+    lines = [
+        Line(label, range(1, len(shares) + 1), shares.tolist())
+        for label, shares in (
+            ("within a clip, mean over clips", views.energy["clip"]),
+            ("all codes as one matrix", views.energy["dictionary"]),
+        )
+    ]
+    write_plot(energy, lines, x="rank", y="share of the codes' energy", log_x=True)
+    titles = (
+        f"Explorer, {name}: any content with any motion, pre-rendered",
+        f"Motions of the dictionary, {name}: PCA of the transient codes, a line through time each",
+        f"Energy of the transient codes by rank, {name}",
+    )
+    files = (page, plane, energy)
+    return [
+        Picture(title, str(path.relative_to(context.out)))
+        for title, path in zip(titles, files, strict=True)
+    ]
+
+
 def count(sets: Sequence[FootageSet], plan: Plan) -> int:
     """None of its own: those of the ablation."""
     return 0
 
 
-STAGE = Stage("Pictures", count, run)
+STAGE = Stage("Pictures", count, run, (45.0, 0.0))

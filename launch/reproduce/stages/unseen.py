@@ -189,4 +189,4 @@ def count(sets: Sequence[FootageSet], plan: Plan) -> int:
     return len(sets) * (3 if plan.counts else 1)
 
 
-STAGE = Stage("Unseen footage", count, run)
+STAGE = Stage("Unseen footage", count, run, (40.0, 0.0))

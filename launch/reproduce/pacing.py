@@ -1,0 +1,89 @@
+"""Stages under a budget of wall time: what each is given, what it took, what was left out.
+
+The plan gives every training the same minutes. Before a stage begins, what is left of the budget is
+compared with what this stage and those after it take at the pace seen so far. Where it is too
+little, trainings of the stages that stand for themselves are shortened, alike within a stage;
+those that are compared with another stage's are as planned or left out. The report says which.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+
+from launch.reproduce import planner, state
+from launch.reproduce.context import Context, Stage, StageResult, Table
+from launch.reproduce.planner import Need
+
+
+class Pacing:
+    """Runs stages in their order. Minutes given are kept, so that a killed stage goes on with the
+    same trainings."""
+
+    def __init__(
+        self,
+        context: Context,
+        stages: Mapping[str, Stage],
+        kept: state.State,
+        *,
+        budget: float | None,
+    ) -> None:
+        self.context, self.stages, self.kept, self.budget = context, stages, kept, budget
+        self.left = budget or 0.0
+        """Minutes."""
+        self.done: list[tuple[Need, float, float]] = []
+        self.rows: list[tuple] = []
+
+    def need(self, name: str) -> Need:
+        """What a stage takes, by plan."""
+        stage, context = self.stages[name], self.context
+        return Need(
+            stage.trainings(context.sets, context.plan),
+            planner.rest_minutes(context.plan, stage.rest, sets=len(context.sets)),
+            stage.fixed,
+        )
+
+    def run(self, name: str) -> StageResult:
+        """A stage's result; one that says why where it was left out."""
+        need, planned = self.need(name), self.context.plan.minutes
+        each = self.given(name)
+        if planned is not None and each is None:
+            text = f"left out: {max(0.0, self.left):.1f} minutes of the budget were left"
+            print(f"stage {name}: {text}", file=sys.stderr, flush=True)
+            self.rows.append((name, need.trainings, planned, None, None))
+            return StageResult(notes=(f"{text}; --stages {name} runs it with a budget to itself",))
+        context = replace(self.context, plan=replace(self.context.plan, minutes=each))
+        result = state.run_stage(context, self.kept, name, self.stages[name])
+        took = self.kept.seconds_of(name) / 60
+        self.left -= took
+        self.done.append((need, each or 0.0, took))
+        self.rows.append((name, need.trainings, planned, each, took))
+        return result
+
+    def given(self, name: str) -> float | None:
+        """Minutes of each of a stage's trainings, kept from its first start on; None: none fits."""
+        planned = self.context.plan.minutes
+        if planned is None or self.budget is None:
+            return planned
+        before = self.kept.minutes_of(name, planned=planned)
+        if before is not None:
+            return before
+        names = list(self.stages)
+        needs = [self.need(later) for later in names[names.index(name) :]]
+        pace = planner.pace_of(self.done)
+        minutes = planner.given(self.left, needs, planned=planned, pace=pace)
+        if minutes is not None:
+            self.kept.give(name, planned=planned, minutes=minutes)
+        return minutes
+
+    def table(self) -> StageResult:
+        """What was planned, given and taken, as a table of the report."""
+        total = sum(row[4] or 0.0 for row in self.rows)
+        columns = ("stage", "trainings", "minutes of each, planned", "given", "minutes in all")
+        rows = (*self.rows, ("all", sum(row[1] for row in self.rows), None, None, total))
+        card = {
+            "budget": f"{self.budget:g} minutes" if self.budget else "none",
+            "in all": "of the run that found the result, without trainings that were there already",
+        }
+        return StageResult((Table("Time by stage", columns, rows, card),))

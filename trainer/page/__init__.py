@@ -1,0 +1,1 @@
+"""Templates of the explorer page (`trainer/explorer.py`)."""
