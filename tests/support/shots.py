@@ -1,4 +1,5 @@
-"""Pictures of the report for the documents: laptop and phone, light and dark.
+"""Pictures of the report for the documents: laptop and phone, light and dark. The light ones show
+the top of the page, the dark ones its curves and what follows.
 
 Run: make shots [ARGS=RUN], from the repository's root; without RUN it trains the demo first.
 """
@@ -38,13 +39,18 @@ def names() -> list[str]:
     return [f"report-{screen}-{scheme}.png" for screen in SCREENS for scheme in schemes]
 
 
+CURVES = "[...document.querySelectorAll('h2')].find(h => h.textContent == 'Curves')"
+
+
 def shots(tab: Browser, page: Path, folder: Path) -> list[Path]:
-    """Pictures of the top of a page in every window and scheme, as small PNGs."""
+    """Pictures of a page in every window and scheme, as small PNGs."""
     found = []
     for name in names():
         _, screen, scheme = Path(name).stem.split("-")
         width, height = SCREENS[screen]
         tab.open(page, width=width, height=height, dark=scheme == "dark")
+        if scheme == "dark":
+            tab.run(f"{CURVES}.scrollIntoView()")
         found.append(shrink(tab.screenshot(folder / name, whole=False)))
     return found
 
