@@ -97,6 +97,7 @@ class Observer:
             self.telemetry.show(name, value)
         for outcome in ("committed", "failed"):
             self.telemetry.show("navsynth_checkpoints_total", 0, outcome=outcome)
+        self.telemetry.show("navsynth_communication_bytes_total", 0, kind="gradients")
         for cause in CAUSES:
             self.telemetry.show("navsynth_goodput_seconds_total", 0, cause=cause)
 

@@ -119,7 +119,7 @@ def test_time_by_phase_is_per_step(folders: list[Path]):
 def test_events_come_from_both_files_and_routine_is_left_out(tmp_path: Path):
     """Damage and a failed checkpoint are told, a committed one is not; a start is told once."""
     folder = write_run(tmp_path / "run", samples=False)
-    notes = [("resumed", {}), ("checkpoint", {"outcome": "committed"})]
+    notes = [("resumed", {}), ("sample", {}), ("checkpoint", {"outcome": "committed"})]
     notes += [("checkpoint", {"outcome": "failed"}), ("damage", {"shard": "shard-00001.tar"})]
     with (folder / "metrics.jsonl").open("a") as file:
         for name, facts in notes:
