@@ -4,7 +4,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 ARGS ?=
 
-.PHONY: help train test lint format soak clean
+.PHONY: help train test lint format shots soak clean
 help:  ## this list
 	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
@@ -26,6 +26,9 @@ lint: $(VENV)/.made  ## format, lint and types
 
 format: $(VENV)/.made  ## write the house format
 	$(RUN) -m ruff format . && $(RUN) -m ruff check --fix .
+
+shots: $(VENV)/.made  ## the pictures of the report in docs/, from a run of the demo or ARGS=RUN
+	$(RUN) -m tests.support.shots $(ARGS)
 
 bench-%: $(VENV)/.made  ## bench-step, -quality, -stream, -dictionary ...: see benchmarks/
 	$(RUN) -m benchmarks.$(subst -,_,$*) $(ARGS)

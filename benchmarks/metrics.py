@@ -31,7 +31,7 @@ TAKES = {
     "cause": ("training", "data", "checkpoint", "evaluation", "restart", "idle"),
     "term": ("total", "rec", "static", "triplet"),
     "group": ("gamma", "theta", "latents"),
-    "kind": ("sum", "max", "gather", "exchange", "broadcast", "gradients"),
+    "kind": ("sum", "max", "gather", "exchange", "broadcast", "gradients", "weights"),
     "outcome": ("committed", "failed"),
     "score": ("psnr", "psnr_worst", "psnr_sample", "ssim", "fcs", "mcs"),
 }

@@ -183,7 +183,7 @@ def differences(runs: list[RunRecord]) -> list[tuple[str, list[Any]]]:
 def events(run: RunRecord) -> list[dict[str, Any]]:
     """Starts, restarts, faults and what else a run noted, oldest first: time, kind, step, text.
 
-    Starts are those of run.json; checkpoints that went well are not listed.
+    Starts are those of run.json; samples and checkpoints that went well are not listed.
     """
     found = []
     for index, start in enumerate(run.info.get("starts") or []):
@@ -194,7 +194,7 @@ def events(run: RunRecord) -> list[dict[str, Any]]:
     for event in told:
         kind = str(event.get("event") or event.get("kind", "fault"))
         routine = kind == "checkpoint" and event.get("outcome", "committed") == "committed"
-        if not routine and kind not in ("started", "resumed"):
+        if not routine and kind not in ("started", "resumed", "sample"):
             text = event.get("text") or event.get("message") or _facts(event)
             found.append(_event(event, kind=kind, text=text))
     if run.info.get("reason"):

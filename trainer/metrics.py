@@ -74,7 +74,7 @@ SECTIONS: dict[str, tuple[Metric, ...]] = {
         Metric("navsynth_clips_read_total", COUNTER, "Clips that loaders delivered, all ranks."),
         Metric("navsynth_clips_damaged_total", COUNTER, "Clips whose bytes did not match, all ranks."),
         Metric("navsynth_shards_quarantined", GAUGE, "Shards with clips that are left out."),
-        Metric("navsynth_communication_bytes_total", COUNTER, "Bytes sent by all ranks.", ("kind",)),
+        Metric("navsynth_communication_bytes_total", COUNTER, "Bytes that ranks gave to other ranks, whatever the way; kind: gradients, weights (ZeRO), exchange (rows), sum, ...", ("kind",)),
     ),
     "Safety": (
         Metric("navsynth_checkpoints_total", COUNTER, "Checkpoints by outcome.", ("outcome",)),

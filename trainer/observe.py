@@ -67,9 +67,6 @@ class Observer:
         """`saved_at`: Unix time of the checkpoint that the run goes on from."""
         self.engine, self.telemetry, self.folder = engine, telemetry, folder
         self._comm, self._node = engine.ranks.comm, node_name()
-        sizes = {"gamma": engine.networks.gamma(), "theta": engine.networks.theta()}
-        self._bytes = {g: sum(p.numel() * p.element_size() for p in ps) for g, ps in sizes.items()}
-        self._sent_gradients = 0.0
         self._steps = 0
         self._lap = time.perf_counter()
         self._rare: dict[str, float] = {}
@@ -100,6 +97,7 @@ class Observer:
             self.telemetry.show(name, value)
         for outcome in ("committed", "failed"):
             self.telemetry.show("navsynth_checkpoints_total", 0, outcome=outcome)
+        self.telemetry.show("navsynth_communication_bytes_total", 0, kind="gradients")
         for cause in CAUSES:
             self.telemetry.show("navsynth_goodput_seconds_total", 0, cause=cause)
 
@@ -115,9 +113,6 @@ class Observer:
         """Look at the size of the body's update where the step is logged, now and then, on rank 0;
         the norms are the same on all ranks."""
         self._steps += 1
-        if self._comm.world > 1:
-            share = 2 * (self._comm.world - 1) / self._comm.world
-            self._sent_gradients += share * sum(self._bytes.get(group, 0) for group in moves)
         if not logged:
             yield
             return
@@ -172,7 +167,7 @@ class Observer:
             **{name: getattr(counters, name) for name in SUMS},
             "shards": sorted(shards)[:NAMED_SHARDS],
             "rows": {kind: table.touched for kind, table in dictionary.tables.items()},
-            "sent": {**self._comm.bytes_sent, "gradients": self._sent_gradients},
+            "sent": dict(self._comm.bytes_sent),
             **vitals.process_figures(self.engine.ranks.device),
         }
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 import torch
 
@@ -16,9 +18,12 @@ from trainer.scores import video_psnr
 SHEET = 8
 """Clips of a sample sheet."""
 
+log = logging.getLogger("navsynth")
+
 
 def write_sheet(parts: Parts, at: Progress, *, count: int = SHEET) -> None:
-    """A sheet of some training clips as they are now, real above generated; all ranks together."""
+    """A sheet of some training clips as they are now, real above generated; all ranks together.
+    A disk that is full costs the picture and a warning, not the run."""
     engine, opened = parts.engine, parts.opened
     clips = np.linspace(0, opened.manifest.clips - 1, min(count, opened.manifest.clips)).astype(int)
     layout = parts.config.latents
@@ -36,10 +41,13 @@ def write_sheet(parts: Parts, at: Progress, *, count: int = SHEET) -> None:
     real_BTHWC, fake_BTHWC = (x.permute(0, 1, 3, 4, 2).numpy() for x in (part.frames_BTCHW, fake))
     psnr = float(video_psnr(fake_BTHWC, real_BTHWC).mean())
     parts.observer.evaluated({"psnr_sample": psnr})
+    path = parts.folder / "samples" / f"step-{at.step:08d}.png"
     parts.telemetry.note(
         "sample", step=at.step, seconds=round(at.seconds, 1), psnr_sample=round(psnr, 3),
-        text=f"step {at.step}: {psnr:.2f} dB over the {len(clips)} videos of samples/"
-        f"step-{at.step:08d}.png",
+        text=f"step {at.step}: {psnr:.2f} dB over the {len(clips)} videos of samples/{path.name}",
     )  # fmt: skip
     sheet = pictures.sheet(pictures.real_above_generated(names, real_BTHWC, fake_BTHWC))
-    pictures.write_png(parts.folder / "samples" / f"step-{at.step:08d}.png", sheet)
+    try:
+        pictures.write_png(path, sheet)
+    except OSError as error:
+        log.warning("%s: not written (%s); training goes on", path, error.strerror)

@@ -29,7 +29,7 @@ from trainer.trackers import Trackers, check_trackers
 
 METRICS_FILE = "metrics.jsonl"
 EVENTS = 200
-"""Events that `run.json` keeps."""
+"""Events that `run.json` keeps; the oldest go, samples before all others."""
 GAUGES = {
     "psnr": "navsynth_psnr_decibels",
     "straggler": "navsynth_straggler_ratio",
@@ -222,7 +222,10 @@ class Telemetry:
         event = {"time": round(time.time(), 3), "kind": kind, "step": step, "text": text, **facts}
         try:
             events = [*read_json(path).get("events", []), event]
-            update_json(path, events=events[-EVENTS:])
+            if len(events) > EVENTS:
+                kinds = [known["kind"] for known in events]
+                del events[kinds.index("sample") if "sample" in kinds else 0]
+            update_json(path, events=events)
         except (OSError, ValueError) as error:
             log.warning("%s: event not kept: %s", path, error)
 

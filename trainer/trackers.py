@@ -8,6 +8,7 @@ training goes on without it.
 from __future__ import annotations
 
 import logging
+import os
 import queue
 import threading
 from collections.abc import Mapping
@@ -20,6 +21,11 @@ WAITING = 256
 """Lines that wait for a slow tracker at most."""
 CLOSE_SECONDS = 30.0
 """A tracker that has not finished within this time is left behind."""
+PLACES = {
+    "wandb": ("WANDB_DIR", "{folder}"),
+    "mlflow": ("MLFLOW_TRACKING_URI", "sqlite:///{folder}/mlflow.db"),
+}
+"""Variables that say where a tracker keeps its files: in the run folder, where they are not set."""
 
 log = logging.getLogger("navsynth")
 
@@ -121,6 +127,11 @@ def _installed() -> set[str]:
 def _make(name: str, folder: Path, run: str) -> Any:
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
+    folder = folder.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    if name in PLACES:
+        variable, place = PLACES[name]
+        os.environ.setdefault(variable, place.format(folder=folder))
     kind: Any = LOGGER_TYPE_TO_CLASS[name]  # type: ignore[index]
     tracker = kind(run, folder) if getattr(kind, "requires_logging_directory", False) else kind(run)
     start = getattr(tracker, "start", None)

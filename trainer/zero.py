@@ -63,6 +63,20 @@ class Zero:
                 f"launch: DeepSpeed's ZeRO stage {stage}{' with offload' if stage else ''} is not "
                 "supported; use launch/deepspeed/zero1.yaml or zero2.yaml"
             )
+        if self.comm.world > 1:
+            self._count_gradients()
+
+    def _count_gradients(self) -> None:
+        """Have `comm.bytes_sent` count, as `gradients`, what DeepSpeed adds up between ranks."""
+        send, sent = self._zero.allreduce_bucket, self.comm.bytes_sent
+        others, world = self.comm.world - 1, self.comm.world
+
+        def counted(bucket: list[torch.Tensor], *args: Any, **kwargs: Any) -> torch.Tensor:
+            size = sum(part.numel() * part.element_size() for part in bucket)
+            sent["gradients"] += 2 * size * others // world  # a ring, as `Comm` counts sums
+            return send(bucket, *args, **kwargs)
+
+        self._zero.allreduce_bucket = counted
 
     @contextmanager
     def moving(self, moves: frozenset[str]) -> Iterator[Any]:
@@ -113,6 +127,9 @@ class Zero:
         for group, settings in zip(GROUPS, self._zero.param_groups, strict=True):
             settings["lr"] = rates[group] * factor
         self._engine.step()
+        shards = sum(shard.numel() * shard.element_size() for shard in self._shards())
+        # Every rank gives the others the weights that it has moved.
+        self.comm.bytes_sent["weights"] += shards * (self.comm.world - 1)
 
     def state(self) -> dict[str, torch.Tensor]:
         """Moments and step counts as `NetworkOptimiser` names them; on every rank together."""

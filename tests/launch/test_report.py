@@ -9,12 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from data_shards.errors import UserError
 from launch import charts, report
 from launch.runs import differences, events, one_history, read_lines, read_run
 from tests.support.browser import Browser, browser, chromium
 from tests.support.run_folder import HOSTILE, metric_lines, write_run
+from tests.support.shots import DOCS, MOST_BYTES, SCREENS, names, shots
 
 needs_chromium = pytest.mark.skipif(chromium() is None, reason="no chromium on this machine")
 
@@ -117,7 +119,7 @@ def test_time_by_phase_is_per_step(folders: list[Path]):
 def test_events_come_from_both_files_and_routine_is_left_out(tmp_path: Path):
     """Damage and a failed checkpoint are told, a committed one is not; a start is told once."""
     folder = write_run(tmp_path / "run", samples=False)
-    notes = [("resumed", {}), ("checkpoint", {"outcome": "committed"})]
+    notes = [("resumed", {}), ("sample", {}), ("checkpoint", {"outcome": "committed"})]
     notes += [("checkpoint", {"outcome": "failed"}), ("damage", {"shard": "shard-00001.tar"})]
     with (folder / "metrics.jsonl").open("a") as file:
         for name, facts in notes:
@@ -214,6 +216,25 @@ def test_in_a_browser(folders: list[Path], tmp_path: Path, tab: Browser, width: 
         assert not outside
         shot = tab.screenshot(tmp_path / f"{index}.png")
         assert shot.stat().st_size > 10_000
+
+
+@needs_chromium
+@pytest.mark.browser
+def test_the_pictures_of_the_documents(folders: list[Path], tmp_path: Path, tab: Browser):
+    """`make shots` gives one of each window and scheme, small; those in docs/ are such pictures."""
+    page = report.write_report(folders[1:], out=tmp_path / "page.html")
+    made = shots(tab, page, tmp_path)
+    text = (DOCS / "observability.md").read_text()
+    assert [path.name for path in made] == names()
+    for path in made:
+        width = SCREENS["phone" if "phone" in path.name else "laptop"].width
+        for picture in (path, DOCS / path.name):
+            with Image.open(picture) as shown:
+                assert shown.width == width and shown.format == "PNG"
+                paper = shown.convert("RGB").getpixel((2, 2))
+            assert isinstance(paper, tuple) and (max(paper) < 60) == ("dark" in path.name)
+            assert picture.stat().st_size <= MOST_BYTES
+        assert path.name in text
 
 
 @needs_chromium

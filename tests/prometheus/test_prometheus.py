@@ -1,183 +1,66 @@
-"""A real Prometheus beside a real training of two processes: figures and alerts arrive."""
+"""A real Prometheus beside a real training of two processes: all figures arrive, and for every
+alert of the shipped rules a fault makes it fire and the fault's end makes it resolve.
+
+The tests go through the life of one run, in order.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import random
+import re
 import shutil
 import signal
-import socket
-import subprocess
-import time
-import urllib.parse
-import urllib.request
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
 
-import psutil
 import pytest
 import yaml
 
-from launch.prometheus.__main__ import write
-from tests.support.footage import tiny_set
-from tests.support.training import command, environment
-from trainer.leaving import ExitCode
+from launch import prometheus as shipped
+from tests.prometheus.conftest import Training
+from tests.support.prometheus import SECONDS, Prometheus, faster, until
 from trainer.metrics import METRICS, series
 
 pytestmark = [
     pytest.mark.prometheus,
+    pytest.mark.slow,
+    pytest.mark.timeout(600),
     pytest.mark.xdist_group("prometheus"),
     pytest.mark.skipif(not shutil.which("prometheus"), reason="prometheus is not installed"),
 ]
-PATIENCE = 120.0
-WORDS = (
-    "train.steps=1000000",
-    "train.log_steps=2",
-    "train.sample_minutes=0.01",
-    "checkpoint.steps=40",
-    "latents.low_rank.rank=4",
-    "latents.low_rank.scope=dictionary",
-    "latents.low_rank.every=20",
-    "telemetry.endpoint=true",
-    "telemetry.budget_seconds=0.5",
-)
 NOT_HERE = {"navsynth_gpu_utilisation_ratio", "navsynth_nonfinite_timestamp_seconds"}
 """Metrics that a healthy run on a CPU does not have."""
+RULES = (Path(shipped.__file__).parent / "rules.yml").read_text()
+TRIED = {
+    "NoProgress", "RankLost", "Straggler", "DataBound", "DiskAlmostFull", "CheckpointFailed",
+    "CheckpointTooOld", "DamagedShards", "NonFinite", "BudgetAlmostSpent",
+}  # fmt: skip
+"""Alerts that the tests below see fire and resolve."""
 
 
-class Service(NamedTuple):
-    """A Prometheus server."""
-
-    url: str
-
-    def get(self, path: str, **query: str) -> Any:
-        """Data of an answer of the HTTP API; None while there is none."""
-        where = f"{self.url}/api/v1/{path}?{urllib.parse.urlencode(query)}"
-        try:
-            with urllib.request.urlopen(where, timeout=10) as answer:
-                return json.load(answer)["data"]
-        except OSError:
-            return None
-
-    def value(self, query: str) -> float | None:
-        """Value of the only series of an instant query; None where there is no series."""
-        found = (self.get("query", query=query) or {}).get("result") or []
-        return float(found[0]["value"][1]) if len(found) == 1 else None
-
-    def firing(self) -> set[str]:
-        """Names of the alerts that fire."""
-        alerts = (self.get("alerts") or {}).get("alerts", [])
-        return {a["labels"]["alertname"] for a in alerts if a["state"] == "firing"}
+def test_every_alert_is_tried_and_only_time_differs() -> None:
+    """The rules are the shipped ones, with durations and numbers of seconds divided; each of their
+    alerts has a fault below."""
+    groups = yaml.safe_load(RULES)["groups"]
+    rules = [rule for group in groups for rule in group["rules"]]
+    assert {r["alert"].removeprefix("Navsynth") for r in rules if "alert" in r} == TRIED
+    assert {n for r in rules for n in SECONDS.findall(r["expr"])} == {"600", "1800"}
+    same = yaml.safe_load(faster(RULES, speed=1))["groups"]
+    assert [r["expr"] for g in same for r in g["rules"] if "[" not in r["expr"]] == [
+        r["expr"] for r in rules if "[" not in r["expr"]
+    ]
+    quick = faster(RULES, speed=120)
+    assert "> 5)" in quick and "[2500ms]" in quick and "for: 5000ms" in quick
+    assert "rate5m" in quick and not re.search(r"\[\d+[mh]\]|for: \d+[mh]\b", quick)
 
 
-class Run(NamedTuple):
-    """A training under way."""
-
-    folder: Path
-    launcher: subprocess.Popen
-    targets: Path
-
-
-def until(condition: Callable[[], object], what: str) -> Any:
-    """Wait for something to become true."""
-    end = time.monotonic() + PATIENCE
-    while time.monotonic() < end:
-        if found := condition():
-            return found
-        time.sleep(0.1)
-    raise AssertionError(f"not within {PATIENCE:.0f} s: {what}")
-
-
-def free_port() -> int:
-    """A port below the range that others get by chance."""
-    while True:
-        port = random.SystemRandom().randrange(20000, 32000)
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)):
-                return port
-
-
-def impatient(folder: Path) -> None:
-    """Scrape every second, and let alerts fire as soon as they are true."""
-    path = folder / "prometheus.yml"
-    config = yaml.safe_load(path.read_text())
-    config["global"] = {
-        "scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s",
-    }  # fmt: skip
-    config["scrape_configs"] = config["scrape_configs"][:1]
-    config["scrape_configs"][0]["file_sd_configs"][0]["refresh_interval"] = "1s"
-    path.write_text(yaml.safe_dump(config))
-    path = folder / "rules.yml"
-    rules = yaml.safe_load(path.read_text())
-    for rule in (rule for group in rules["groups"] for rule in group["rules"] if "alert" in rule):
-        rule.pop("for", None)
-        rule["expr"] = rule["expr"].replace("> 600", "> 5")
-    path.write_text(yaml.safe_dump(rules))
-
-
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Service, Path]]:
-    folder = tmp_path_factory.mktemp("prometheus")
-    write(folder)
-    impatient(folder)
-    address = f"127.0.0.1:{free_port()}"
-    with (folder / "log").open("w") as log:
-        server = subprocess.Popen(
-            ["prometheus", f"--config.file={folder / 'prometheus.yml'}",
-             f"--storage.tsdb.path={folder / 'data'}", f"--web.listen-address={address}"],
-            stdout=log, stderr=log,
-        )  # fmt: skip
-    try:
-        found = Service(f"http://{address}")
-        until(lambda: found.get("status/config"), "Prometheus answers")
-        yield found, folder
-    finally:
-        server.terminate()
-        server.wait()
-
-
-@pytest.fixture(scope="module")
-def run(service: tuple[Service, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
-    folder = tmp_path_factory.mktemp("runs")
-    data = tiny_set(folder / "set", identities=3, actions=2, frames=6, size=32)
-    targets = service[1] / "targets" / "run.json"
-    words = command(folder, data, *WORDS, f"telemetry.targets={targets}", ranks=2)
-    with (folder / "log").open("w") as log:
-        launcher = subprocess.Popen(words, env=environment(), stdout=log, stderr=log)
-    try:
-        until(lambda: targets.exists() or launcher.poll() is not None, "the run is a target")
-        assert launcher.poll() is None, (folder / "log").read_text()
-        yield Run(folder / "run", launcher, targets)
-    finally:
-        left = ranks_of(launcher)
-        launcher.kill()
-        launcher.wait()
-        for process in left:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
-
-
-def ranks_of(launcher: subprocess.Popen) -> list[psutil.Process]:
-    """The processes that train, by rank."""
-    if launcher.poll() is not None:
-        return []
-    children = psutil.Process(launcher.pid).children(recursive=True)
-    found = [child for child in children if "RANK" in child.environ() and "main.py" in
-             " ".join(child.cmdline())]  # fmt: skip
-    return sorted(found, key=lambda child: int(child.environ()["RANK"]))
-
-
-def test_every_metric_arrives_with_a_plausible_value(
-    service: tuple[Service, Path], run: Run
-) -> None:
+def test_every_metric_arrives_with_a_plausible_value(server: Prometheus, run: Training) -> None:
     """All that a CPU run has is scraped from one endpoint, for both ranks where ranks matter."""
-    prometheus = service[0]
     wanted = {name for m in METRICS if m.name not in NOT_HERE for name in series(m)}
-    missing = lambda: wanted - set(prometheus.get("label/__name__/values") or wanted | {""})  # noqa: E731
-    until(lambda: prometheus.get("label/__name__/values") and not missing(), "every metric")
+    missing = lambda: wanted - set(server.get("label/__name__/values") or ())  # noqa: E731
+    until(lambda: not missing(), "every metric")
     plausible = {
         "navsynth_ranks": (2, 2),
         "count(navsynth_rank_step_seconds)": (2, 2),
@@ -197,44 +80,109 @@ def test_every_metric_arrives_with_a_plausible_value(
         "navsynth:checkpoint_age:seconds": (-1, 1e4),
         "navsynth:disk_free:ratio": (0, 1),
         "sum(navsynth_goodput_seconds_total)": (1, 1e5),
+        "navsynth_budget_spent_ratio": (0, 0.5),
         'count(navsynth_run_info{name="run",world="2",run="run"})': (1, 1),
     }
     for query, (low, high) in plausible.items():
-        value = until(lambda query=query: [v] if (v := prometheus.value(query)) else None, query)[0]
+        value = until(lambda query=query: [v] if (v := server.value(query)) else None, query)[0]
         assert low <= value <= high, f"{query}: {value}"
-    said = json.loads((run.folder / "run.json").read_text())["metrics"]
-    assert len(said["endpoints"]) == 1
-    rules = prometheus.get("rules")["groups"]
+    assert len(run.record()["metrics"]["endpoints"]) == 1
+    rules = server.get("rules")["groups"]
     assert all(rule["health"] in ("ok", "unknown") for group in rules for rule in group["rules"])
+    server.until_quiet()
 
 
-def test_a_stopped_process_raises_alarm_until_it_goes_on(
-    service: tuple[Service, Path], run: Run
-) -> None:
+def test_a_stopped_process_raises_alarm_until_it_goes_on(server: Prometheus, run: Training) -> None:
     """A rank 0 that stands still is no progress and a lost node; when it goes on both resolve."""
-    prometheus, both = service[0], {"NavsynthNoProgress", "NavsynthRankLost"}
-    first = ranks_of(run.launcher)[0]
-    until(lambda: not both & prometheus.firing(), "no alarm before the fault")
+    first = run.ranks()[0]
     first.send_signal(signal.SIGSTOP)
     try:
-        until(lambda: both <= prometheus.firing(), "alarm while rank 0 stands still")
+        server.until_firing("NoProgress", "RankLost")
     finally:
         first.send_signal(signal.SIGCONT)
-    until(lambda: not both & prometheus.firing(), "no alarm once it goes on")
-    assert run.launcher.poll() is None
+    server.until_quiet("NoProgress", "RankLost")
+    assert run.alive
 
 
-def test_a_spent_budget_raises_alarm_until_the_run_ends(
-    service: tuple[Service, Path], run: Run
+@contextlib.contextmanager
+def full(disk: Path) -> Iterator[None]:
+    """A disk without a free byte while the body lasts: what the run frees is taken at once."""
+    over, block = threading.Event(), bytes(1 << 20)
+
+    def fill() -> None:
+        with (disk / "filler").open("wb", buffering=0) as file:
+            while not over.wait(0.05):
+                with contextlib.suppress(OSError):  # no space left
+                    while file.write(block):
+                        pass
+
+    thread = threading.Thread(target=fill)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        (disk / "filler").unlink()
+
+
+def test_slowness_and_a_full_disk_raise_alarm_until_they_end(
+    server: Prometheus, run: Training, disk: Path
 ) -> None:
+    """No room on the disk: it is almost full, checkpoints fail and grow old, and training goes on.
+    Meanwhile one rank is slow, then the data of all. With room and speed all is quiet again."""
+    if not os.path.ismount(disk):
+        pytest.skip("mounting a small disk needs root")
+    server.until_quiet()
+    with full(disk):
+        with run.fault("slow-rank"):
+            server.until_firing("Straggler")
+        with run.fault("slow-data"):
+            server.until_quiet("Straggler")
+            server.until_firing("DataBound")
+        server.until_firing("DiskAlmostFull", "CheckpointFailed", "CheckpointTooOld")
+    server.until_quiet()
+    assert run.alive
+
+
+def spoil(shard: Path) -> bytes:
+    """Flip a byte in the middle of a shard, in place; returns what it was."""
+    whole = shard.read_bytes()
+    with shard.open("r+b") as file:
+        file.seek(len(whole) // 2)
+        file.write(bytes([whole[len(whole) // 2] ^ 1]))
+    return whole
+
+
+def test_damage_and_a_nan_raise_alarm_until_the_run_goes_on_without(
+    server: Prometheus, run: Training
+) -> None:
+    """A flipped byte on the disk leaves clips out; a loss that is no number ends the run. The same
+    command on repaired shards goes on, and no alarm is left."""
+    server.until_quiet()
+    shard = sorted(run.data.glob("*.tar"))[0]
+    whole = spoil(shard)
+    server.until_firing("DamagedShards")
+    with run.fault("not-finite"):
+        server.until_firing("NonFinite")
+        run.wait()
+    assert run.record()["status"] == "non-finite" and run.targets.exists()
+    server.until_firing("RankLost")
+    shard.write_bytes(whole)
+    run.start("telemetry.budget_seconds=0.5")
+    up = "navsynth_shards_quarantined == 0 and navsynth_restarts_total == 1"
+    until(lambda: server.value(up) is not None, "the second life is scraped")
+    server.until_quiet(*TRIED - {"BudgetAlmostSpent"})
+    assert server.value("navsynth_nonfinite_total") == 1
+
+
+def test_a_spent_budget_raises_alarm_until_the_run_ends(server: Prometheus, run: Training) -> None:
     """The alarm comes with the last of the budget and goes with the run, which is a target no
     more: it was asked to stop and has saved."""
-    prometheus = service[0]
-    until(lambda: "NavsynthBudgetAlmostSpent" in prometheus.firing(), "the budget is spent")
-    for process in ranks_of(run.launcher):
-        os.kill(process.pid, signal.SIGTERM)
+    server.until_firing("BudgetAlmostSpent")
+    for process in run.ranks():
+        process.send_signal(signal.SIGTERM)
     until(lambda: not run.targets.exists(), "the run is no target any more")
-    until(lambda: not prometheus.firing(), "no alarm after the run")
-    run.launcher.wait(PATIENCE)
-    status = json.loads((run.folder / "run.json").read_text())
-    assert status["status"] == "preempted" and ExitCode.PREEMPTED == 6
+    run.wait()
+    server.until_quiet()
+    assert run.record()["status"] == "preempted"

@@ -21,7 +21,7 @@ from trainer.endpoint import Endpoint, Values
 from trainer.journal import Journal
 from trainer.metrics import COUNTER, GAUGE, HISTOGRAM, METRICS, main, page, table
 from trainer.targets import target
-from trainer.telemetry import Pace, Telemetry, TelemetryConfig
+from trainer.telemetry import EVENTS, Pace, Telemetry, TelemetryConfig
 
 VALUES = {
     "loss/total": 0.75,
@@ -176,6 +176,19 @@ def test_what_a_person_sees(tmp_path: Path, style: str, capsys: pytest.CaptureFi
         assert json.loads(shown.err.splitlines()[0])["loss/rec"] == 0.5
     events = json.loads((tmp_path / "run.json").read_text())["events"]
     assert [(event["kind"], event["step"]) for event in events] == [("start", 0)]
+
+
+def test_samples_crowd_nothing_out(tmp_path: Path) -> None:
+    """The record of events is bounded; of a full one the oldest sample goes, then the oldest."""
+    known = [{"kind": kind, "step": 0} for kind in ("hang", "sample", "hang")]
+    known += [{"kind": "sample", "step": step} for step in range(EVENTS - 3)]
+    (tmp_path / "run.json").write_text(json.dumps({"events": known}))
+    telemetry = Telemetry(tmp_path, TelemetryConfig(log="none", endpoint=False))
+    telemetry.note("non-finite", step=5, text="stopped")
+    telemetry.close()
+    kept = json.loads((tmp_path / "run.json").read_text())["events"]
+    assert len(kept) == EVENTS and [e["kind"] for e in kept[:3]] == ["hang", "hang", "sample"]
+    assert kept[2:-1] == known[3:] and kept[-1]["kind"] == "non-finite"
 
 
 def test_pace() -> None:

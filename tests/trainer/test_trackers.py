@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,9 @@ import pytest
 from accelerate.tracking import GeneralTracker, register_tracker_class
 
 from data_shards.errors import UserError
+from tests.support.footage import tiny_set
 from tests.support.gateway import gateway
+from tests.support.training import launch
 from trainer.telemetry import Telemetry, TelemetryConfig
 
 
@@ -89,14 +93,36 @@ def test_a_tracker_that_is_not_there_is_named(tmp_path: Path) -> None:
             Telemetry(tmp_path, config)
 
 
-def test_tensorboard(tmp_path: Path) -> None:
-    """TensorBoard's files are written, where it is installed."""
-    pytest.importorskip("tensorboard")
-    config = TelemetryConfig(log="none", endpoint=False, trackers="tensorboard")
-    telemetry = Telemetry(tmp_path, config, settings={"seed": 1})
-    telemetry.step(1, {"psnr": 20.0}, seconds=1, done=1)
-    telemetry.close()
-    assert list((tmp_path / "trackers").rglob("events.out.tfevents*"))
+def kept_by_tensorboard(folder: Path) -> dict[int, float]:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder / "run")).Reload()
+    return {event.step: event.value for event in events.Scalars("psnr")}
+
+
+def kept_by_mlflow(folder: Path) -> dict[int, float]:
+    with contextlib.closing(sqlite3.connect(folder / "mlflow.db")) as database:
+        return dict(database.execute("select step, value from metrics where key = 'psnr'"))
+
+
+KEPT = {"tensorboard": kept_by_tensorboard, "mlflow": kept_by_mlflow}
+"""What each tracker has on the disk: PSNR by step."""
+HERE = [name for name in KEPT if name == "tensorboard" or importlib.util.find_spec(name)]
+"""TensorBoard comes with the extra `dev`; MLflow is tried where it is installed."""
+
+
+@pytest.mark.parametrize("name", HERE)
+def test_a_training_is_kept_by(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """A tracker holds every logged step of a real run, in its folder, without network."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    data = tiny_set(tmp_path / "set", frames=6, size=32)
+    words = ("train.steps=6", "train.log_steps=2", f"telemetry.trackers={name}")
+    ended = launch(tmp_path, data, *words)
+    assert ended.returncode == 0 and "telemetry.trackers" not in ended.stderr, ended.stderr
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    told = {line["step"]: line["psnr"] for line in map(json.loads, lines) if "psnr" in line}
+    assert set(told) == {2, 4, 6}
+    assert KEPT[name](tmp_path / "run" / "trackers") == pytest.approx(told)
 
 
 def test_a_short_job_leaves_its_figures_with_a_gateway(tmp_path: Path) -> None:

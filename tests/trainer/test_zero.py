@@ -32,6 +32,7 @@ def train(comm: Comm, folder: Path, data: str, zero: str, words: tuple[str, ...]
         os.environ |= {DEEPSPEED: "true", "ACCELERATE_DEEPSPEED_CONFIG_FILE": zero}
     made = make(data, (*WORDS, *words))
     losses = steps(made, 0, 4)
+    sent = dict(made.engine.ranks.comm.bytes_sent)
     checkpoints = Checkpointer(folder, CheckpointConfig(), comm=comm)
     checkpoints.save(4, common=made.engine.common(), own=made.engine.own(), state={})
     losses += steps(made, 4, 10)
@@ -46,7 +47,11 @@ def train(comm: Comm, folder: Path, data: str, zero: str, words: tuple[str, ...]
             refused = str(error)
     moments = {k: v.clone() for k, v in made.engine.common()["optimiser"].items()}
     learned = everything(made.engine) | moments
-    return {"losses": losses, "resumed": resumed, "refused": refused, "learned": learned}
+    weights = sum(4 * param.numel() for param in made.engine.networks.parameters())
+    return {
+        "losses": losses, "resumed": resumed, "refused": refused, "learned": learned,
+        "sent": sent, "weights": weights,
+    }  # fmt: skip
 
 
 @pytest.mark.slow
@@ -69,6 +74,11 @@ def test_zero_is_plain_training(tmp_path: Path, stage: int, words: tuple[str, ..
         assert one["learned"].keys() == other["learned"].keys()
         for name, tensor in one["learned"].items():
             assert (tensor.double() - other["learned"][name].double()).abs().max() < 1e-4, name
+        # A step adds up all gradients (of ZeRO-1 once, whatever the micro-batches) and hands around
+        # all weights, dealt evenly but for a little padding: of two ranks, each sends as much as
+        # they take, and half of it.
+        assert other["sent"]["gradients"] == pytest.approx(4 * one["weights"], rel=1e-3)
+        assert other["sent"]["weights"] == pytest.approx(4 * one["weights"] / 2, rel=1e-2)
         assert other["refused"].startswith("schedule.kind: alternate moves one network at a time")
 
 
