@@ -210,7 +210,9 @@ def test_a_killed_loader_process_is_no_mistake_of_the_user(
             command(tmp_path, data, *words, ranks=ranks), env=environment(), stderr=out, stdout=out
         )
     try:
-        wait_for(lambda: commit.committed(run / "checkpoints") or started.poll() is not None, "")
+        wait_for(
+            lambda: commit.committed(run / "checkpoints") or started.poll() is not None, "a save"
+        )
         last = children(started.pid)[-1] if ranks > 1 else started.pid
         os.kill(children(last)[-1], signal.SIGKILL)
         assert started.wait(240) == (5 if ranks == 1 else 1), log.read_text()
