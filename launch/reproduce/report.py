@@ -117,7 +117,7 @@ def publish(
     results: Mapping[str, tuple[str, StageResult]], facts: Facts, *, out: Path, docs: Path
 ) -> Path:
     """Write docs/results.md, with its pictures in docs/img/results; films, pages and the largest
-    pictures are left out."""
+    pictures are named and left out."""
     folder = docs / "img" / "results"
     folder.mkdir(parents=True, exist_ok=True)
     kept = {}
@@ -131,7 +131,9 @@ def publish(
         for picture in small:
             shutil.copyfile(out / picture.file, folder / Path(picture.file).name)
         flat = tuple(Picture(p.title, Path(p.file).name) for p in small)
-        kept[name] = (title, result._replace(pictures=flat))
+        rest = [Path(p.file).name for p in result.pictures if p not in small]
+        notes = (f"in the output folder alone: {', '.join(rest)}",) if rest else ()
+        kept[name] = (title, result._replace(pictures=flat, notes=(*result.notes, *notes)))
     path = docs / "results.md"
     path.write_text(markdown(kept, facts, pictures="img/results/"))
     return path

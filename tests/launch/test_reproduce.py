@@ -179,7 +179,8 @@ def test_a_budget_is_kept_by_stages_and_survives_a_restart(tmp_path: Path) -> No
     first = paced(33.8)
     results = [first.run(name) for name in stages]
     (_, whole), (_, short), (_, last) = seen
-    assert whole == last == 1.0 and short is not None and 0.05 <= short < 0.2
+    most = (33.8 - 0.5 * (4 + 30) * planner.OVERHEAD_MINUTES - 30) / 4  # at the fastest pace
+    assert whole == last == 1.0 and short is not None and 0.05 <= short <= most + 1e-9 < 1
     again = paced(33.8)
     assert [again.run(name) for name in stages] == results and len(seen) == 3
     assert [row[3] for row in again.table().tables[0].rows] == [1.0, short, 1.0, None]
