@@ -29,6 +29,7 @@ from tuning.sampling import import_optuna, replay
 from tuning.space import Range, Space
 
 REPORT = "report.html"
+SHEET = Path("samples") / "sheet.png"
 SHOWN = 4
 """Best trials whose samples are shown side by side."""
 
@@ -40,6 +41,7 @@ def write_report(study: Path) -> Path:
         UserError: not a study, or optuna is not installed.
     """
     settings, records = read_settings(study), read_records(study)
+    write_sheets(study, ranked(records, settings.objectives)[:SHOWN])
     replace_durable(
         study / REPORT, page(study, settings, records, Ledger(study).account()).encode()
     )
@@ -127,11 +129,22 @@ def importance(settings: Settings, records: Sequence[Record]) -> list[tuple[str,
     return sorted(found.items(), key=lambda item: -item[1])
 
 
+def write_sheets(study: Path, best: Sequence[Record]) -> None:
+    """Have the best trials show what they generate: trials write no samples themselves."""
+    folders = [folder_of(study, record.id) for record in best]
+    for folder in folders:
+        if not (folder / SHEET).is_file() and any((folder / "checkpoints").glob("step-*")):
+            from trainer.run import open_run
+            from trainer.summary import write_sheet
+
+            write_sheet(open_run(folder))
+
+
 def samples(study: Path, best: Sequence[Record]) -> list[tuple[str, Any]]:
     """Sheets of the best trials as data URIs."""
     found = []
     for record in best:
-        path = folder_of(study, record.id) / "samples" / "sheet.png"
+        path = folder_of(study, record.id) / SHEET
         if path.is_file():
             data = base64.b64encode(path.read_bytes()).decode()
             found.append((record.id, Markup(f"data:image/png;base64,{data}")))

@@ -19,7 +19,10 @@ from tuning.space import STATIC, TRANSIENT, Range, Space
 if TYPE_CHECKING:
     import optuna
 
-SEARCHERS = ("optuna", "random", "grid")
+SEARCHERS = ("optuna", "bohb", "random", "grid")
+"""`bohb` is in the manner of BOHB (Falkner et al. 2018): one model over all settings together, told
+of what stopped trials reached at their rungs, beside HyperBand."""
+TPE = {"optuna": {"n_startup_trials": 8}, "bohb": {"n_startup_trials": 8, "multivariate": True}}
 INSTALL = "pip install 'navsynth[tune]'"
 
 
@@ -58,8 +61,8 @@ def replay(
     # it drew before.
     seeds = seed + 1000 * len(records)
     sampler = (
-        optuna.samplers.TPESampler(seed=seeds, n_startup_trials=8, constant_liar=True)
-        if searcher == "optuna"
+        optuna.samplers.TPESampler(seed=seeds, constant_liar=True, **TPE[searcher])
+        if searcher in TPE
         else optuna.samplers.RandomSampler(seed=seeds)
     )
     directions = [OBJECTIVES[name].direction for name in objectives]

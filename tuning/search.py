@@ -19,7 +19,8 @@ from pathlib import Path
 
 from data_shards.errors import UserError
 
-SEARCHERS, SCHEDULERS = ("optuna", "random", "grid"), ("asha", "none")
+SEARCHERS = ("optuna", "bohb", "random", "grid")
+SCHEDULERS = ("asha", "hyperband", "none")
 HOUR = 3600.0
 
 
@@ -44,7 +45,8 @@ def parser() -> argparse.ArgumentParser:
     add("--rates", action="store_true", help="search learning rates too")
     add("--total", type=int, help="keep D_s + D_t at this sum (default: both are free)")
     add("--searcher", choices=SEARCHERS, default="optuna", help="default: optuna (TPE)")
-    add("--scheduler", choices=SCHEDULERS, help="default: asha; none with several objectives")
+    add("--scheduler", choices=SCHEDULERS, help="default: asha; hyperband with bohb; none "
+        "with several objectives")  # fmt: skip
     add("--objective", nargs="+", default=["psnr"], help="psnr mcs fcs exchange bytes; several: "
         "the Pareto front")  # fmt: skip
     add("--max-concurrent", type=int, default=0, help="trials at a time (default: what fits)")
@@ -53,6 +55,8 @@ def parser() -> argparse.ArgumentParser:
     add("--seed", type=int, default=0, help="of the trainings and of the search")
     add("--vgg", metavar="FILE", default="", help="VGG16 weights, for mcs")
     add("--address", default="", help="a running Ray cluster (default: a local Ray)")
+    add("--targets", metavar="DIR", default="", help="folder in which Prometheus finds the running "
+        "trials")  # fmt: skip
     add("--out", type=Path, required=True, metavar="DIR", help="folder of the study")
     return made
 

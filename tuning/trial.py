@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,6 +25,7 @@ from trainer import journal
 from trainer.commit import read_json
 from tuning import processes
 from tuning.ledger import Ledger
+from tuning.nursery import AVAILABLE, Child, Nursery
 from tuning.objectives import OBJECTIVES, scores_of
 from tuning.records import (
     BUDGET,
@@ -35,12 +37,15 @@ from tuning.records import (
     Settings,
     folder_of,
     read_record,
+    stop_mark,
     write_record,
 )
 
 ROOT = Path(__file__).resolve().parent.parent
 LOG = "trial.log"
 POLL = 0.1
+WATCH = 0.2
+"""Seconds after which a trial that is to be stopped knows it."""
 PATIENCE = 120.0
 """Seconds that a training may take to save after SIGTERM, before it is killed."""
 MEMORY = re.compile(r"out of memory|MemoryError|can't allocate memory|cannot allocate", re.I)
@@ -56,28 +61,59 @@ class Seen(NamedTuple):
 
 def command(study: Path, settings: Settings, record: Record) -> list[str]:
     """The training's command line."""
-    launch = [sys.executable]
+    launch = [sys.executable, "-m", "trainer.main"]
     if settings.workers > 1:
-        launch += [
-            "-m", "accelerate.commands.accelerate_cli", "launch",
+        launch = [
+            sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch",
             "--config_file", str(ROOT / "accelerate_config.yaml"),
             "--num_processes", str(settings.workers), "--main_process_port", "0",
+            str(ROOT / "trainer" / "main.py"),
         ]  # fmt: skip
-    return [
-        *launch, str(ROOT / "trainer" / "main.py"), "--runs", str(study / "trials"), *record.words,
-    ]  # fmt: skip
+    return [*launch, "--runs", str(study / "trials"), *record.words]
+
+
+def environment() -> dict[str, str]:
+    """Environment of a training: this process's, with the project's packages."""
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    return {**os.environ, "PYTHONPATH": path}
+
+
+def nursery_for(settings: Settings) -> Nursery | None:
+    """What forks the trainings of a study; None where they have several processes."""
+    if settings.workers > 1 or not AVAILABLE:
+        return None
+    evaluated = any(OBJECTIVES[name].evaluated for name in settings.objectives)
+    modules = ["trainer.main", "trainer.job", *(["trainer.evaluate"] if evaluated else [])]
+    return Nursery(modules, environment=environment())
+
+
+def watched(study: Path, trial: str, targets: str) -> tuple[str, ...]:
+    """Words that make a trial a target of Prometheus, with `study` and `trial` as labels."""
+    if not targets:
+        return ()
+    run = f"{study.name}-{trial}"
+    return (
+        f"telemetry.targets={Path(targets) / run}.json", "telemetry.endpoint=true",
+        f"telemetry.labels=run={run},study={study.name},trial={trial}",
+    )  # fmt: skip
 
 
 class Trial:
     """Owns a trial's process and lease from `start` to `stop`."""
 
-    def __init__(self, study: Path, settings: Settings, trial: str, manifest: Manifest) -> None:
+    def __init__(
+        self, study: Path, settings: Settings, trial: str, manifest: Manifest, *,
+        nursery: Nursery | None = None, more: Sequence[str] = (),
+    ) -> None:  # fmt: skip
+        """`nursery`: what forks trainings of one process; `more`: words for this life only."""
         self._study, self._settings, self._manifest = study, settings, manifest
+        self._nursery, self._more = nursery, tuple(more)
         self.record = read_record(study, trial)
         self._run = folder_of(study, trial)
         self._ledger = Ledger(study)
         self._lease = f"{trial}.{uuid.uuid4().hex[:8]}"
-        self._process: subprocess.Popen | None = None
+        self._process: Child | None = None
+        self._ending = threading.RLock()
         self._let_go = threading.Event()
         self._refused = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="ledger", daemon=True)
@@ -91,8 +127,9 @@ class Trial:
             return False
         if self.record.process:  # of an earlier life, whose worker was killed
             processes.end([processes.Process(*self.record.process)])
+        self._stop_mark.unlink(missing_ok=True)
         self._thread.start()
-        self._spawn(command(self._study, self._settings, self.record))
+        self._spawn([*command(self._study, self._settings, self.record), *self._more])
         return True
 
     def advance(self) -> Seen:
@@ -113,11 +150,12 @@ class Trial:
 
     def stop(self, reason: str = "stopped at a rung") -> None:
         """Have the training save and leave, and give its accelerators back. Safe to call twice."""
-        if self._process is not None and self._process.poll() is None:
-            self._terminate()
-        self._release()
-        if self.record.status == RUNNING:
-            self._note(status=STOPPED, reason=reason)
+        with self._ending:
+            if self._process is not None and self._process.poll() is None:
+                self._terminate()
+            self._release()
+            if self.record.status == RUNNING:
+                self._note(status=STOPPED, reason=reason)
 
     def _at(self, rung: int) -> float | None:
         """Training PSNR at a rung: mean over the lines of the last third before it."""
@@ -155,7 +193,9 @@ class Trial:
     def _evaluate(self) -> None:
         if not any(OBJECTIVES[name].evaluated for name in self._settings.objectives):
             return
-        words = [sys.executable, "-m", "trainer.evaluate", str(self._run), "--videos", "500"]
+        # Held-out cells are scored whole; of training videos no more than the objectives ask for.
+        videos = "1" if set(self._settings.objectives) <= {"exchange", "psnr", "bytes"} else "500"
+        words = [sys.executable, "-m", "trainer.evaluate", str(self._run), "--videos", videos]
         words += ["--vgg", self._settings.vgg] if self._settings.vgg else []
         self._spawn(words)
         assert self._process is not None
@@ -183,14 +223,18 @@ class Trial:
         return (self._log().strip().splitlines() or ["no output"])[-1][:300]
 
     def _spawn(self, words: list[str]) -> None:
-        path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
         self._run.mkdir(parents=True, exist_ok=True)
-        tether = [sys.executable, "-m", "tuning.tether", str(os.getpid())]
-        with (self._run / LOG).open("ab") as log:
-            self._process = subprocess.Popen(
-                [*tether, *words], stdout=log, stderr=log, stdin=subprocess.DEVNULL,
-                env={**os.environ, "PYTHONPATH": path}, cwd=self._study, start_new_session=True,
-            )  # fmt: skip
+        if self._nursery is not None:
+            self._process = self._nursery.spawn(
+                words[1:], log=self._run / LOG, cwd=self._study, environment=environment()
+            )
+        else:
+            tether = [sys.executable, "-m", "tuning.tether", str(os.getpid())]
+            with (self._run / LOG).open("ab") as log:
+                self._process = subprocess.Popen(
+                    [*tether, *words], stdout=log, stderr=log, stdin=subprocess.DEVNULL,
+                    env=environment(), cwd=self._study, start_new_session=True,
+                )  # fmt: skip
         known = processes.process(self._process.pid)
         self._note(status=RUNNING, reason="", process=tuple(known) if known else None)
         if self._refused.is_set():
@@ -211,19 +255,36 @@ class Trial:
             self._lease, trial=self.record.id, width=self._settings.width, until=until
         )
 
+    @property
+    def _stop_mark(self) -> Path:
+        return stop_mark(self._study, self.record.id)
+
     def _beat(self) -> None:
-        """Reserve the next interval at half of each; end the training when that is refused."""
-        while not self._let_go.wait(self._settings.interval / 2):
+        """Reserve the next interval at half of each; end the training when that is refused, and
+        the trial when the search has no use for it."""
+        half = self._settings.interval / 2
+        due = time.monotonic() + half
+        while not self._let_go.wait(min(WATCH, half)):
+            # Without waiting: whoever holds the lock waits for this thread.
+            if self._stop_mark.exists() and self._ending.acquire(blocking=False):
+                try:
+                    self.stop()
+                finally:
+                    self._ending.release()
+                return
+            if self._refused.is_set() or time.monotonic() < due:
+                continue
+            due = time.monotonic() + half
             if not self._hold():
                 self._refused.set()
                 if self._process is not None and self._process.poll() is None:
                     self._process.terminate()
-                return
 
     def _release(self) -> None:
         self._let_go.set()
         if self._thread.ident is not None:
-            self._thread.join()
+            if self._thread is not threading.current_thread():
+                self._thread.join()
             self._ledger.end(self._lease, held=time.monotonic() - self._begun)
             self._thread = threading.Thread(name="ended")
 

@@ -222,7 +222,7 @@ def test_targets_name_the_endpoint_while_the_run_lives(tmp_path: Path) -> None:
         telemetry.close(done=done)
         assert (folder / "demo.json").exists() == (not done)
     anywhere = {"address": "0.0.0.0", "port": 9, "node": "n1"}
-    assert target(anywhere, run="demo")["targets"] == ["n1:9"]
+    assert target(anywhere, labels={"run": "demo"})["targets"] == ["n1:9"]
 
 
 def test_lost_time_is_known(tmp_path: Path) -> None:

@@ -1,0 +1,76 @@
+"""Ray's view of a trial: an actor that serves one trial after the other.
+
+Starting an actor and importing torch takes seconds, so an actor is used again (`reuse_actors`), and
+its trainings are forked from a process that has everything imported (`nursery`).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+WORST = -1e9
+"""Score, at a rung, of a trial that failed."""
+
+
+def make_trainable() -> Any:
+    """One `step` takes a trial to its next rung or its end."""
+    from ray import tune
+
+    class Ours(tune.Trainable):
+        def setup(self, config: dict) -> None:
+            from data_shards.stream import open_manifest
+            from tuning.records import read_settings
+            from tuning.trial import nursery_for
+
+            self._settings = read_settings(Path(config["study"]))
+            self._nursery = nursery_for(self._settings)
+            self._manifest = open_manifest(self._settings.manifest).manifest
+            self._given, self._trial = config, None
+
+        def reset_config(self, new_config: dict) -> bool:
+            self._stop()
+            self._given = new_config
+            return True
+
+        def step(self) -> dict:
+            # Started here and not in `setup`: Tune may set up an actor for a trial and then give
+            # the trial to another one.
+            if self._trial is None:
+                self._trial = self._made()
+                if not self._trial.start():
+                    return {"step": self._trial.record.step, "score": WORST, "done": True}
+            seen = self._trial.advance()
+            if not seen.over:
+                return {"step": seen.step, "score": seen.psnr}
+            record = self._trial.record
+            done = record.status == "done" and record.rungs
+            score = record.rungs[-1][1] if done else WORST
+            return {"step": record.step, "score": score, "done": True}
+
+        def _made(self) -> Any:
+            from tuning.trial import Trial, watched
+
+            study, trial = Path(self._given["study"]), self._given["trial"]
+            return Trial(
+                study, self._settings, trial, self._manifest, nursery=self._nursery,
+                more=watched(study, trial, self._given["targets"]),
+            )  # fmt: skip
+
+        def _stop(self) -> None:
+            if self._trial is not None:
+                self._trial.stop()
+            self._trial = None
+
+        def save_checkpoint(self, checkpoint_dir: str) -> None:
+            """Nothing: the training saves itself."""
+
+        def load_checkpoint(self, checkpoint: Any) -> None:
+            """Nothing: the training resumes itself."""
+
+        def cleanup(self) -> None:
+            self._stop()
+            if self._nursery is not None:
+                self._nursery.close()
+
+    return Ours
