@@ -19,6 +19,7 @@ from data_shards.errors import UserError
 from trainer.commit import read_json, replace_durable
 from tuning import processes
 from tuning.actor import make_trainable
+from tuning.guard import Guard, RayLost, terminable
 from tuning.halving import make_scheduler
 from tuning.ledger import Ledger
 from tuning.records import (
@@ -109,27 +110,41 @@ def search(
     """Run trials until the budget, the trials or the grid are used up."""
     ray = import_ray(local=not way.address)
     _connect(ray, settings, way)
+    guard = Guard(own=not way.address)
     try:
-        below = [list(known) for known in processes.descendants(os.getpid())]
-        replace_durable(study / DRIVER, json.dumps({"pid": os.getpid(), "left": below}).encode())
-        place = {"cpu": settings.cpus, "gpu": settings.gpus}
-        searcher = make_searcher(study, settings, space, way, on_change)
-        ray.tune.Tuner(
-            ray.tune.with_resources(make_trainable(), place),
-            param_space={"study": str(study), "targets": way.targets},
-            tune_config=ray.tune.TuneConfig(
-                num_samples=-1, search_alg=searcher,
-                max_concurrent_trials=way.concurrent or None,
-                scheduler=make_scheduler(study, settings, way.scheduler), reuse_actors=True,
-            ),
-            run_config=ray.tune.RunConfig(
-                name=SCRATCH, storage_path=str(study), verbose=0,
-                failure_config=ray.tune.FailureConfig(max_failures=RETRIES),
-            ),
-        ).fit()  # fmt: skip
+        with terminable():
+            _tune(ray, study, settings, space, way, on_change)
+    except KeyboardInterrupt:
+        if guard.lost:
+            raise RayLost(f"Ray lost its {guard.lost}; the same command goes on") from None
+        raise
     finally:
-        ray.shutdown()
-    clear_up(study)
+        guard.stop()
+        if not guard.lost:
+            ray.shutdown()
+        clear_up(study)
+
+
+def _tune(
+    ray: Any, study: Path, settings: Settings, space: Space, way: Way,
+    on_change: Callable[[Record], None],
+) -> None:  # fmt: skip
+    below = [list(known) for known in processes.descendants(os.getpid())]
+    replace_durable(study / DRIVER, json.dumps({"pid": os.getpid(), "left": below}).encode())
+    place = {"cpu": settings.cpus, "gpu": settings.gpus}
+    ray.tune.Tuner(
+        ray.tune.with_resources(make_trainable(), place),
+        param_space={"study": str(study), "targets": way.targets},
+        tune_config=ray.tune.TuneConfig(
+            num_samples=-1, max_concurrent_trials=way.concurrent or None, reuse_actors=True,
+            search_alg=make_searcher(study, settings, space, way, on_change),
+            scheduler=make_scheduler(study, settings, way.scheduler),
+        ),
+        run_config=ray.tune.RunConfig(
+            name=SCRATCH, storage_path=str(study), verbose=0,
+            failure_config=ray.tune.FailureConfig(max_failures=RETRIES),
+        ),
+    ).fit()  # fmt: skip
 
 
 def _connect(ray: Any, settings: Settings, way: Way) -> None:

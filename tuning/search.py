@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from data_shards.errors import UserError
+from tuning.guard import RayLost
 
 SEARCHERS = ("optuna", "bohb", "random", "grid")
 SCHEDULERS = ("asha", "hyperband", "none")
@@ -131,13 +132,16 @@ def conclude(study: Path) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point: 0 done, 1 no trial finished, 2 bad input."""
+    """Entry point: 0 done, 1 no trial finished, 2 bad input, 130 stopped (Ctrl-C, SIGTERM)."""
     args = parser().parse_intermixed_args(argv)
     try:
         return run(args)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except RayLost as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        os._exit(1)  # Ray's own farewell aborts without its raylet
     except KeyboardInterrupt:
         print("stopped; the same command goes on", file=sys.stderr)
         return 130

@@ -114,7 +114,8 @@ class Trial:
         self._lease = f"{trial}.{uuid.uuid4().hex[:8]}"
         self._process: Child | None = None
         self._ending = threading.RLock()
-        self._let_go = threading.Event()
+        self._let_go, self._orphaned = threading.Event(), threading.Event()
+        self._parent = os.getppid()
         self._refused = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="ledger", daemon=True)
         self._begun = 0.0
@@ -143,6 +144,8 @@ class Trial:
                     if not ended:
                         return Seen(rung, psnr, over=False)
                     reached.add(rung)
+            if ended and self._orphaned.is_set():
+                self._let_go.wait()  # for ever: `_leave` ends this process
             if ended:
                 self._finish()
                 return Seen(self.record.step, None, over=True)
@@ -265,6 +268,8 @@ class Trial:
         half = self._settings.interval / 2
         due = time.monotonic() + half
         while not self._let_go.wait(min(WATCH, half)):
+            if os.getppid() != self._parent:
+                self._leave()
             # Without waiting: whoever holds the lock waits for this thread.
             if self._stop_mark.exists() and self._ending.acquire(blocking=False):
                 try:
@@ -279,6 +284,17 @@ class Trial:
                 self._refused.set()
                 if self._process is not None and self._process.poll() is None:
                     self._process.terminate()
+
+    def _leave(self) -> None:
+        """Ray is gone, so nobody waits for this trial: have it save, give back, end this process.
+        The record stays as it is; the search's next life goes on with the trial."""
+        self._orphaned.set()
+        if self._process is not None:
+            self._process.terminate()
+            while processes.process(self._process.pid):
+                time.sleep(POLL)
+        self._ledger.end(self._lease, held=time.monotonic() - self._begun)
+        os._exit(1)
 
     def _release(self) -> None:
         self._let_go.set()
