@@ -15,10 +15,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from trainer.commit import committed
 from tuning import processes
 from tuning.engine import clear_up
 from tuning.ledger import Ledger
-from tuning.records import read_records
+from tuning.records import folder_of, read_records
 
 VICTIMS = ("driver", "worker", "raylet")
 INTERVAL = 5.0
@@ -26,8 +27,8 @@ PATIENCE = 180.0
 
 
 class Kill(NamedTuple):
-    """One kill: who, what the lease was charged and what it held (seconds), and how far the trial
-    was when the next life took it up."""
+    """One kill: who, what the lease was charged and what it held (seconds), and the checkpoint that
+    the next life begins at."""
 
     victim: str
     charged: float
@@ -66,15 +67,14 @@ def training(study: Path, known: set[str]) -> tuple[str, processes.Process] | No
     for record in read_records(study) if fresh else ():
         if record.process and record.id == account.leases[fresh[0]].trial:
             process = processes.Process(*record.process)
-            if processes.alive(process) and started_after(study, record.id, fresh[0]):
+            if processes.alive(process) and steps(study, record.id):
                 return fresh[0], process
     return None
 
 
-def started_after(study: Path, trial: str, lease: str) -> bool:
-    """Whether a trial's training has taken a step: its metrics are younger than its process."""
-    del lease
-    metrics, told = (study / "trials" / trial / name for name in ("metrics.jsonl", "trial.json"))
+def steps(study: Path, trial: str) -> bool:
+    """Whether a trial's training has logged a step: its metrics are younger than its process."""
+    metrics, told = (folder_of(study, trial) / name for name in ("metrics.jsonl", "trial.json"))
     return metrics.is_file() and metrics.stat().st_mtime > told.stat().st_mtime
 
 
@@ -100,5 +100,6 @@ def kill_once(line: list[str], study: Path, *, number: int, log: Path) -> Kill:
         driver.kill()
         driver.wait()
     clear_up(study)
-    step = max(record.step for record in read_records(study))
+    saved = [committed(folder_of(study, r.id) / "checkpoints") for r in read_records(study)]
+    step = max((found[-1] for found in saved if found), default=0)
     return Kill(victim, Ledger(study).account().leases[lease].cost, held, step)

@@ -20,8 +20,8 @@ def make_trainable() -> Any:
     class Ours(tune.Trainable):
         def setup(self, config: dict) -> None:
             from data_shards.stream import open_manifest
+            from tuning.command import nursery_for
             from tuning.records import read_settings
-            from tuning.trial import nursery_for
 
             self._settings = read_settings(Path(config["study"]))
             self._nursery = nursery_for(self._settings)
@@ -49,7 +49,8 @@ def make_trainable() -> Any:
             return {"step": record.step, "score": score, "done": True}
 
         def _made(self) -> Any:
-            from tuning.trial import Trial, watched
+            from tuning.command import watched
+            from tuning.trial import Trial
 
             study, trial = Path(self._given["study"]), self._given["trial"]
             return Trial(

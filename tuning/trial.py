@@ -24,8 +24,9 @@ from data_shards.manifest import Manifest
 from trainer import journal
 from trainer.commit import read_json
 from tuning import processes
+from tuning.command import command, environment
 from tuning.ledger import Ledger
-from tuning.nursery import AVAILABLE, Child, Nursery
+from tuning.nursery import Child, Nursery
 from tuning.objectives import OBJECTIVES, scores_of
 from tuning.records import (
     BUDGET,
@@ -33,7 +34,6 @@ from tuning.records import (
     FAILED,
     RUNNING,
     STOPPED,
-    Record,
     Settings,
     folder_of,
     read_record,
@@ -41,7 +41,6 @@ from tuning.records import (
     write_record,
 )
 
-ROOT = Path(__file__).resolve().parent.parent
 LOG = "trial.log"
 POLL = 0.1
 WATCH = 0.2
@@ -57,45 +56,6 @@ class Seen(NamedTuple):
     step: int
     psnr: float | None
     over: bool
-
-
-def command(study: Path, settings: Settings, record: Record) -> list[str]:
-    """The training's command line."""
-    launch = [sys.executable, "-m", "trainer.main"]
-    if settings.workers > 1:
-        launch = [
-            sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch",
-            "--config_file", str(ROOT / "accelerate_config.yaml"),
-            "--num_processes", str(settings.workers), "--main_process_port", "0",
-            str(ROOT / "trainer" / "main.py"),
-        ]  # fmt: skip
-    return [*launch, "--runs", str(study / "trials"), *record.words]
-
-
-def environment() -> dict[str, str]:
-    """Environment of a training: this process's, with the project's packages."""
-    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-    return {**os.environ, "PYTHONPATH": path}
-
-
-def nursery_for(settings: Settings) -> Nursery | None:
-    """What forks the trainings of a study; None where they have several processes."""
-    if settings.workers > 1 or not AVAILABLE:
-        return None
-    evaluated = any(OBJECTIVES[name].evaluated for name in settings.objectives)
-    modules = ["trainer.main", "trainer.job", *(["trainer.evaluate"] if evaluated else [])]
-    return Nursery(modules, environment=environment())
-
-
-def watched(study: Path, trial: str, targets: str) -> tuple[str, ...]:
-    """Words that make a trial a target of Prometheus, with `study` and `trial` as labels."""
-    if not targets:
-        return ()
-    run = f"{study.name}-{trial}"
-    return (
-        f"telemetry.targets={Path(targets) / run}.json", "telemetry.endpoint=true",
-        f"telemetry.labels=run={run},study={study.name},trial={trial}",
-    )  # fmt: skip
 
 
 class Trial:
@@ -196,10 +156,12 @@ class Trial:
     def _evaluate(self) -> None:
         if not any(OBJECTIVES[name].evaluated for name in self._settings.objectives):
             return
+        asked = set(self._settings.objectives)
         # Held-out cells are scored whole; of training videos no more than the objectives ask for.
-        videos = "1" if set(self._settings.objectives) <= {"exchange", "psnr", "bytes"} else "500"
+        videos = "500" if asked & {"mcs", "fcs"} else "1"
         words = [sys.executable, "-m", "trainer.evaluate", str(self._run), "--videos", videos]
         words += ["--vgg", self._settings.vgg] if self._settings.vgg else []
+        words += [] if "mcs" in asked else ["--no-mcs"]
         self._spawn(words)
         assert self._process is not None
         if self._process.wait() and not self._refused.is_set():

@@ -41,7 +41,7 @@ def test_a_search_runs_on_the_nodes_of_its_job(slurm: Cluster, data: Path, tmp_p
         ["sbatch", "--parsable", "--nodes=2", "--cpus-per-task=2", f"--output={log}",
          f"--chdir={tmp_path}", f"--export=ALL,PYTHON={sys.executable},HEAD_ADDRESS=127.0.0.1",
          str(SCRIPT), "--manifest", str(data), "--out", str(out), "--cpu-hours", "1",
-         "--trials", "2", "--steps", "6", "--searcher", "random", "--space",
+         "--trials", "2", "--steps", "6", "--scheduler", "none", "--space",
          str(tmp_path / "space.yaml"), *fixed],
         capture_output=True, text=True, check=True,
     ).stdout.strip()  # fmt: skip
