@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import base64
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,7 @@ def page(
         name=study.name, settings=settings, account=account, records=records, order=order,
         objectives=[OBJECTIVES[name] for name in settings.objectives],
         front=front(records, settings.objectives), paths=[item.path for item in ranges],
+        leaf=leaf, most=max((account.of_trial(r.id) for r in records), default=0.0) or 1.0,
         curves=Markup(drawing.curves([curve(study, r, good.get(r.id)) for r in records])),
         pareto=Markup(pareto(records, settings.objectives)),
         parallel=Markup(parallel(records, ranges, good)),
@@ -98,18 +100,31 @@ def pareto(records: Sequence[Record], objectives: Sequence[str]) -> str:
         return ""
     done, on = ranked(records, objectives), {r.id for r in front(records, objectives)}
     points = [(r.scores[objectives[0]], r.scores[objectives[1]]) for r in done]
-    return drawing.scatter(points, [r.id in on for r in done])
+    names = (OBJECTIVES[objectives[0]].meaning, OBJECTIVES[objectives[1]].meaning)
+    return drawing.scatter(points, [r.id in on for r in done], names)
 
 
 def parallel(records: Sequence[Record], ranges: Sequence[Range], good: dict[str, float]) -> str:
     """Values of every trial, one axis per setting."""
-    columns = []
+    columns, axes = [], []
     for item in ranges:
         values = [record.values[item.path] for record in records]
         places = [item.choices.index(v) for v in values] if item.choices else values
         columns.append(drawing.shares(places, log=item.log))
+        ends = [values[places.index(end(places))] for end in (min, max)] if values else ["", ""]
+        axes.append(drawing.Axis(leaf(item.path), *map(spell, ends)))
     rows = list(zip(*columns, strict=True))
-    return drawing.parallel(rows, [good.get(record.id) for record in records])
+    return drawing.parallel(rows, [good.get(record.id) for record in records], axes)
+
+
+def leaf(path: str) -> str:
+    """A setting's name without its component."""
+    return path.rpartition(".")[2]
+
+
+def spell(value: Any) -> str:
+    """A value, short."""
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def importance(settings: Settings, records: Sequence[Record]) -> list[tuple[str, float]]:
@@ -121,11 +136,13 @@ def importance(settings: Settings, records: Sequence[Record]) -> list[tuple[str,
     sign = -1 if OBJECTIVES[settings.objectives[0]].direction == "maximize" else 1
     space = Space(tuple(ranges_of(settings)), settings.space["total"])
     study = replay(space, settings.objectives, records)
-    found = optuna.importance.get_param_importances(
-        study,
-        evaluator=optuna.importance.PedAnovaImportanceEvaluator(),
-        target=lambda trial: sign * trial.values[0],  # it looks at the lowest
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # it looks at the lowest, and says so
+        found = optuna.importance.get_param_importances(
+            study,
+            evaluator=optuna.importance.PedAnovaImportanceEvaluator(),
+            target=lambda trial: sign * trial.values[0],
+        )
     return sorted(found.items(), key=lambda item: -item[1])
 
 
