@@ -11,6 +11,8 @@ from tuning.objectives import OBJECTIVES
 from tuning.records import Record, Settings
 
 ROOT = Path(__file__).resolve().parent.parent
+MODULES = ("trainer.main", "trainer.job", "torch._dynamo")
+"""What a training imports; torch's optimisers import the last one in their first step, in 3 s."""
 
 
 def command(study: Path, settings: Settings, record: Record) -> list[str]:
@@ -37,8 +39,8 @@ def nursery_for(settings: Settings) -> Nursery | None:
     if settings.workers > 1 or not AVAILABLE:
         return None
     evaluated = any(OBJECTIVES[name].evaluated for name in settings.objectives)
-    modules = ["trainer.main", "trainer.job", *(["trainer.evaluate"] if evaluated else [])]
-    return Nursery(modules, environment=environment())
+    more = ["trainer.evaluate"] if evaluated else []
+    return Nursery([*MODULES, *more], environment=environment())
 
 
 def watched(study: Path, trial: str, targets: str) -> tuple[str, ...]:

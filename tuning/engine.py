@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from data_shards.errors import UserError
 from trainer.commit import read_json, replace_durable
+from trainer.config import resolve
 from tuning import processes
 from tuning.actor import make_trainable
 from tuning.guard import Guard, RayLost, terminable
@@ -34,7 +35,7 @@ from tuning.records import (
     write_record,
 )
 from tuning.sampling import INSTALL, Sampler
-from tuning.space import Space, words_of
+from tuning.space import Space, values_of, words_of
 
 DRIVER = "driver.json"
 SCRATCH = "ray"
@@ -181,8 +182,10 @@ def make_searcher(
 
     records = read_records(study)
     sampler = Sampler(
-        space, settings.objectives, records, searcher=way.searcher, seed=settings.seed
-    )
+        space, settings.objectives, records, searcher=way.searcher, seed=settings.seed,
+        # What the user would have trained with: a search finds nothing worse.
+        first=values_of(space, resolve(settings.words)),
+    )  # fmt: skip
     waiting = [record for record in records if record.status in UNFINISHED]
     least = settings.width * settings.interval
 

@@ -92,8 +92,10 @@ class Sampler:
 
     def __init__(
         self, space: Space, objectives: Sequence[str], records: Sequence[Record], *,
-        searcher: str, seed: int,
+        searcher: str, seed: int, first: dict[str, Any] | None = None,
     ) -> None:  # fmt: skip
+        """`first`: values of a study's first trial, None: drawn like all others."""
+        self._first = first
         self._space, self._objectives = space, objectives
         self._study = replay(space, objectives, records, searcher=searcher, seed=seed)
         self._asked: dict[str, Any] = {}
@@ -105,6 +107,8 @@ class Sampler:
         fixed = self._grid.pop(0) if self._grid else None
         if self._grid is not None and fixed is None:
             return None
+        if self._drawn == 0 and self._grid is None:
+            fixed = self._first
         name = f"t{self._drawn:04d}"
         self._drawn += 1
         return name, self.ask(name, fixed)
