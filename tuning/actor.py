@@ -7,10 +7,39 @@ its trainings are forked from a process that has everything imported (`nursery`)
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from data_shards.manifest import Manifest
+    from tuning.nursery import Nursery
+    from tuning.records import Settings
+    from tuning.trial import Trial
 
 WORST = -1e9
 """Score, at a rung, of a trial that failed."""
+
+
+def made(
+    given: dict[str, str], settings: Settings, manifest: Manifest, *, nursery: Nursery | None
+) -> Trial:
+    """The trial that Ray has given to an actor."""
+    from tuning.command import watched
+    from tuning.trial import Trial
+
+    study, trial = Path(given["study"]), given["trial"]
+    more = watched(study, trial, given["targets"])
+    return Trial(study, settings, trial, manifest, nursery=nursery, more=more)
+
+
+def report(trial: Trial) -> dict[str, Any]:
+    """Wait for a trial's next rung or its end, and tell Ray."""
+    seen = trial.advance()
+    if not seen.over:
+        return {"step": seen.step, "score": seen.psnr}
+    record = trial.record
+    ranked = record.status == "done" and record.rungs
+    score = record.rungs[-1][1] if ranked else WORST
+    return {"step": record.step, "score": score, "done": True}
 
 
 def make_trainable() -> Any:
@@ -37,26 +66,12 @@ def make_trainable() -> Any:
             # Started here and not in `setup`: Tune may set up an actor for a trial and then give
             # the trial to another one.
             if self._trial is None:
-                self._trial = self._made()
+                self._trial = made(
+                    self._given, self._settings, self._manifest, nursery=self._nursery
+                )
                 if not self._trial.start():
                     return {"step": self._trial.record.step, "score": WORST, "done": True}
-            seen = self._trial.advance()
-            if not seen.over:
-                return {"step": seen.step, "score": seen.psnr}
-            record = self._trial.record
-            done = record.status == "done" and record.rungs
-            score = record.rungs[-1][1] if done else WORST
-            return {"step": record.step, "score": score, "done": True}
-
-        def _made(self) -> Any:
-            from tuning.command import watched
-            from tuning.trial import Trial
-
-            study, trial = Path(self._given["study"]), self._given["trial"]
-            return Trial(
-                study, self._settings, trial, self._manifest, nursery=self._nursery,
-                more=watched(study, trial, self._given["targets"]),
-            )  # fmt: skip
+            return report(self._trial)
 
         def _stop(self) -> None:
             if self._trial is not None:

@@ -174,6 +174,13 @@ def _connect(ray: Any, settings: Settings, way: Way) -> None:
             raise UserError(f"{option}: {wanted:g}, and there are {there.get(name, 0):g}")
 
 
+def _new_record(
+    study: Path, settings: Settings, space: Space, name: str, values: dict[str, Any]
+) -> Record:
+    own = words_of(space, values, fixed=settings.words)
+    return write_record(study, Record(name, values, (*settings.words, *own, f"name={name}")))
+
+
 def make_searcher(
     study: Path, settings: Settings, space: Space, way: Way, on_change: Callable[[Record], None]
 ) -> Any:
@@ -206,12 +213,7 @@ def make_searcher(
                 if drawn is None:
                     return Searcher.FINISHED
                 self._made += 1
-                name, values = drawn
-                words = (
-                    *settings.words, *words_of(space, values, fixed=settings.words),
-                    f"name={name}",
-                )  # fmt: skip
-                record = write_record(study, Record(name, values, words))
+                record = _new_record(study, settings, space, *drawn)
             self._names[trial_id] = record.id
             return {"trial": record.id}
 

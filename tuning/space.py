@@ -149,7 +149,9 @@ def words_of(space: Space, values: Mapping[str, Any], *, fixed: Sequence[str] = 
 def values_of(space: Space, config: Config) -> dict[str, Any] | None:
     """Values of a config as a point of the space; None where it lies outside."""
     paths = [item.path for item in space.ranges]
-    values = {path: functools.reduce(getattr, path.split("."), config) for path in paths}
+    values: dict[str, Any] = {
+        path: functools.reduce(getattr, path.split("."), config) for path in paths
+    }
     latents = config.latents
     total = space.total is None or latents.static + latents.transient == space.total
     within = all(
