@@ -20,7 +20,7 @@ from trainer.commit import read_json, replace_durable
 from trainer.config import resolve
 from tuning import processes
 from tuning.actor import make_trainable
-from tuning.guard import Guard, RayLost, terminable
+from tuning.guard import Guard, RayLost, rays_own, terminable
 from tuning.halving import make_scheduler
 from tuning.ledger import Ledger
 from tuning.records import (
@@ -111,7 +111,7 @@ def search(
     """Run trials until the budget, the trials or the grid are used up."""
     ray = import_ray(local=not way.address)
     _connect(ray, settings, way)
-    guard = Guard(own=not way.address)
+    guard = Guard({} if way.address else rays_own())
     try:
         with terminable():
             _tune(ray, study, settings, space, way, on_change)

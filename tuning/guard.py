@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -50,12 +50,12 @@ def terminable() -> Iterator[None]:
 class Guard:
     """From construction to `stop`: sends this process SIGTERM once a process of Ray's is gone."""
 
-    def __init__(self, *, own: bool) -> None:
-        """`own`: this process has started a Ray; else there is nothing to watch."""
+    def __init__(self, watched: Mapping[str, processes.Process]) -> None:
+        """`watched`: processes by name, such as `rays_own`; none for somebody else's Ray."""
         self.lost = ""
         """Name of what is gone."""
         self._over = threading.Event()
-        self._watched = rays_own() if own else {}
+        self._watched = dict(watched)
         self._thread = threading.Thread(target=self._watch, name="guard", daemon=True)
         self._thread.start()
 
