@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from data_shards.manifest import Manifest
     from tuning.nursery import Nursery
     from tuning.records import Settings
     from tuning.trial import Trial
@@ -19,16 +18,14 @@ WORST = -1e9
 """Score, at a rung, of a trial that failed."""
 
 
-def made(
-    given: dict[str, str], settings: Settings, manifest: Manifest, *, nursery: Nursery | None
-) -> Trial:
+def made(given: dict[str, str], settings: Settings, *, nursery: Nursery | None) -> Trial:
     """The trial that Ray has given to an actor."""
     from tuning.command import watched
     from tuning.trial import Trial
 
     study, trial = Path(given["study"]), given["trial"]
     more = watched(study, trial, given["targets"])
-    return Trial(study, settings, trial, manifest, nursery=nursery, more=more)
+    return Trial(study, settings, trial, nursery=nursery, more=more)
 
 
 def report(trial: Trial) -> dict[str, Any]:
@@ -48,13 +45,11 @@ def make_trainable() -> Any:
 
     class Ours(tune.Trainable):
         def setup(self, config: dict) -> None:
-            from data_shards.stream import open_manifest
             from tuning.command import nursery_for
             from tuning.records import read_settings
 
             self._settings = read_settings(Path(config["study"]))
             self._nursery = nursery_for(self._settings)
-            self._manifest = open_manifest(self._settings.manifest).manifest
             self._given, self._trial = config, None
 
         def reset_config(self, new_config: dict) -> bool:
@@ -66,9 +61,7 @@ def make_trainable() -> Any:
             # Started here and not in `setup`: Tune may set up an actor for a trial and then give
             # the trial to another one.
             if self._trial is None:
-                self._trial = made(
-                    self._given, self._settings, self._manifest, nursery=self._nursery
-                )
+                self._trial = made(self._given, self._settings, nursery=self._nursery)
                 if not self._trial.start():
                     return {"step": self._trial.record.step, "score": WORST, "done": True}
             return report(self._trial)

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from data_shards.errors import UserError
-from data_shards.manifest import Manifest
 from trainer import journal
 from trainer.commit import read_json
 from tuning import processes
@@ -62,11 +61,11 @@ class Trial:
     """Owns a trial's process and lease from `start` to `stop`."""
 
     def __init__(
-        self, study: Path, settings: Settings, trial: str, manifest: Manifest, *,
+        self, study: Path, settings: Settings, trial: str, *,
         nursery: Nursery | None = None, more: Sequence[str] = (),
     ) -> None:  # fmt: skip
         """`nursery`: what forks trainings of one process; `more`: words for this life only."""
-        self._study, self._settings, self._manifest = study, settings, manifest
+        self._study, self._settings = study, settings
         self._nursery, self._more = nursery, tuple(more)
         self.record = read_record(study, trial)
         self._run = folder_of(study, trial)
@@ -142,7 +141,9 @@ class Trial:
                 if self._refused.is_set() and self._process.returncode:
                     self._note(status=BUDGET, reason="the budget is spent before the evaluation")
                 else:
-                    scores = scores_of(self._settings.objectives, self._run, self._manifest)
+                    scores = scores_of(
+                        self._settings.objectives, self._run, self._settings.manifest
+                    )
                     self._note(status=DONE, scores=scores)
             elif self._refused.is_set():
                 self._note(status=BUDGET, reason="the budget is spent; saved")

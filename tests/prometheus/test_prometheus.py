@@ -21,7 +21,6 @@ import psutil
 import pytest
 import yaml
 
-from data_shards.stream import open_manifest
 from launch.prometheus.__main__ import write
 from tests.support.footage import tiny_set
 from tests.support.training import SMALL, command, environment
@@ -261,7 +260,7 @@ def test_a_trial_of_a_search_has_the_same_names_with_a_label(
     write_record(study, Record("t0000", {}, words))
     Ledger(study).grant(1e6)
     more = watched(study, "t0000", str(targets))
-    trial = Trial(study, settings, "t0000", open_manifest(str(data)).manifest, more=more)
+    trial = Trial(study, settings, "t0000", more=more)
     try:
         assert trial.start()
         here = '{study="study",trial="t0000",run="study-t0000"}'

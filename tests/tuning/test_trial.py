@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from data_shards.stream import open_manifest
 from tests.support.footage import tiny_set
 from tests.support.training import SMALL
 from tuning import processes
@@ -38,7 +37,7 @@ def test_a_mark_stops_a_trial_and_frees_what_it_held(tmp_path: Path) -> None:
     write_record(study, Record("t0000", {}, words))
     Ledger(study).grant(1e6)
     nursery = nursery_for(settings)
-    trial = Trial(study, settings, "t0000", open_manifest(str(data)).manifest, nursery=nursery)
+    trial = Trial(study, settings, "t0000", nursery=nursery)
     try:
         assert trial.start()
         seen = trial.advance()
