@@ -99,7 +99,7 @@ def prepare(bench: Bench) -> dict[str, str]:
 
 def trained(bench: Bench, name: str, *words: str) -> dict[str, Any]:
     """An ordinary training on one core: seconds, steps and PSNR."""
-    bench.python("trainer.main", "train.threads=1", f"name={name}", "train.report=false",
+    bench.python("trainer.main", "train.threads=1", f"name={name}", "train.pictures=false",
                  "telemetry.log=none", *words)  # fmt: skip
     run = read_json(bench.out / "runs" / name / "run.json")
     return {**run["final"], "steps": run["step"]}

@@ -89,7 +89,7 @@ def best_yaml(study: Path, record: Record, settings: Settings) -> str:
 
 def yaml_of(config: Config, *, name: str) -> str:
     """A trial's config under another name, with all that an ordinary training leaves."""
-    train = replace(config.train, report=True)
+    train = replace(config.train, pictures=True)
     telemetry = replace(config.telemetry, targets="", labels="")
     return to_yaml(replace(config, name=name, train=train, telemetry=telemetry))
 

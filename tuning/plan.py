@@ -18,7 +18,7 @@ from tuning.records import Settings
 from tuning.space import Space, check, default_space, load_space, words_of
 
 OURS = (
-    "name", "data.manifest", "train.steps", "train.minutes", "train.threads", "train.report",
+    "name", "data.manifest", "train.steps", "train.minutes", "train.threads", "train.pictures",
     "seed", "telemetry.targets", "telemetry.labels",
 )  # fmt: skip
 """Settings that the search itself gives to every trial."""
@@ -66,7 +66,7 @@ def plan(args: argparse.Namespace) -> Planned:
     workers = args.workers or max(1, math.ceil(gpus))
     words = (
         *given, f"data.manifest={where}", f"train.steps={args.steps}", f"seed={args.seed}",
-        f"train.threads={max(1, int(args.cpus_per_trial) // workers)}", "train.report=false",
+        f"train.threads={max(1, int(args.cpus_per_trial) // workers)}", "train.pictures=false",
     )  # fmt: skip
     check(space, words)
     require_labels(resolve([*words, *_any(space, words)]), opened.manifest, where=where)

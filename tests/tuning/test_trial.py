@@ -28,7 +28,7 @@ def test_a_mark_stops_a_trial_and_frees_what_it_held(tmp_path: Path) -> None:
     """No process of it is left and its seconds are charged; the actor may take another trial."""
     data = tiny_set(tmp_path / "data", identities=2, actions=2, frames=4, size=32)
     words = (*SMALL, f"data.manifest={data}", "train.steps=1000000", "train.log_steps=1",
-             "train.report=false", "name=t0000")  # fmt: skip
+             "train.pictures=false", "name=t0000")  # fmt: skip
     settings = Settings(
         manifest=str(data), words=(), steps=1000000, rungs=(1,), objectives=("psnr",), workers=1,
         cpus=1, gpus=0, interval=2, seed=0, vgg="", space={},
