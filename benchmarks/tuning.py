@@ -1,108 +1,281 @@
-"""What a search costs beside its trainings, how exact its ledger is, and whether it beats chance.
+"""What a search is worth, against the preset and against chance, what it costs, what it charges.
 
-Run: make bench-tuning [ARGS="--trials 8 --steps 400 --kills 20 --seeds 3 --manifest DIR"]
-Prints search overhead (share of the wall time in which no trial held an accelerator), the ledger's
-error over kills of random moments in report intervals, and the best PSNR of optuna and of random
-search under the same ledger, by seed; ends with a line of JSON. Defaults are tiny.
+Run: make bench-tuning ARGS="--footage DIR/weizmann_strips --out DIR --minutes 110"
+     python -m benchmarks.tuning --footage ... --out DIR --write docs/tuning.md
+Says first how long it takes. Each stage's result is kept in OUT/state.json: the same command goes
+on where it was. Person i's cell i % 3 is not trained on: those of persons 0 to 3 choose among
+trials (validation), those of persons 4 to 8 judge (test). Ends with a line of JSON.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import random
-import signal
+import os
 import subprocess
 import sys
-import tempfile
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import describe
+from benchmarks.tuning_kills import INTERVAL, kill_once
+from benchmarks.tuning_page import as_text, write_page
+from trainer import journal
+from trainer.commit import read_json, update_json
 from tuning.ledger import Ledger
 from tuning.outcome import best
-from tuning.records import read_records
+from tuning.records import DONE, Record, folder_of, read_records
 
 ROOT = Path(__file__).resolve().parent.parent
-HOLDER = """
-import sys, time
-from tuning.ledger import Ledger
-ledger, interval, begun = Ledger(sys.argv[1]), float(sys.argv[2]), time.monotonic()
-while True:
-    held = time.monotonic() - begun
-    ledger.hold(sys.argv[3], trial="t", width=1, until=held + interval)
-    print(held, flush=True)
-    time.sleep(interval / 2)
-"""
+ACTIONS = ("bend", "wave1", "wave2")
+HELD_OUT = tuple((f"person{i}", ACTIONS[i % 3]) for i in range(9))
+VALIDATION, TEST = HELD_OUT[:4], HELD_OUT[4:]
+SEARCHERS = ("optuna", "random")
+KILL_SECONDS, START_SECONDS, TRIALS_OF_OVERHEAD = 24.0, 15.0, 8
 
 
-def searched(data: str, out: Path, *, searcher: str, seed: int, args: Any) -> dict[str, float]:
-    """One search: its wall time, what its trials held, and its best PSNR."""
-    line = [
-        sys.executable, str(ROOT / "tuning" / "search.py"), "--manifest", data, "--out", str(out),
-        "--cpu-hours", str(args.cpu_hours), "--trials", str(args.trials), "--steps",
-        str(args.steps), "--searcher", searcher, "--seed", str(seed), "--max-concurrent", "1",
-        "--interval", "2", *args.words,
+class Bench:
+    """Runs stages once and keeps what they found in OUT/state.json."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args, self.out = args, args.out.resolve()
+        self.out.mkdir(parents=True, exist_ok=True)
+        self.cores = len(os.sched_getaffinity(0))
+
+    def once(self, name: str, make: Callable[[], Any]) -> Any:
+        """A stage's result, from its file or made now."""
+        known = read_json(self.out / "state.json")
+        if name not in known:
+            begun = time.monotonic()
+            update_json(self.out / "state.json", **{name: make()})
+            print(f"{name}: {time.monotonic() - begun:.0f} s", flush=True)
+        return read_json(self.out / "state.json")[name]
+
+    def python(self, *words: str, check: bool = True) -> int:
+        """Run a module of the project; its output goes to OUT/log."""
+        path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+        with (self.out / "log").open("ab") as log:
+            done = subprocess.run(
+                [sys.executable, "-m", *words], stdout=log, stderr=log, cwd=self.out,
+                env={**os.environ, "PYTHONPATH": path}, check=False,
+            )  # fmt: skip
+        if check and done.returncode:
+            raise SystemExit(f"{' '.join(words[:3])} ...: code {done.returncode}; see {log.name}")
+        return done.returncode
+
+
+def costs(args: argparse.Namespace, cores: int) -> dict[str, float]:
+    """Seconds of every stage; the studies share what the others leave of the minutes."""
+    rounds = -(-TRIALS_OF_OVERHEAD // cores)
+    fixed = {
+        "prepare": 10.0,
+        "calibrate": 30.0,
+        "kills": args.kills * KILL_SECONDS,
+        "overhead": START_SECONDS + 1.1 * rounds * args.trial_seconds,
+        "compare": (args.seeds + 1) * (1.2 * args.trial_seconds + START_SECONDS),
+    }
+    studies = max(0.0, 60 * args.minutes - sum(fixed.values()))
+    return {**fixed, "studies": studies}
+
+
+def prepare(bench: Bench) -> dict[str, str]:
+    """Three sets: trained on, with the validation cells held out beside it; and the test cells."""
+    strips = bench.args.footage.resolve()
+    names = sorted(f"{p.parent.name}/{p.name}" for p in strips.glob("*/*.png"))
+    test = [f"{action}/{person}.png" for person, action in TEST]
+    for name, videos in (("data", [n for n in names if n not in test]), ("test", test)):
+        (bench.out / f"{name}.txt").write_text("\n".join(videos) + "\n")
+        cells = ",".join(":".join(cell) for cell in VALIDATION)
+        held = ["--hold-out", cells] if name == "data" else []
+        bench.python(
+            "data_shards.prepare", "strips", "--root", str(strips), "--labels", "folders",
+            "--list", f"{name}.txt", "--out", name, "--name", f"weizmann-{name}", *held,
+        )  # fmt: skip
+    return {"data": str(bench.out / "data"), "test": str(bench.out / "test")}
+
+
+def trained(bench: Bench, name: str, *words: str) -> dict[str, Any]:
+    """An ordinary training on one core: seconds, steps and PSNR."""
+    bench.python("trainer.main", "train.threads=1", f"name={name}", "train.pictures=false",
+                 "telemetry.log=none", *words)  # fmt: skip
+    run = read_json(bench.out / "runs" / name / "run.json")
+    return {**run["final"], "steps": run["step"]}
+
+
+def calibrate(bench: Bench, data: str) -> int:
+    """Steps of the preset that take `--trial-seconds`."""
+
+    def one(number: int) -> dict[str, Any]:
+        return trained(
+            bench, f"calibrate-{number}", "preset=weizmann", f"data.manifest={data}",
+            f"train.minutes={bench.args.trial_seconds / 240:.4f}", *bench.args.words,
+        )  # fmt: skip
+
+    with ThreadPoolExecutor() as pool:  # as many at a time as a search has
+        found = list(pool.map(one, range(bench.cores)))
+    each = sum(f["steps"] / f["seconds"] for f in found) / len(found)
+    return max(9, round(each * bench.args.trial_seconds))
+
+
+def search_line(bench: Bench, data: str, out: Path, *words: str) -> list[str]:
+    """Command line of a search as all of this bench share it."""
+    return ["tuning.search", "--manifest", data, "--out", str(out), "--rates", "--scheduler",
+            "none", "--interval", str(INTERVAL), *words, "preset=weizmann", "telemetry.log=none",
+            *bench.args.words]  # fmt: skip
+
+
+def seconds_trained(study: Path, record: Record) -> float:
+    """Training time of a trial, whether it was finished or not."""
+    path = folder_of(study, record.id) / "metrics.jsonl"
+    return max((x["seconds"] for x in journal.read(path)), default=0.0) if path.is_file() else 0.0
+
+
+def searched(bench: Bench, data: str, out: Path, *words: str) -> dict[str, Any]:
+    """One search: wall time, what its trials held and trained, and its best trial.
+
+    Overhead is the share of the cores' time, from the search's first moment to its last, in which
+    no trial trained.
+    """
+    begun, whole = time.monotonic(), not out.exists()
+    code = bench.python(*search_line(bench, data, out, *words), check=False)
+    if code not in (0, 1):
+        raise SystemExit(f"{out}: the search ended with code {code}; see {bench.out / 'log'}")
+    wall, account, records = time.monotonic() - begun, Ledger(out).account(), read_records(out)
+    spent = sum(seconds_trained(out, record) for record in records)
+    objectives = ("exchange",) if "exchange" in words else ("psnr",)
+    winner = best(records, objectives)
+    return {
+        "wall": wall, "held": account.spent, "budget": account.budget, "trained": spent,
+        # Unknown where an earlier life of this bench began the study.
+        "overhead": 1 - spent / (bench.cores * wall) if whole else None,
+        "overhead_of_trials": 1 - spent / account.spent,
+        "trials": len(records), "done": sum(r.status == DONE for r in records),
+        "best": winner.id if winner else None, "scores": dict(winner.scores) if winner else {},
+        "values": winner.values if winner else {},
+    }  # fmt: skip
+
+
+def judged(bench: Bench, run: Path, cells: str | None) -> float:
+    """Mean PSNR of held-out cells (None: the validation cells), evaluation.json left as it was."""
+    file = run / "evaluation.json"
+    before = file.read_bytes() if file.is_file() else None
+    where = ["--held-out", cells] if cells else []
+    bench.python("trainer.evaluate", str(run), "--videos", "1", "--no-mcs", *where)
+    found = read_json(file)["held_out"]["psnr"]
+    if before is not None:
+        file.write_bytes(before)
+    return float(found)
+
+
+def compare(bench: Bench, sets: dict[str, str], steps: int, winner: Path) -> list[dict[str, Any]]:
+    """Preset and winner over training seeds that no search has used. The preset gets more steps
+    where the winner's cost more, so that it never trains for less time."""
+    rows, more = [], 1.0
+    for seed in range(100, 100 + bench.args.seeds):
+        row: dict[str, Any] = {"seed": seed}
+        for kind, words in (
+            ("best", ("--config", str(winner), f"train.steps={steps}")),
+            ("preset", ("preset=weizmann", f"data.manifest={sets['data']}", *bench.args.words)),
+        ):
+            length = steps if kind == "best" else round(steps * more)
+            name = f"{kind}-{seed}"
+            found = trained(bench, name, *words, f"seed={seed}", f"train.steps={length}")
+            ratio = row["best"]["seconds"] / found["seconds"] if kind == "preset" else 0.0
+            if ratio > 1.02:
+                more *= ratio
+                length = round(steps * more)
+                name = f"{name}-{length}"
+                found = trained(bench, name, *words, f"seed={seed}", f"train.steps={length}")
+            run = bench.out / "runs" / name
+            cells = {
+                "test": judged(bench, run, sets["test"]),
+                "validation": judged(bench, run, None),
+            }
+            row[kind] = {
+                "steps": length,
+                "seconds": found["seconds"],
+                "psnr": found["psnr"],
+                **cells,
+            }
+        rows.append(row)
+    return rows
+
+
+def kills(bench: Bench, data: str) -> list[dict[str, Any]]:
+    """Kill a search again and again; each kill is kept as soon as it is settled."""
+    study = bench.out / "kills"
+    line = [sys.executable, "-m", *search_line(
+        bench, data, study, "--cpu-hours", "100", "--steps", "1000000", "--max-concurrent", "1",
+        "networks.channels=16", "checkpoint.minutes=0.1", "train.log_steps=2",
+    )]  # fmt: skip
+    return [
+        bench.once(f"kill-{number}", lambda number=number: kill_once(
+            line, study, number=number, log=bench.out / "log")._asdict())
+        for number in range(bench.args.kills)
     ]  # fmt: skip
-    begun = time.monotonic()
-    subprocess.run(line, check=True, stdout=subprocess.DEVNULL)
-    wall, held = time.monotonic() - begun, Ledger(out).account().spent
-    winner = best(read_records(out), ("psnr",))
-    return {"wall": wall, "held": held, "overhead": 1 - held / wall,
-            "psnr": winner.scores["psnr"] if winner else float("-inf")}  # fmt: skip
 
 
-def ledger_error(folder: Path, *, interval: float, seed: int) -> float:
-    """Charged minus held, in intervals, after a holder is killed with -9 at a random moment."""
-    ledger = Ledger(folder)
-    ledger.grant(1e6)
-    words = [sys.executable, "-c", HOLDER, str(folder), str(interval), str(seed)]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, cwd=ROOT) as holder:
-        assert holder.stdout is not None
-        holder.stdout.readline()
-        begun = time.monotonic()
-        time.sleep(random.Random(seed).uniform(0, 3 * interval))
-        holder.send_signal(signal.SIGKILL)
-        holder.wait()
-        held = time.monotonic() - begun
-    ledger.settle()
-    charged = ledger.account().leases[str(seed)].cost
-    return (charged - held) / interval
+def run(bench: Bench) -> dict[str, Any]:
+    """All stages in order."""
+    args, estimate = bench.args, costs(bench.args, bench.cores)
+    sets = bench.once("prepare", lambda: prepare(bench))
+    steps = bench.once("calibrate", lambda: args.steps or calibrate(bench, sets["data"]))
+    killed = kills(bench, sets["data"])
+    overhead = bench.once("overhead", lambda: searched(
+        bench, sets["data"], bench.out / "overhead", "--cpu-hours", "100", "--steps", str(steps),
+        "--searcher", "random", "--trials", str(TRIALS_OF_OVERHEAD),
+    ))  # fmt: skip
+    each = estimate["studies"] / (len(SEARCHERS) * args.seeds) - START_SECONDS
+    hours = bench.once("cpu_hours", lambda: round(each * bench.cores / 3600, 4))
+    studies = {}
+    for seed in range(args.seeds):
+        for searcher in SEARCHERS:
+            name = f"{searcher}-{seed}"
+            found = bench.once(name, lambda name=name, searcher=searcher, seed=seed: searched(
+                bench, sets["data"], bench.out / name, "--cpu-hours", str(hours), "--steps",
+                str(steps), "--searcher", searcher, "--seed", str(seed), "--objective", "exchange",
+            ))  # fmt: skip
+            run = folder_of(bench.out / name, found["best"] or "none")
+            test = bench.once(f"{name}-test", lambda run=run: judged(bench, run, sets["test"]))
+            studies[name] = {**found, "test": test}
+    mine = [name for name in studies if name.startswith(SEARCHERS[0])]
+    winner = max(mine, key=lambda name: studies[name]["scores"]["exchange"])
+    rows = bench.once("compare", lambda: compare(
+        bench, sets, steps, bench.out / winner / "best.yaml"))  # fmt: skip
+    errors = [(k["charged"] - k["held"]) / INTERVAL for k in killed]
+    return {
+        "steps": steps, "cpu_hours": hours, "kills": killed, "ledger_intervals": errors,
+        "overhead": overhead, "studies": studies, "winner": winner, "compare": rows,
+    }  # fmt: skip
 
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("words", nargs="*", default=["networks.channels=16", "networks.hidden=64"])
-    parser.add_argument("--manifest", help="default: synthetic footage")
-    parser.add_argument("--trials", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=30)
-    parser.add_argument("--cpu-hours", type=float, default=0.5)
-    parser.add_argument("--kills", type=int, default=3)
-    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("words", nargs="*", help="settings of every training")
+    parser.add_argument("--footage", type=Path, required=True, help="folder weizmann_strips")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--minutes", type=float, default=110.0, help="of everything (110)")
+    parser.add_argument("--trial-seconds", type=float, default=60.0)
+    parser.add_argument("--steps", type=int, default=0, help="of a trial; default: as they fit")
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--write", type=Path, metavar="FILE", help="put the study into this page")
     args = parser.parse_intermixed_args(argv)
-    with tempfile.TemporaryDirectory() as folder:
-        data = args.manifest
-        if data is None:
-            data = str(Path(folder) / "data")
-            prepare = [sys.executable, "-m", "data_shards.prepare", "synthetic", "--out", data]
-            subprocess.run(prepare, check=True, capture_output=True)
-        errors = [
-            ledger_error(Path(folder) / "kills", interval=0.5, seed=seed)
-            for seed in range(args.kills)
-        ]
-        runs = {
-            f"{searcher}-{seed}": searched(
-                data, Path(folder) / f"{searcher}-{seed}", searcher=searcher, seed=seed, args=args
-            )
-            for searcher in ("optuna", "random")
-            for seed in range(args.seeds)
-        }
-    for name, figures in runs.items():
-        print(f"{name:<12}" + "  ".join(f"{key} {value:.3f}" for key, value in figures.items()))
-    print(f"ledger error over {len(errors)} kills: at most {max(map(abs, errors)):.2f} intervals")
-    print(json.dumps({"bench": "tuning", **describe(), "ledger_intervals": errors, "runs": runs}))
+    bench = Bench(args)
+    told = costs(args, bench.cores)
+    parts = ", ".join(f"{name} {seconds / 60:.1f}" for name, seconds in told.items())
+    print(f"{sum(told.values()) / 60:.0f} minutes on {bench.cores} cores: {parts}", flush=True)
+    if told["studies"] < 2 * args.seeds * (START_SECONDS + args.trial_seconds):
+        raise SystemExit(f"--minutes: {args.minutes:g} leave no time for {2 * args.seeds} studies")
+    found = run(bench)
+    print(as_text(found))
+    if args.write:
+        write_page(args.write, found)
+    print(json.dumps({"bench": "tuning", **describe(), **found}))
     return 0
 
 

@@ -209,8 +209,9 @@ class Endpoint:
 class Pusher:
     """Hands the values to a Pushgateway from a thread, now and then and when it is closed."""
 
-    def __init__(self, values: Values, url: str, *, run: str, node: str) -> None:
-        self._values, self._url, self._group = values, url, {"run": run, "node": node}
+    def __init__(self, values: Values, url: str, *, group: dict[str, str]) -> None:
+        """`group`: labels under which the gateway keeps the values."""
+        self._values, self._url, self._group = values, url, group
         self._stop, self._warned = threading.Event(), False
         self._thread = threading.Thread(target=self._work, name="push", daemon=True)
         self._thread.start()

@@ -211,6 +211,7 @@ def main(argv: list[str] | None = None) -> int:
         "--checkpoint", default="latest", help="latest, or a step (default: latest)"
     )
     parser.add_argument("--vgg", metavar="FILE", help=f"VGG16 weights (or ${ENVIRONMENT})")
+    parser.add_argument("--no-mcs", action="store_true", help="leave MCS out, look for no weights")
     parser.add_argument("--videos", type=int, default=500, help="at most so many (default: 500)")
     parser.add_argument("--random", type=int, default=0, help="score N random pairs too")
     parser.add_argument("--seed", type=int, default=0, help="of the random pairs (default: 0)")
@@ -233,7 +234,7 @@ def _evaluate(options: argparse.Namespace) -> dict[str, Any]:
     if options.videos < 1 or options.random < 0:
         raise UserError("--videos must be at least 1 and --random at least 0")
     wanted = open_wanted(options)
-    vgg, why = find_vgg(options.vgg)
+    vgg, why = (None, "--no-mcs") if options.no_mcs else find_vgg(options.vgg)
     run = open_run(options.run, checkpoint=render.checkpoint_of(options.checkpoint))
     beside = Path(run.config.data.manifest.removesuffix(MANIFEST)) / "held-out"
     held_out = options.held_out or (str(beside) if beside.is_dir() else None)

@@ -44,6 +44,15 @@ def write_samples(run: Run, *, count: int = 8) -> list[Path]:
     return written
 
 
+def write_sheet(run: Run, *, count: int = 8) -> Path:
+    """Write RUN/samples/sheet.png alone."""
+    names = render.spread_videos(run, count)
+    clips = render.clips_of(run, names)
+    real, fake = render.real_clips(run, clips), render.render_clips(run, clips)
+    path = run.folder / "samples" / "sheet.png"
+    return _sheet(path, names, real, fake, list(range(len(names))))
+
+
 def write_extremes(
     folder: Path, names: list[str], real_BTHWC: np.ndarray, fake_BTHWC: np.ndarray
 ) -> list[Path]:

@@ -23,7 +23,7 @@ from trainer.journal import Journal, lost_seconds
 from trainer.leaving import RUN_FILE
 from trainer.metrics import BY_NAME
 from trainer.screen import STYLES, Shown, open_screen
-from trainer.targets import targets_file, write_targets
+from trainer.targets import labels_of, targets_file, write_targets
 from trainer.timing import Pace
 from trainer.trackers import Trackers, check_trackers
 
@@ -60,6 +60,9 @@ class TelemetryConfig:
     targets: str = ""
     """Prometheus file_sd file to keep while the run lives: FILE.json, or FOLDER/ for RUN.json in it
     (many runs). It stays behind when a run breaks off, so that its absence is noticed."""
+    labels: str = ""
+    """More labels of this run's series, as NAME=VALUE,NAME=VALUE: in the file_sd file and at the
+    Pushgateway. `run` may be given too."""
     push: str = ""
     """URL of a Pushgateway that gets the metrics every 15 s and at the end, for short jobs."""
     linger: float = 0.0
@@ -82,6 +85,7 @@ class TelemetryConfig:
                 f"telemetry.push: {self.push!r} does not start with http:// or https://"
             )
         check_trackers(self.trackers)
+        labels_of(self.labels)
         if self.log not in STYLES:
             raise UserError(f"telemetry.log: {self.log!r} is none of {', '.join(STYLES)}")
 
@@ -130,7 +134,8 @@ class Telemetry:
             self.endpoint = Endpoint(self.values, address=config.address, port=config.port)
         if config.push:
             node = socket.gethostname()
-            self._pusher = Pusher(self.values, config.push, run=self._run, node=node)
+            group = {"run": self._run, "node": node, **labels_of(config.labels)}
+            self._pusher = Pusher(self.values, config.push, group=group)
         if self._first:
             self.announce([self.where])
 
@@ -160,7 +165,8 @@ class Telemetry:
             return
         update_json(self._folder / RUN_FILE, metrics={**found[0], "endpoints": found})
         if self._targets is not None:
-            write_targets(self._targets, found, run=self._run)
+            labels = {"run": self._run, **labels_of(self._config.labels)}
+            write_targets(self._targets, found, labels=labels)
 
     def show(self, name: str, value: float, /, **labels: object) -> None:
         """Set a gauge, or a counter that is counted elsewhere, of `trainer.metrics`."""

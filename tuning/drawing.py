@@ -1,12 +1,13 @@
-"""Inline SVG of a study's report, made from numbers only; names are placed by the page, escaped."""
+"""Inline SVG of a study's report; every name in it is escaped."""
 
 from __future__ import annotations
 
+import html
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-WIDTH, HEIGHT, EDGE = 640, 240, 36
+WIDTH, HEIGHT, EDGE = 720, 260, 40
 LOW, HIGH = (140, 170, 200), (200, 60, 20)
 """Colours of the worst and the best trial."""
 
@@ -38,11 +39,13 @@ def curves(lines: Sequence[Line]) -> str:
         for line in lines
         if line.points
     ]
-    return _svg(paths + _ends(xs, ys))
+    return _svg(_axes(xs, ys, "step", "dB") + paths)
 
 
-def scatter(points: Sequence[tuple[float, float]], front: Sequence[bool]) -> str:
-    """Points, those of the Pareto front filled and larger."""
+def scatter(
+    points: Sequence[tuple[float, float]], front: Sequence[bool], names: tuple[str, str]
+) -> str:
+    """Points, those of the Pareto front red and larger."""
     if not points:
         return ""
     xs, ys = [x for x, _ in points], [y for _, y in points]
@@ -51,20 +54,32 @@ def scatter(points: Sequence[tuple[float, float]], front: Sequence[bool]) -> str
         f'fill="{colour(1.0 if on else None)}"/>'
         for (x, y), on in zip(points, front, strict=True)
     ]
-    return _svg(dots + _ends(xs, ys))
+    return _svg(_axes(xs, ys, *names) + dots)
 
 
-def parallel(rows: Sequence[Sequence[float]], shares: Sequence[float | None]) -> str:
+class Axis(NamedTuple):
+    """One axis of parallel coordinates: its name, and what its ends stand for."""
+
+    name: str
+    low: str
+    high: str
+
+
+def parallel(
+    rows: Sequence[Sequence[float]], shares: Sequence[float | None], names: Sequence[Axis]
+) -> str:
     """Parallel coordinates: one axis per column, one line per row; values 0..1."""
     if not rows or not rows[0]:
         return ""
     columns = len(rows[0])
-    across = [EDGE + i * (WIDTH - 2 * EDGE) / max(1, columns - 1) for i in range(columns)]
+    across = [2 * EDGE + i * (WIDTH - 4 * EDGE) / max(1, columns - 1) for i in range(columns)]
     axes = [
         f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{EDGE}" y2="{HEIGHT - EDGE}" stroke="#999"/>'
-        f'<text x="{x:.1f}" y="{HEIGHT - EDGE + 18}" text-anchor="middle">{i + 1}</text>'
-        for i, x in enumerate(across)
-    ]
+        + _text(x, EDGE - 6, axis.high) + _text(x, HEIGHT - EDGE + 13, axis.low)
+        # Names at two heights: neighbours would touch.
+        + _text(x, HEIGHT - 10 if i % 2 else 10, axis.name, bold=True)
+        for i, (x, axis) in enumerate(zip(across, names, strict=True))
+    ]  # fmt: skip
     order = sorted(range(len(rows)), key=lambda i: -1.0 if shares[i] is None else shares[i] or 0.0)
     tall = HEIGHT - 2 * EDGE
     lines = [
@@ -93,14 +108,30 @@ def _path(points: Sequence[tuple[float, float]], share: float | None) -> str:
     return f'<polyline points="{spelled}" fill="none" stroke="{colour(share)}" stroke-width="1.6"/>'
 
 
-def _ends(xs: Sequence[float], ys: Sequence[float]) -> list[str]:
-    bottom = HEIGHT - EDGE
+def _axes(xs: Sequence[float], ys: Sequence[float], across: str, upward: str) -> list[str]:
+    """Four lines with what they stand for, the ends of the other axis, and both names."""
+    bottom, marks = HEIGHT - EDGE, []
+    for share in (0.0, 1 / 3, 2 / 3, 1.0):
+        y = bottom - share * (bottom - EDGE)
+        value = min(ys) + share * (max(ys) - min(ys))
+        marks.append(
+            f'<line x1="{EDGE}" x2="{WIDTH - EDGE}" y1="{y:.1f}" y2="{y:.1f}" stroke="#e4e4e4"/>'
+            + _text(EDGE - 4, y + 4, f"{value:.4g}", anchor="end")
+        )
     return [
-        f'<text x="{EDGE}" y="{bottom + 16}">{min(xs):.4g}</text>',
-        f'<text x="{WIDTH - EDGE}" y="{bottom + 16}" text-anchor="end">{max(xs):.4g}</text>',
-        f'<text x="2" y="{bottom}">{min(ys):.4g}</text>',
-        f'<text x="2" y="{EDGE}">{max(ys):.4g}</text>',
+        *marks,
+        _text(EDGE, bottom + 16, f"{min(xs):.4g}", anchor="start"),
+        _text(WIDTH - EDGE, bottom + 16, f"{max(xs):.4g}", anchor="end"),
+        _text(WIDTH / 2, bottom + 16, across),
+        _text(EDGE, EDGE - 12, upward),
     ]
+
+
+def _text(x: float, y: float, text: str, *, anchor: str = "middle", bold: bool = False) -> str:
+    weight = ' font-weight="600"' if bold else ""
+    return (
+        f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{weight}>{html.escape(text)}</text>'
+    )
 
 
 def _svg(parts: Sequence[str]) -> str:

@@ -1,8 +1,8 @@
-"""Ray Tune runs the trials: places them, asks for new ones, and stops them at rungs (ASHA).
+"""Ray Tune runs the trials: places them, asks for new ones, and stops them at rungs.
 
-The only module that imports ray, and only when a search runs. Whatever Ray keeps is scratch: the
-study's own records and ledger are enough to go on, so a driver killed with -9 costs the trials that
-were running nothing but the steps since their last checkpoint.
+Ray is imported only when a search runs (here, in `actor` and in `halving`). Whatever Ray keeps is
+scratch: the study's own records and ledger are enough to go on, so a driver killed with -9 costs
+the trials that were running nothing but the steps since their last checkpoint.
 """
 
 from __future__ import annotations
@@ -13,16 +13,17 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 from data_shards.errors import UserError
-from data_shards.stream import open_manifest
 from trainer.commit import read_json, replace_durable
+from trainer.config import resolve
 from tuning import processes
+from tuning.actor import make_trainable
+from tuning.guard import Guard, RayLost, rays_own, terminable
+from tuning.halving import make_scheduler
 from tuning.ledger import Ledger
 from tuning.records import (
-    DONE,
     STOPPED,
     UNFINISHED,
     Record,
@@ -30,16 +31,14 @@ from tuning.records import (
     folder_of,
     read_record,
     read_records,
+    stop_mark,
     write_record,
 )
 from tuning.sampling import INSTALL, Sampler
-from tuning.space import Space, words_of
-from tuning.trial import Trial
+from tuning.space import Space, values_of, words_of
 
 DRIVER = "driver.json"
 SCRATCH = "ray"
-WORST = -1e9
-"""Score, at a rung, of a trial that failed."""
 QUIET = {
     "RAY_AUTH_MODE": "disabled",
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -70,6 +69,8 @@ class Way(NamedTuple):
     """Most trials of the study; 0: as many as the budget bears."""
     address: str = ""
     """Address of a Ray cluster; empty: a local one."""
+    targets: str = ""
+    """Folder of Prometheus file_sd files in which running trials are; empty: none."""
 
 
 def import_ray(*, local: bool) -> Any:
@@ -110,27 +111,41 @@ def search(
     """Run trials until the budget, the trials or the grid are used up."""
     ray = import_ray(local=not way.address)
     _connect(ray, settings, way)
+    guard = Guard({} if way.address else rays_own())
     try:
-        below = [list(known) for known in processes.descendants(os.getpid())]
-        replace_durable(study / DRIVER, json.dumps({"pid": os.getpid(), "left": below}).encode())
-        place = {"cpu": settings.cpus, "gpu": settings.gpus}
-        searcher = make_searcher(study, settings, space, way, on_change)
-        ray.tune.Tuner(
-            ray.tune.with_resources(make_trainable(), place),
-            param_space={"study": str(study)},
-            tune_config=ray.tune.TuneConfig(
-                num_samples=-1, search_alg=searcher,
-                max_concurrent_trials=way.concurrent or None,
-                scheduler=make_scheduler(study, settings, way),
-            ),
-            run_config=ray.tune.RunConfig(
-                name=SCRATCH, storage_path=str(study), verbose=0,
-                failure_config=ray.tune.FailureConfig(max_failures=RETRIES),
-            ),
-        ).fit()  # fmt: skip
+        with terminable():
+            _tune(ray, study, settings, space, way, on_change)
+    except KeyboardInterrupt:
+        if guard.lost:
+            raise RayLost(f"Ray lost its {guard.lost}; the same command goes on") from None
+        raise
     finally:
-        ray.shutdown()
-    clear_up(study)
+        guard.stop()
+        if not guard.lost:
+            ray.shutdown()
+        clear_up(study)
+
+
+def _tune(
+    ray: Any, study: Path, settings: Settings, space: Space, way: Way,
+    on_change: Callable[[Record], None],
+) -> None:  # fmt: skip
+    below = [list(known) for known in processes.descendants(os.getpid())]
+    replace_durable(study / DRIVER, json.dumps({"pid": os.getpid(), "left": below}).encode())
+    place = {"cpu": settings.cpus, "gpu": settings.gpus}
+    ray.tune.Tuner(
+        ray.tune.with_resources(make_trainable(), place),
+        param_space={"study": str(study), "targets": way.targets},
+        tune_config=ray.tune.TuneConfig(
+            num_samples=-1, max_concurrent_trials=way.concurrent or None, reuse_actors=True,
+            search_alg=make_searcher(study, settings, space, way, on_change),
+            scheduler=make_scheduler(study, settings, way.scheduler),
+        ),
+        run_config=ray.tune.RunConfig(
+            name=SCRATCH, storage_path=str(study), verbose=0,
+            failure_config=ray.tune.FailureConfig(max_failures=RETRIES),
+        ),
+    ).fit()  # fmt: skip
 
 
 def _connect(ray: Any, settings: Settings, way: Way) -> None:
@@ -159,25 +174,11 @@ def _connect(ray: Any, settings: Settings, way: Way) -> None:
             raise UserError(f"{option}: {wanted:g}, and there are {there.get(name, 0):g}")
 
 
-def make_scheduler(study: Path, settings: Settings, way: Way) -> Any:
-    """ASHA over the rungs, knowing what earlier lives reached at them; or none."""
-    from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
-
-    if way.scheduler == "none" or not settings.rungs:
-        return FIFOScheduler()
-    asha = ASHAScheduler(
-        time_attr="step", metric="score", mode="max", max_t=settings.steps,
-        grace_period=settings.rungs[0], reduction_factor=3,
-    )  # fmt: skip
-    nobody: Any = None  # the controller, which ASHA does not ask
-    for record in read_records(study):
-        earlier: Any = SimpleNamespace(trial_id=record.id)
-        if record.status in UNFINISHED or not record.rungs:
-            continue  # an unfinished one goes on and reports its rungs itself
-        asha.on_trial_add(nobody, earlier)
-        for step, psnr in record.rungs:
-            asha.on_trial_result(nobody, earlier, {"step": step, "score": psnr})
-    return asha
+def _new_record(
+    study: Path, settings: Settings, space: Space, name: str, values: dict[str, Any]
+) -> Record:
+    own = words_of(space, values, fixed=settings.words)
+    return write_record(study, Record(name, values, (*settings.words, *own, f"name={name}")))
 
 
 def make_searcher(
@@ -188,8 +189,10 @@ def make_searcher(
 
     records = read_records(study)
     sampler = Sampler(
-        space, settings.objectives, records, searcher=way.searcher, seed=settings.seed
-    )
+        space, settings.objectives, records, searcher=way.searcher, seed=settings.seed,
+        # What the user would have trained with: a search finds nothing worse.
+        first=values_of(space, resolve(settings.words)),
+    )  # fmt: skip
     waiting = [record for record in records if record.status in UNFINISHED]
     least = settings.width * settings.interval
 
@@ -210,12 +213,7 @@ def make_searcher(
                 if drawn is None:
                     return Searcher.FINISHED
                 self._made += 1
-                name, values = drawn
-                words = (
-                    *settings.words, *words_of(space, values, fixed=settings.words),
-                    f"name={name}",
-                )  # fmt: skip
-                record = write_record(study, Record(name, values, words))
+                record = _new_record(study, settings, space, *drawn)
             self._names[trial_id] = record.id
             return {"trial": record.id}
 
@@ -227,6 +225,7 @@ def make_searcher(
         ) -> None:
             record = read_record(study, self._names[trial_id])
             if record.status == "running" and not error:
+                stop_mark(study, record.id).touch()
                 record = record._replace(status=STOPPED)  # its own process writes this down
             sampler.tell(record)
             on_change(record)
@@ -238,44 +237,6 @@ def make_searcher(
             """Nothing."""
 
     return Ours()
-
-
-def make_trainable() -> Any:
-    """Ray's view of a trial: one `step` takes it to its next rung or its end."""
-    from ray import tune
-
-    class Ours(tune.Trainable):
-        def setup(self, config: dict) -> None:
-            from tuning.records import read_settings
-
-            study = Path(config["study"])
-            settings = read_settings(study)
-            manifest = open_manifest(settings.manifest).manifest
-            self._trial = Trial(study, settings, config["trial"], manifest)
-            self._started = self._trial.start()
-
-        def step(self) -> dict:
-            steps = self._trial.record.step
-            if not self._started:
-                return {"step": steps, "score": WORST, "done": True}
-            seen = self._trial.advance()
-            if not seen.over:
-                return {"step": seen.step, "score": seen.psnr}
-            record = self._trial.record
-            last = record.rungs[-1][1] if record.rungs and record.status == DONE else WORST
-            return {"step": steps if record.status != DONE else record.step, "score": last,
-                    "done": True}  # fmt: skip
-
-        def save_checkpoint(self, checkpoint_dir: str) -> None:
-            """Nothing: the training saves itself."""
-
-        def load_checkpoint(self, checkpoint: Any) -> None:
-            """Nothing: the training resumes itself."""
-
-        def cleanup(self) -> None:
-            self._trial.stop()
-
-    return Ours
 
 
 def unfinished(study: Path) -> list[str]:

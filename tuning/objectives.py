@@ -1,7 +1,8 @@
 """Measures that a study may aim at: which way is better, what they need, how they are read.
 
 Every figure is read from a trial's files: run.json (PSNR over all training clips), evaluation.json
-(`python -m trainer.evaluate`, on the same clips for every trial), and the newest checkpoint.
+(`python -m trainer.evaluate`, on the same clips for every trial), and the newest checkpoint. Torch
+is imported by what needs it only: a trial's actor does without.
 """
 
 from __future__ import annotations
@@ -16,8 +17,6 @@ from typing import Any, NamedTuple
 from data_shards.errors import UserError
 from data_shards.manifest import Manifest
 from trainer.commit import read_json
-from trainer.config import Config, resolve
-from trainer.vgg import ENVIRONMENT
 
 FLOAT = 4
 
@@ -30,11 +29,12 @@ class Objective(NamedTuple):
     """maximize | minimize, as optuna spells it."""
     meaning: str
     evaluated: bool
-    read: Callable[[Path, Manifest], float]
+    read: Callable[[Path, str], float]
+    """From a run folder and the place of its footage."""
 
 
-def _final(run: Path, manifest: Manifest) -> float:
-    del manifest
+def _final(run: Path, where: str) -> float:
+    del where
     return float(read_json(run / "run.json")["final"]["psnr"])
 
 
@@ -42,31 +42,30 @@ def _evaluation(run: Path) -> dict[str, Any]:
     return read_json(run / "evaluation.json")
 
 
-def _score(name: str, field: str) -> Callable[[Path, Manifest], float]:
-    def read(run: Path, manifest: Manifest) -> float:
-        del manifest
+def _score(name: str, field: str) -> Callable[[Path, str], float]:
+    def read(run: Path, where: str) -> float:
+        del where
         table = {score["name"]: score for score in _evaluation(run)["scores"]}
         return float(table[name][field])
 
     return read
 
 
-def _exchange(run: Path, manifest: Manifest) -> float:
-    del manifest
+def _exchange(run: Path, where: str) -> float:
+    del where
     return float(_evaluation(run)["held_out"]["psnr"])
 
 
-def bytes_per_video(run: Path, manifest: Manifest) -> float:
+def bytes_per_video(run: Path, where: str) -> float:
     """Bytes of networks (as saved) and dictionary rows, over the videos that they reproduce."""
-    config = resolve(file=str(run / "config.yaml"))
+    from data_shards.stream import open_manifest
+    from trainer.config import resolve
+
+    manifest, layout = open_manifest(where).manifest, resolve(file=str(run / "config.yaml")).latents
     networks = max((run / "checkpoints").glob("step-*/common-networks.safetensors"))
-    return (networks.stat().st_size + FLOAT * _numbers(config, manifest)) / len(manifest.videos)
-
-
-def _numbers(config: Config, manifest: Manifest) -> int:
-    layout = config.latents
     static = manifest.rows(layout.static_key) * layout.static
-    return static + manifest.rows(layout.transient_key) * layout.transient * manifest.frames
+    numbers = static + manifest.rows(layout.transient_key) * layout.transient * manifest.frames
+    return (networks.stat().st_size + FLOAT * numbers) / len(manifest.videos)
 
 
 OBJECTIVES: dict[str, Objective] = {
@@ -83,8 +82,8 @@ OBJECTIVES: dict[str, Objective] = {
 }
 
 
-def scores_of(names: tuple[str, ...], run: Path, manifest: Manifest) -> dict[str, float]:
-    """The figures of a finished trial.
+def scores_of(names: tuple[str, ...], run: Path, where: str) -> dict[str, float]:
+    """The figures of a finished trial; `where` is its footage.
 
     Raises:
         ValueError: one that is missing or not finite.
@@ -92,7 +91,7 @@ def scores_of(names: tuple[str, ...], run: Path, manifest: Manifest) -> dict[str
     found = {}
     for name in names:
         try:
-            found[name] = OBJECTIVES[name].read(run, manifest)
+            found[name] = OBJECTIVES[name].read(run, where)
         except (KeyError, TypeError, OSError, json.JSONDecodeError) as error:
             raise ValueError(f"{name} cannot be read ({type(error).__name__}: {error})") from None
         if not math.isfinite(found[name]):
@@ -106,6 +105,8 @@ def require(names: tuple[str, ...], manifest: Manifest, *, where: str, vgg: str)
     Raises:
         UserError: an unknown or repeated one; labels, held-out cells or VGG16 weights are missing.
     """
+    from trainer.vgg import ENVIRONMENT
+
     for name in names:
         if name not in OBJECTIVES:
             raise UserError(f"--objective: {name!r} is none of {', '.join(OBJECTIVES)}")

@@ -8,10 +8,11 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from trainer.commit import replace_durable
-from trainer.config import resolve
+from trainer.config import Config, resolve
 from trainer.settings import to_yaml
 from tuning.ledger import Account
 from tuning.objectives import OBJECTIVES
@@ -86,11 +87,11 @@ def best_yaml(study: Path, record: Record, settings: Settings) -> str:
     )
 
 
-def yaml_of(config: object, *, name: str) -> str:
-    """A config under another name."""
-    import dataclasses
-
-    return to_yaml(dataclasses.replace(config, name=name))  # pyright: ignore[reportArgumentType]
+def yaml_of(config: Config, *, name: str) -> str:
+    """A trial's config under another name, with all that an ordinary training leaves."""
+    train = replace(config.train, pictures=True)
+    telemetry = replace(config.telemetry, targets="", labels="")
+    return to_yaml(replace(config, name=name, train=train, telemetry=telemetry))
 
 
 def write_outcome(

@@ -12,11 +12,15 @@ from data_shards.manifest import Manifest
 from data_shards.stream import open_manifest
 from trainer.config import Config, resolve
 from tuning.engine import Way
+from tuning.halving import rungs
 from tuning.objectives import require
 from tuning.records import Settings
 from tuning.space import Space, check, default_space, load_space, words_of
 
-OURS = ("name", "data.manifest", "train.steps", "train.minutes", "train.threads", "seed")
+OURS = (
+    "name", "data.manifest", "train.steps", "train.minutes", "train.threads", "train.pictures",
+    "seed", "telemetry.targets", "telemetry.labels",
+)  # fmt: skip
 """Settings that the search itself gives to every trial."""
 
 
@@ -62,24 +66,40 @@ def plan(args: argparse.Namespace) -> Planned:
     workers = args.workers or max(1, math.ceil(gpus))
     words = (
         *given, f"data.manifest={where}", f"train.steps={args.steps}", f"seed={args.seed}",
-        f"train.threads={max(1, int(args.cpus_per_trial) // workers)}",
+        f"train.threads={max(1, int(args.cpus_per_trial) // workers)}", "train.pictures=false",
     )  # fmt: skip
     check(space, words)
     require_labels(resolve([*words, *_any(space, words)]), opened.manifest, where=where)
-    scheduler = args.scheduler or ("asha" if len(objectives) == 1 else "none")
+    scheduler = args.scheduler or default_scheduler(args.searcher, objectives)
     settings = Settings(
         manifest=where, words=words, steps=args.steps, rungs=rungs(args.steps, scheduler),
         objectives=objectives, workers=workers, cpus=args.cpus_per_trial, gpus=gpus,
         interval=args.interval, seed=args.seed, vgg=vgg,
         space={"total": space.total, "ranges": [r._asdict() for r in space.ranges]},
     )  # fmt: skip
-    way = Way(args.searcher, scheduler, args.max_concurrent, args.trials, args.address)
+    way = Way(
+        args.searcher, scheduler, args.max_concurrent, args.trials, args.address,
+        targets=require_targets(args.targets, args.out),
+    )  # fmt: skip
     return Planned(settings, space, way, hours * 3600)
 
 
-def rungs(steps: int, scheduler: str) -> tuple[int, ...]:
-    """Steps at which ASHA compares: a ninth and a third of the whole."""
-    return tuple(dict.fromkeys((max(1, steps // 9), steps // 3))) if scheduler == "asha" else ()
+def default_scheduler(searcher: str, objectives: tuple[str, ...]) -> str:
+    """Halving where one objective says who is ahead."""
+    if len(objectives) > 1:
+        return "none"
+    return "hyperband" if searcher == "bohb" else "asha"
+
+
+def require_targets(folder: str, study: Path) -> str:
+    """Folder of Prometheus targets, absolute; empty: none.
+
+    Raises:
+        UserError: the study's name cannot be a label.
+    """
+    if folder and set(study.resolve().name) & set(",="):
+        raise UserError(f"--out: {study.name}: with --targets the name holds no comma and no =")
+    return str(Path(folder).resolve()) if folder else ""
 
 
 def require_labels(config: Config, manifest: Manifest, *, where: str) -> None:

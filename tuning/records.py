@@ -64,6 +64,11 @@ def folder_of(study: Path, trial: str) -> Path:
     return study / TRIALS / trial
 
 
+def stop_mark(study: Path, trial: str) -> Path:
+    """File by which the search tells a trial, wherever it runs, that it is stopped."""
+    return folder_of(study, trial) / "trial.stop"
+
+
 def write_record(study: Path, record: Record) -> Record:
     """Make a record durable."""
     folder = folder_of(study, record.id)

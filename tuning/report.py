@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import base64
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from tuning.sampling import import_optuna, replay
 from tuning.space import Range, Space
 
 REPORT = "report.html"
+SHEET = Path("samples") / "sheet.png"
 SHOWN = 4
 """Best trials whose samples are shown side by side."""
 
@@ -40,6 +42,7 @@ def write_report(study: Path) -> Path:
         UserError: not a study, or optuna is not installed.
     """
     settings, records = read_settings(study), read_records(study)
+    write_sheets(study, ranked(records, settings.objectives)[:SHOWN])
     replace_durable(
         study / REPORT, page(study, settings, records, Ledger(study).account()).encode()
     )
@@ -61,6 +64,7 @@ def page(
         name=study.name, settings=settings, account=account, records=records, order=order,
         objectives=[OBJECTIVES[name] for name in settings.objectives],
         front=front(records, settings.objectives), paths=[item.path for item in ranges],
+        leaf=leaf, most=max((account.of_trial(r.id) for r in records), default=0.0) or 1.0,
         curves=Markup(drawing.curves([curve(study, r, good.get(r.id)) for r in records])),
         pareto=Markup(pareto(records, settings.objectives)),
         parallel=Markup(parallel(records, ranges, good)),
@@ -96,18 +100,31 @@ def pareto(records: Sequence[Record], objectives: Sequence[str]) -> str:
         return ""
     done, on = ranked(records, objectives), {r.id for r in front(records, objectives)}
     points = [(r.scores[objectives[0]], r.scores[objectives[1]]) for r in done]
-    return drawing.scatter(points, [r.id in on for r in done])
+    names = (OBJECTIVES[objectives[0]].meaning, OBJECTIVES[objectives[1]].meaning)
+    return drawing.scatter(points, [r.id in on for r in done], names)
 
 
 def parallel(records: Sequence[Record], ranges: Sequence[Range], good: dict[str, float]) -> str:
     """Values of every trial, one axis per setting."""
-    columns = []
+    columns, axes = [], []
     for item in ranges:
         values = [record.values[item.path] for record in records]
         places = [item.choices.index(v) for v in values] if item.choices else values
         columns.append(drawing.shares(places, log=item.log))
+        ends = [values[places.index(end(places))] for end in (min, max)] if values else ["", ""]
+        axes.append(drawing.Axis(leaf(item.path), *map(spell, ends)))
     rows = list(zip(*columns, strict=True))
-    return drawing.parallel(rows, [good.get(record.id) for record in records])
+    return drawing.parallel(rows, [good.get(record.id) for record in records], axes)
+
+
+def leaf(path: str) -> str:
+    """A setting's name without its component."""
+    return path.rpartition(".")[2]
+
+
+def spell(value: Any) -> str:
+    """A value, short."""
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def importance(settings: Settings, records: Sequence[Record]) -> list[tuple[str, float]]:
@@ -119,19 +136,32 @@ def importance(settings: Settings, records: Sequence[Record]) -> list[tuple[str,
     sign = -1 if OBJECTIVES[settings.objectives[0]].direction == "maximize" else 1
     space = Space(tuple(ranges_of(settings)), settings.space["total"])
     study = replay(space, settings.objectives, records)
-    found = optuna.importance.get_param_importances(
-        study,
-        evaluator=optuna.importance.PedAnovaImportanceEvaluator(),
-        target=lambda trial: sign * trial.values[0],  # it looks at the lowest
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # it looks at the lowest, and says so
+        found = optuna.importance.get_param_importances(
+            study,
+            evaluator=optuna.importance.PedAnovaImportanceEvaluator(),
+            target=lambda trial: sign * trial.values[0],
+        )
     return sorted(found.items(), key=lambda item: -item[1])
+
+
+def write_sheets(study: Path, best: Sequence[Record]) -> None:
+    """Have the best trials show what they generate: trials write no samples themselves."""
+    folders = [folder_of(study, record.id) for record in best]
+    for folder in folders:
+        if not (folder / SHEET).is_file() and any((folder / "checkpoints").glob("step-*")):
+            from trainer.run import open_run
+            from trainer.summary import write_sheet
+
+            write_sheet(open_run(folder))
 
 
 def samples(study: Path, best: Sequence[Record]) -> list[tuple[str, Any]]:
     """Sheets of the best trials as data URIs."""
     found = []
     for record in best:
-        path = folder_of(study, record.id) / "samples" / "sheet.png"
+        path = folder_of(study, record.id) / SHEET
         if path.is_file():
             data = base64.b64encode(path.read_bytes()).decode()
             found.append((record.id, Markup(f"data:image/png;base64,{data}")))

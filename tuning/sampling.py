@@ -19,7 +19,10 @@ from tuning.space import STATIC, TRANSIENT, Range, Space
 if TYPE_CHECKING:
     import optuna
 
-SEARCHERS = ("optuna", "random", "grid")
+SEARCHERS = ("optuna", "bohb", "random", "grid")
+"""`bohb` is in the manner of BOHB (Falkner et al. 2018): one model over all settings together, told
+of what stopped trials reached at their rungs, beside HyperBand."""
+TPE = {"optuna": {"n_startup_trials": 8}, "bohb": {"n_startup_trials": 8, "multivariate": True}}
 INSTALL = "pip install 'navsynth[tune]'"
 
 
@@ -58,8 +61,8 @@ def replay(
     # it drew before.
     seeds = seed + 1000 * len(records)
     sampler = (
-        optuna.samplers.TPESampler(seed=seeds, n_startup_trials=8, constant_liar=True)
-        if searcher == "optuna"
+        optuna.samplers.TPESampler(seed=seeds, constant_liar=True, **TPE[searcher])
+        if searcher in TPE
         else optuna.samplers.RandomSampler(seed=seeds)
     )
     directions = [OBJECTIVES[name].direction for name in objectives]
@@ -89,8 +92,10 @@ class Sampler:
 
     def __init__(
         self, space: Space, objectives: Sequence[str], records: Sequence[Record], *,
-        searcher: str, seed: int,
+        searcher: str, seed: int, first: dict[str, Any] | None = None,
     ) -> None:  # fmt: skip
+        """`first`: values of a study's first trial, None: drawn like all others."""
+        self._first = first
         self._space, self._objectives = space, objectives
         self._study = replay(space, objectives, records, searcher=searcher, seed=seed)
         self._asked: dict[str, Any] = {}
@@ -102,6 +107,8 @@ class Sampler:
         fixed = self._grid.pop(0) if self._grid else None
         if self._grid is not None and fixed is None:
             return None
+        if self._drawn == 0 and self._grid is None:
+            fixed = self._first
         name = f"t{self._drawn:04d}"
         self._drawn += 1
         return name, self.ask(name, fixed)

@@ -18,8 +18,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from data_shards.errors import UserError
+from tuning.guard import RayLost
 
-SEARCHERS, SCHEDULERS = ("optuna", "random", "grid"), ("asha", "none")
+SEARCHERS = ("optuna", "bohb", "random", "grid")
+SCHEDULERS = ("asha", "hyperband", "none")
 HOUR = 3600.0
 
 
@@ -44,7 +46,8 @@ def parser() -> argparse.ArgumentParser:
     add("--rates", action="store_true", help="search learning rates too")
     add("--total", type=int, help="keep D_s + D_t at this sum (default: both are free)")
     add("--searcher", choices=SEARCHERS, default="optuna", help="default: optuna (TPE)")
-    add("--scheduler", choices=SCHEDULERS, help="default: asha; none with several objectives")
+    add("--scheduler", choices=SCHEDULERS, help="default: asha; hyperband with bohb; none "
+        "with several objectives")  # fmt: skip
     add("--objective", nargs="+", default=["psnr"], help="psnr mcs fcs exchange bytes; several: "
         "the Pareto front")  # fmt: skip
     add("--max-concurrent", type=int, default=0, help="trials at a time (default: what fits)")
@@ -53,6 +56,8 @@ def parser() -> argparse.ArgumentParser:
     add("--seed", type=int, default=0, help="of the trainings and of the search")
     add("--vgg", metavar="FILE", default="", help="VGG16 weights, for mcs")
     add("--address", default="", help="a running Ray cluster (default: a local Ray)")
+    add("--targets", metavar="DIR", default="", help="folder in which Prometheus finds the running "
+        "trials")  # fmt: skip
     add("--out", type=Path, required=True, metavar="DIR", help="folder of the study")
     return made
 
@@ -127,13 +132,16 @@ def conclude(study: Path) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point: 0 done, 1 no trial finished, 2 bad input."""
+    """Entry point: 0 done, 1 no trial finished, 2 bad input, 130 stopped (Ctrl-C, SIGTERM)."""
     args = parser().parse_intermixed_args(argv)
     try:
         return run(args)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except RayLost as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        os._exit(1)  # Ray's own farewell aborts without its raylet
     except KeyboardInterrupt:
         print("stopped; the same command goes on", file=sys.stderr)
         return 130

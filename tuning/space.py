@@ -10,6 +10,7 @@ A space maps dotted config paths to ranges:
 from __future__ import annotations
 
 import difflib
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -143,6 +144,23 @@ def words_of(space: Space, values: Mapping[str, Any], *, fixed: Sequence[str] = 
     if RADIUS in values and free:
         words.append(f"{GAP}={values[RADIUS]}")
     return words
+
+
+def values_of(space: Space, config: Config) -> dict[str, Any] | None:
+    """Values of a config as a point of the space; None where it lies outside."""
+    paths = [item.path for item in space.ranges]
+    values: dict[str, Any] = {
+        path: functools.reduce(getattr, path.split("."), config) for path in paths
+    }
+    latents = config.latents
+    total = space.total is None or latents.static + latents.transient == space.total
+    within = all(
+        values[item.path] in item.choices
+        if item.choices
+        else values[item.path] is not None and item.low <= values[item.path] <= item.high
+        for item in space.ranges
+    )
+    return values if within and total else None
 
 
 def check(space: Space, fixed: Sequence[str]) -> None:

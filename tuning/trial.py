@@ -15,15 +15,17 @@ import sys
 import threading
 import time
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from data_shards.errors import UserError
-from data_shards.manifest import Manifest
 from trainer import journal
 from trainer.commit import read_json
 from tuning import processes
+from tuning.command import command, environment
 from tuning.ledger import Ledger
+from tuning.nursery import Child, Nursery
 from tuning.objectives import OBJECTIVES, scores_of
 from tuning.records import (
     BUDGET,
@@ -31,16 +33,17 @@ from tuning.records import (
     FAILED,
     RUNNING,
     STOPPED,
-    Record,
     Settings,
     folder_of,
     read_record,
+    stop_mark,
     write_record,
 )
 
-ROOT = Path(__file__).resolve().parent.parent
 LOG = "trial.log"
 POLL = 0.1
+WATCH = 0.2
+"""Seconds after which a trial that is to be stopped knows it."""
 PATIENCE = 120.0
 """Seconds that a training may take to save after SIGTERM, before it is killed."""
 MEMORY = re.compile(r"out of memory|MemoryError|can't allocate memory|cannot allocate", re.I)
@@ -54,31 +57,24 @@ class Seen(NamedTuple):
     over: bool
 
 
-def command(study: Path, settings: Settings, record: Record) -> list[str]:
-    """The training's command line."""
-    launch = [sys.executable]
-    if settings.workers > 1:
-        launch += [
-            "-m", "accelerate.commands.accelerate_cli", "launch",
-            "--config_file", str(ROOT / "accelerate_config.yaml"),
-            "--num_processes", str(settings.workers), "--main_process_port", "0",
-        ]  # fmt: skip
-    return [
-        *launch, str(ROOT / "trainer" / "main.py"), "--runs", str(study / "trials"), *record.words,
-    ]  # fmt: skip
-
-
 class Trial:
     """Owns a trial's process and lease from `start` to `stop`."""
 
-    def __init__(self, study: Path, settings: Settings, trial: str, manifest: Manifest) -> None:
-        self._study, self._settings, self._manifest = study, settings, manifest
+    def __init__(
+        self, study: Path, settings: Settings, trial: str, *,
+        nursery: Nursery | None = None, more: Sequence[str] = (),
+    ) -> None:  # fmt: skip
+        """`nursery`: what forks trainings of one process; `more`: words for this life only."""
+        self._study, self._settings = study, settings
+        self._nursery, self._more = nursery, tuple(more)
         self.record = read_record(study, trial)
         self._run = folder_of(study, trial)
         self._ledger = Ledger(study)
         self._lease = f"{trial}.{uuid.uuid4().hex[:8]}"
-        self._process: subprocess.Popen | None = None
-        self._let_go = threading.Event()
+        self._process: Child | None = None
+        self._ending = threading.RLock()
+        self._let_go, self._orphaned = threading.Event(), threading.Event()
+        self._parent = os.getppid()
         self._refused = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="ledger", daemon=True)
         self._begun = 0.0
@@ -91,8 +87,9 @@ class Trial:
             return False
         if self.record.process:  # of an earlier life, whose worker was killed
             processes.end([processes.Process(*self.record.process)])
+        self._stop_mark.unlink(missing_ok=True)
         self._thread.start()
-        self._spawn(command(self._study, self._settings, self.record))
+        self._spawn([*command(self._study, self._settings, self.record), *self._more])
         return True
 
     def advance(self) -> Seen:
@@ -106,6 +103,8 @@ class Trial:
                     if not ended:
                         return Seen(rung, psnr, over=False)
                     reached.add(rung)
+            if ended and self._orphaned.is_set():
+                self._let_go.wait()  # for ever: `_leave` ends this process
             if ended:
                 self._finish()
                 return Seen(self.record.step, None, over=True)
@@ -113,11 +112,12 @@ class Trial:
 
     def stop(self, reason: str = "stopped at a rung") -> None:
         """Have the training save and leave, and give its accelerators back. Safe to call twice."""
-        if self._process is not None and self._process.poll() is None:
-            self._terminate()
-        self._release()
-        if self.record.status == RUNNING:
-            self._note(status=STOPPED, reason=reason)
+        with self._ending:
+            if self._process is not None and self._process.poll() is None:
+                self._terminate()
+            self._release()
+            if self.record.status == RUNNING:
+                self._note(status=STOPPED, reason=reason)
 
     def _at(self, rung: int) -> float | None:
         """Training PSNR at a rung: mean over the lines of the last third before it."""
@@ -141,7 +141,9 @@ class Trial:
                 if self._refused.is_set() and self._process.returncode:
                     self._note(status=BUDGET, reason="the budget is spent before the evaluation")
                 else:
-                    scores = scores_of(self._settings.objectives, self._run, self._manifest)
+                    scores = scores_of(
+                        self._settings.objectives, self._run, self._settings.manifest
+                    )
                     self._note(status=DONE, scores=scores)
             elif self._refused.is_set():
                 self._note(status=BUDGET, reason="the budget is spent; saved")
@@ -155,8 +157,12 @@ class Trial:
     def _evaluate(self) -> None:
         if not any(OBJECTIVES[name].evaluated for name in self._settings.objectives):
             return
-        words = [sys.executable, "-m", "trainer.evaluate", str(self._run), "--videos", "500"]
+        asked = set(self._settings.objectives)
+        # Held-out cells are scored whole; of training videos no more than the objectives ask for.
+        videos = "500" if asked & {"mcs", "fcs"} else "1"
+        words = [sys.executable, "-m", "trainer.evaluate", str(self._run), "--videos", videos]
         words += ["--vgg", self._settings.vgg] if self._settings.vgg else []
+        words += [] if "mcs" in asked else ["--no-mcs"]
         self._spawn(words)
         assert self._process is not None
         if self._process.wait() and not self._refused.is_set():
@@ -183,14 +189,18 @@ class Trial:
         return (self._log().strip().splitlines() or ["no output"])[-1][:300]
 
     def _spawn(self, words: list[str]) -> None:
-        path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
         self._run.mkdir(parents=True, exist_ok=True)
-        tether = [sys.executable, "-m", "tuning.tether", str(os.getpid())]
-        with (self._run / LOG).open("ab") as log:
-            self._process = subprocess.Popen(
-                [*tether, *words], stdout=log, stderr=log, stdin=subprocess.DEVNULL,
-                env={**os.environ, "PYTHONPATH": path}, cwd=self._study, start_new_session=True,
-            )  # fmt: skip
+        if self._nursery is not None:
+            self._process = self._nursery.spawn(
+                words[1:], log=self._run / LOG, cwd=self._study, environment=environment()
+            )
+        else:
+            tether = [sys.executable, "-m", "tuning.tether", str(os.getpid())]
+            with (self._run / LOG).open("ab") as log:
+                self._process = subprocess.Popen(
+                    [*tether, *words], stdout=log, stderr=log, stdin=subprocess.DEVNULL,
+                    env=environment(), cwd=self._study, start_new_session=True,
+                )  # fmt: skip
         known = processes.process(self._process.pid)
         self._note(status=RUNNING, reason="", process=tuple(known) if known else None)
         if self._refused.is_set():
@@ -211,19 +221,49 @@ class Trial:
             self._lease, trial=self.record.id, width=self._settings.width, until=until
         )
 
+    @property
+    def _stop_mark(self) -> Path:
+        return stop_mark(self._study, self.record.id)
+
     def _beat(self) -> None:
-        """Reserve the next interval at half of each; end the training when that is refused."""
-        while not self._let_go.wait(self._settings.interval / 2):
+        """Reserve the next interval at half of each; end the training when that is refused, and
+        the trial when the search has no use for it."""
+        half = self._settings.interval / 2
+        due = time.monotonic() + half
+        while not self._let_go.wait(min(WATCH, half)):
+            if os.getppid() != self._parent:
+                self._leave()
+            # Without waiting: whoever holds the lock waits for this thread.
+            if self._stop_mark.exists() and self._ending.acquire(blocking=False):
+                try:
+                    self.stop()
+                finally:
+                    self._ending.release()
+                return
+            if self._refused.is_set() or time.monotonic() < due:
+                continue
+            due = time.monotonic() + half
             if not self._hold():
                 self._refused.set()
                 if self._process is not None and self._process.poll() is None:
                     self._process.terminate()
-                return
+
+    def _leave(self) -> None:
+        """Ray is gone, so nobody waits for this trial: have it save, give back, end this process.
+        The record stays as it is; the search's next life goes on with the trial."""
+        self._orphaned.set()
+        if self._process is not None:
+            self._process.terminate()
+            while processes.process(self._process.pid):
+                time.sleep(POLL)
+        self._ledger.end(self._lease, held=time.monotonic() - self._begun)
+        os._exit(1)
 
     def _release(self) -> None:
         self._let_go.set()
         if self._thread.ident is not None:
-            self._thread.join()
+            if self._thread is not threading.current_thread():
+                self._thread.join()
             self._ledger.end(self._lease, held=time.monotonic() - self._begun)
             self._thread = threading.Thread(name="ended")
 

@@ -20,8 +20,14 @@ import yaml
 
 from launch import prometheus as shipped
 from tests.prometheus.conftest import Training
+from tests.support.footage import tiny_set
 from tests.support.prometheus import SECONDS, Prometheus, faster, until
+from tests.support.training import SMALL
 from trainer.metrics import METRICS, series
+from tuning.command import watched
+from tuning.ledger import Ledger
+from tuning.records import Record, Settings, write_record
+from tuning.trial import Trial
 
 pytestmark = [
     pytest.mark.prometheus,
@@ -186,3 +192,31 @@ def test_a_spent_budget_raises_alarm_until_the_run_ends(server: Prometheus, run:
     run.wait()
     server.until_quiet()
     assert run.record()["status"] == "preempted"
+
+
+def test_a_trial_of_a_search_has_the_same_names_with_a_label(
+    server: Prometheus, tmp_path: Path
+) -> None:
+    """A trial is scraped while it runs, under its study's and its own label, and then no more."""
+    targets = server.folder / "targets"
+    data = tiny_set(tmp_path / "set", identities=2, actions=2, frames=4, size=32)
+    words = (*SMALL, f"data.manifest={data}", "train.steps=1000000", "train.log_steps=1",
+             "name=t0000")  # fmt: skip
+    settings = Settings(
+        manifest=str(data), words=(), steps=1000000, rungs=(), objectives=("psnr",), workers=1,
+        cpus=1, gpus=0, interval=60, seed=0, vgg="", space={},
+    )  # fmt: skip
+    study = tmp_path / "study"
+    write_record(study, Record("t0000", {}, words))
+    Ledger(study).grant(1e6)
+    more = watched(study, "t0000", str(targets))
+    trial = Trial(study, settings, "t0000", more=more)
+    try:
+        assert trial.start()
+        here = '{study="study",trial="t0000",run="study-t0000"}'
+        step = until(lambda: server.value(f"navsynth_step{here}"), "the trial's step")
+        assert step >= 1
+        assert until(lambda: server.value(f"navsynth_psnr_decibels{here}"), "its PSNR") > 1
+    finally:
+        trial.stop()
+    assert not (targets / "study-t0000.json").exists()

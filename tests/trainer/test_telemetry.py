@@ -226,16 +226,20 @@ def test_targets_name_the_endpoint_while_the_run_lives(tmp_path: Path) -> None:
     """The file_sd file has the port, goes with a good end, stays after a bad one."""
     folder = tmp_path / "sd"
     for done in (True, False):
-        config = TelemetryConfig(log="none", targets=f"{folder}/", linger=0.01)
+        config = TelemetryConfig(
+            log="none", targets=f"{folder}/", linger=0.01, labels="study=a,trial=t1"
+        )
         telemetry = Telemetry(tmp_path / "demo", config)
         assert telemetry.endpoint is not None
         entry = json.loads((folder / "demo.json").read_text())[0]
         assert entry["targets"] == [f"127.0.0.1:{telemetry.endpoint.port}"]
-        assert entry["labels"]["run"] == "demo"
+        assert entry["labels"] == {
+            "run": "demo", "study": "a", "trial": "t1", "node": entry["labels"]["node"],
+        }  # fmt: skip
         telemetry.close(done=done)
         assert (folder / "demo.json").exists() == (not done)
     anywhere = {"address": "0.0.0.0", "port": 9, "node": "n1"}
-    assert target(anywhere, run="demo")["targets"] == ["n1:9"]
+    assert target(anywhere, labels={"run": "demo"})["targets"] == ["n1:9"]
 
 
 def test_lost_time_is_known(tmp_path: Path) -> None:
@@ -250,7 +254,13 @@ def test_settings_out_of_range_are_refused() -> None:
     """Settings are checked when they are made."""
     with pytest.raises(UserError, match=r"telemetry\.port"):
         TelemetryConfig(port=70000)
-    for name, value in (("log", "loud"), ("linger", -1), ("push", "here"), ("trackers", "none")):
+    for name, value in (
+        ("log", "loud"),
+        ("linger", -1),
+        ("push", "here"),
+        ("labels", "a"),
+        ("trackers", "none"),
+    ):
         with pytest.raises(UserError, match=rf"telemetry\.{name}"):
             TelemetryConfig(**{name: value})
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from data_shards.errors import UserError
 from trainer.config import resolve
-from tuning.space import check, default_space, load_space, space_of, words_of
+from tuning.space import check, default_space, load_space, space_of, values_of, words_of
 
 
 @pytest.mark.parametrize("rates", [False, True])
@@ -20,6 +20,17 @@ def test_the_priors_are_legal_at_every_end(rates: bool, total: int | None) -> No
     space = default_space(rates=rates, total=total)
     check(space, ["preset=weizmann"])
     assert ("latents.transient" in {r.path for r in space.ranges}) == (total is None)
+
+
+def test_a_config_is_a_point_of_the_space_or_none() -> None:
+    """The preset's own values where the ranges hold them; nothing where one of them does not."""
+    config = resolve(["preset=weizmann"])
+    found = values_of(default_space(rates=True), config)
+    assert found is not None
+    assert (found["latents.static"], found["loss.lambda_triplet"]) == (56, 0.1)
+    assert values_of(default_space(total=256), config) is not None
+    assert values_of(default_space(total=200), config) is None
+    assert values_of(space_of({"loss.radius": [7, 8]}), config) is None
 
 
 @settings(deadline=None, max_examples=20)

@@ -1,0 +1,121 @@
+"""The recorded study as text: for the terminal, and between two marks of docs/tuning.md."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+BEGIN, END = "<!-- study: written by benchmarks.tuning -->", "<!-- /study -->"
+
+
+def as_text(found: Mapping[str, Any]) -> str:
+    """Everything that was found, as Markdown."""
+    return "\n\n".join((intro(found), against_preset(found), against_chance(found), values(found),
+                        costs(found)))  # fmt: skip
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+def mean(numbers: Sequence[float]) -> float:
+    """The mean of some numbers."""
+    return sum(numbers) / len(numbers)
+
+
+def intro(found: Mapping[str, Any]) -> str:
+    """What was done."""
+    return (
+        f"Weizmann strips, 9 persons x 3 actions, one cell of each person held out: 4 cells choose "
+        f"among trials (validation), 5 judge (test). Trials of {found['steps']} steps on one core, "
+        f"{60 * found['cpu_hours']:.0f} CPU-minutes a study, settings as above and the rates, "
+        "objective `exchange`, no halving: training PSNR says little about cells never seen."
+    )
+
+
+def against_preset(found: Mapping[str, Any]) -> str:
+    """The best of the searches beside the preset."""
+    rows = found["compare"]
+    kinds = ("preset", "best")
+    lines = [
+        [row["seed"], kind, row[kind]["steps"], f"{row[kind]['seconds']:.0f}",
+         *(f"{row[kind][name]:.2f}" for name in ("psnr", "validation", "test"))]
+        for row in rows for kind in kinds
+    ]  # fmt: skip
+    gains = [row["best"]["test"] - row["preset"]["test"] for row in rows]
+    lines += [
+        ["mean", kind, "", f"{mean([row[kind]['seconds'] for row in rows]):.0f}",
+         *(f"{mean([row[kind][name] for row in rows]):.2f}"
+           for name in ("psnr", "validation", "test"))]
+        for kind in kinds
+    ]  # fmt: skip
+    head = ("seed", "configuration", "steps", "seconds", "training PSNR", "validation", "test")
+    return (
+        f"**Against the preset** `weizmann`, at no less training time, over training seeds that no "
+        f"search has seen: {mean(gains):+.2f} dB on the test cells ("
+        f"{', '.join(f'{gain:+.2f}' for gain in gains)}).\n\n{table(head, lines)}"
+    )
+
+
+def against_chance(found: Mapping[str, Any]) -> str:
+    """Optuna beside random search under the same ledger."""
+    lines = [
+        [name, study["trials"], study["done"], f"{study['held'] / 60:.1f}",
+         f"{study['scores']['exchange']:.2f}", f"{study['test']:.2f}"]
+        for name, study in found["studies"].items()
+    ]  # fmt: skip
+    of = {
+        kind: [s["scores"]["exchange"] for n, s in found["studies"].items() if n.startswith(kind)]
+        for kind in ("optuna", "random")
+    }
+    won = sum(a > b for a, b in zip(of["optuna"], of["random"], strict=True))
+    head = ("study", "trials", "finished", "CPU-minutes", "best validation, dB", "its test, dB")
+    return (
+        f"**Against random search** with the same ledger: optuna {mean(of['optuna']):.2f} dB, "
+        f"random {mean(of['random']):.2f} dB (means of the best validation PSNR), better in {won} "
+        f"of {len(of['optuna'])}.\n\n{table(head, lines)}"
+    )
+
+
+def values(found: Mapping[str, Any]) -> str:
+    """The best configuration."""
+    best = found["studies"][found["winner"]]["values"]
+    told = ", ".join(
+        f"`{path}` {value:.3g}" if isinstance(value, float) else f"`{path}` {value}"
+        for path, value in best.items()
+    )
+    return f"**The best configuration** ({found['winner']}): {told}."
+
+
+def costs(found: Mapping[str, Any]) -> str:
+    """Ledger and overhead."""
+    errors, overhead = found["ledger_intervals"], found["overhead"]
+    known = [study["overhead"] for study in found["studies"].values()]
+    studies = [share for share in known if share is not None] or [float("nan")]
+    share = float("nan") if overhead["overhead"] is None else overhead["overhead"]
+    kinds = sorted({kill["victim"] for kill in found["kills"]})
+    return (
+        f"**Ledger**: {len(errors)} kills with -9 at random moments ({', '.join(kinds)} in turn): "
+        f"charged minus held is {min(errors):+.2f} to {max(errors):+.2f} report intervals.\n\n"
+        f"**Overhead**, the share of all cores' time from the search's start to its end in which "
+        f"no trial trained: {100 * share:.1f} % with {overhead['trials']} trials "
+        f"of {overhead['trained'] / overhead['trials']:.0f} s; "
+        f"{100 * min(studies):.1f} to {100 * max(studies):.1f} % in the studies above, which "
+        "evaluate held-out cells after every trial."
+    )
+
+
+def write_page(path: Path, found: Mapping[str, Any]) -> None:
+    """Replace what stands between the marks of a page.
+
+    Raises:
+        ValueError: the page has no marks.
+    """
+    before, begin, rest = path.read_text().partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise ValueError(f"{path}: no {BEGIN} ... {END}")
+    path.write_text(f"{before}{BEGIN}\n\n{as_text(found)}\n\n{END}{after}")

@@ -1,0 +1,65 @@
+"""One trial without Ray: stopped by a mark, its training gone, its lease closed."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.support.footage import tiny_set
+from tests.support.training import SMALL
+from tuning import processes
+from tuning.command import nursery_for, watched
+from tuning.ledger import Ledger
+from tuning.records import STOPPED, Record, Settings, read_record, stop_mark, write_record
+from tuning.trial import Trial
+
+
+def until(condition, what: str) -> None:
+    end = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < end, what
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+def test_a_mark_stops_a_trial_and_frees_what_it_held(tmp_path: Path) -> None:
+    """No process of it is left and its seconds are charged; the actor may take another trial."""
+    data = tiny_set(tmp_path / "data", identities=2, actions=2, frames=4, size=32)
+    words = (*SMALL, f"data.manifest={data}", "train.steps=1000000", "train.log_steps=1",
+             "train.pictures=false", "name=t0000")  # fmt: skip
+    settings = Settings(
+        manifest=str(data), words=(), steps=1000000, rungs=(1,), objectives=("psnr",), workers=1,
+        cpus=1, gpus=0, interval=2, seed=0, vgg="", space={},
+    )  # fmt: skip
+    study = tmp_path / "study"
+    write_record(study, Record("t0000", {}, words))
+    Ledger(study).grant(1e6)
+    nursery = nursery_for(settings)
+    trial = Trial(study, settings, "t0000", nursery=nursery)
+    try:
+        assert trial.start()
+        seen = trial.advance()
+        assert seen.step == 1 and not seen.over
+        known = processes.Process(*(read_record(study, "t0000").process or ()))
+        assert processes.alive(known) and Ledger(study).account().open()
+        stop_mark(study, "t0000").touch()
+        until(lambda: read_record(study, "t0000").status == STOPPED, "the trial stops")
+        trial.stop()
+        assert not processes.alive(known)
+        account = Ledger(study).account()
+        assert not account.open() and account.of_trial("t0000") > 0
+        assert not (study / "trials" / "t0000" / "report.html").exists()
+    finally:
+        trial.stop()
+        if nursery is not None:
+            nursery.close()
+
+
+def test_a_watched_trial_is_labelled(tmp_path: Path) -> None:
+    """Its words name study and trial; without a folder of targets there are none."""
+    words = watched(tmp_path / "mine", "t0003", "/targets")
+    assert "telemetry.targets=/targets/mine-t0003.json" in words
+    assert "telemetry.labels=run=mine-t0003,study=mine,trial=t0003" in words
+    assert watched(tmp_path / "mine", "t0003", "") == ()
