@@ -1,8 +1,8 @@
 """Everything that a run says: metric log, progress, Prometheus. Only this room prints numbers.
 
-Rank 0 speaks; one process of each other node serves that node's figures; on all others every method
-returns at once. A step costs a few assignments and, when
-it is logged, one line of `metrics.jsonl`. A full disk costs lines, which are counted, not the run.
+Rank 0 speaks, one process of each other node serves that node's figures, all others are silent. A
+step costs a few assignments and, when it is logged, a line of `metrics.jsonl`. A full disk costs
+lines, which are counted, not the run.
 """
 
 from __future__ import annotations
@@ -133,8 +133,7 @@ class Telemetry:
         if config.endpoint:
             self.endpoint = Endpoint(self.values, address=config.address, port=config.port)
         if config.push:
-            node = socket.gethostname()
-            group = {"run": self._run, "node": node, **labels_of(config.labels)}
+            group = {"run": self._run, "node": socket.gethostname(), **labels_of(config.labels)}
             self._pusher = Pusher(self.values, config.push, group=group)
         if self._first:
             self.announce([self.where])
@@ -215,8 +214,7 @@ class Telemetry:
             self._expose(name, float(value), steps)
         line = {"step": step, "time": round(time.time(), 3), "seconds": seconds}
         self._write({**line, **values, "clips_per_second": clips_per_second})
-        lost = self._trackers.log(step, values)
-        self.values.add("navsynth_log_lines_dropped_total", lost)
+        self.values.add("navsynth_log_lines_dropped_total", self._trackers.log(step, values))
         self._screen.step(Shown(step, values, clips_per_second, done, eta))
 
     def note(self, kind: str, *, step: int, text: str, **facts: Any) -> None:
@@ -229,8 +227,8 @@ class Telemetry:
         try:
             events = [*read_json(path).get("events", []), event]
             if len(events) > EVENTS:
-                kinds = [known["kind"] for known in events]
-                del events[kinds.index("sample") if "sample" in kinds else 0]
+                oldest = (i for i, known in enumerate(events) if known["kind"] == "sample")
+                del events[next(oldest, 0)]
             update_json(path, events=events)
         except (OSError, ValueError) as error:
             log.warning("%s: event not kept: %s", path, error)
@@ -295,8 +293,8 @@ class Telemetry:
 
     def _describe(self) -> None:
         assert self.values is not None
-        versions = {"version": version("navsynth"), "torch": version("torch")}
-        self.values.set("navsynth_build_info", 1, **versions)
+        ours, torchs = version("navsynth"), version("torch")
+        self.values.set("navsynth_build_info", 1, version=ours, torch=torchs)
         labels = {name: str(self._info.get(name, "")) for name in ("preset", "world")}
         self.values.set("navsynth_run_info", 1, name=self._run, **labels)
         self.values.set("navsynth_ranks", int(self._info.get("world", 1)))

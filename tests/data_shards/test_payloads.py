@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import io
 
 import numpy as np
@@ -90,3 +91,15 @@ def test_what_cannot_be_encoded() -> None:
         payloads.encode(clip_THWC(), "gif")
     with pytest.raises(ValueError, match="6000 frames are too many for one JPEG image"):
         payloads.encode(np.zeros((6000, 12, 2, 3), np.uint8), "jpg")
+
+
+def test_decoding_parses_no_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As numpy's own reader of headers does: Python 3.11's parser fails now and then in threads
+    (SystemError: AST constructor recursion depth mismatch), which decode clips here."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise SystemError("AST constructor recursion depth mismatch")
+
+    payload = payloads.encode(clip_THWC(), "raw")
+    monkeypatch.setattr(ast, "parse", refuse)
+    assert np.array_equal(payloads.decode(payload, "raw", **SIZE), clip_THWC())
