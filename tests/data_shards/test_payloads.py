@@ -101,5 +101,7 @@ def test_decoding_parses_no_python(monkeypatch: pytest.MonkeyPatch) -> None:
         raise SystemError("AST constructor recursion depth mismatch")
 
     payload = payloads.encode(clip_THWC(), "raw")
-    monkeypatch.setattr(ast, "parse", refuse)
-    assert np.array_equal(payloads.decode(payload, "raw", **SIZE), clip_THWC())
+    with monkeypatch.context() as patch:
+        patch.setattr(ast, "parse", refuse)
+        found = payloads.decode(payload, "raw", **SIZE)
+    assert np.array_equal(found, clip_THWC())
