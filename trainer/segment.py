@@ -40,23 +40,28 @@ def share_memory(size: int, comm: Comm) -> torch.Tensor | None:
     made = _make(size) if comm.rank == 0 else -1
     if comm.gather_json(made >= 0)[0] is False:
         return None
-    descriptor = comm.links.pass_on(made)
+    descriptor = made
     try:
+        descriptor = comm.links.pass_on(made)
         segment = torch.from_file(
             f"/proc/self/fd/{descriptor}", shared=True, size=size, dtype=torch.uint8
         )
     except (OSError, RuntimeError):
         segment = None  # said below by all ranks alike
     finally:
-        os.close(descriptor)
+        if descriptor >= 0:
+            os.close(descriptor)
     return segment if all(comm.gather_json(segment is not None)) else None
 
 
 def _make(size: int) -> int:
     """A descriptor of so much memory; -1 where the system refuses it."""
+    descriptor = -1
     try:
         descriptor = os.memfd_create("navsynth")
         os.ftruncate(descriptor, size)
     except OSError:
+        if descriptor >= 0:
+            os.close(descriptor)
         return -1
     return descriptor
