@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from pathlib import Path
 from typing import Any
@@ -80,9 +81,8 @@ def out_of_step(comm: Comm) -> str:
 def test_ranks_that_are_not_at_the_same_place_say_so() -> None:
     """Messages of different exchanges are never taken for each other."""
     told = run_ranks(out_of_step, 2)
-    assert "rank 1 is at exchange 1 and this one at 2" in told or any(
-        "connection closed" in text for text in told
-    )
+    # Whoever sees it first closes its connections, and the other may learn of that alone.
+    assert any(re.fullmatch(r"rank \d is at exchange \d and this one at \d", t) for t in told)
     assert all(told)
 
 
