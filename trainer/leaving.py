@@ -135,7 +135,13 @@ def signals() -> Iterator[Asked]:
 def _follow_launcher() -> None:
     """Have the system send SIGTERM when torchrun dies: ranks without it would hold the run's lock,
     and the same command again would be refused. Linux only."""
-    if "TORCHELASTIC_RUN_ID" in os.environ and sys.platform == "linux":
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        follow_parent()
+
+
+def follow_parent() -> None:
+    """Have the system send SIGTERM when the thread that started this process ends; Linux only."""
+    if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGTERM))
 
 

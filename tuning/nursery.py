@@ -8,7 +8,6 @@ Linux only (pidfd); where there is none, a training is started like any other pr
 
 from __future__ import annotations
 
-import ctypes
 import importlib
 import json
 import os
@@ -22,7 +21,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
-from tuning.tether import PR_SET_PDEATHSIG
+from trainer.leaving import follow_parent
 
 AVAILABLE = sys.platform == "linux" and hasattr(os, "pidfd_open")
 
@@ -150,7 +149,7 @@ def become(words: list[str], *, log: str, cwd: str, env: dict[str, str]) -> NoRe
     code = 1
     try:
         parent = os.getppid()
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        follow_parent()
         if os.getppid() != parent:
             os._exit(1)
         os.setsid()
@@ -181,7 +180,7 @@ def _tell(**answer: int) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Serve until the input ends or the parent does; 1 where the parent is gone already."""
     parent, *modules = sys.argv[1:] if argv is None else argv
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    follow_parent()
     if os.getppid() != int(parent):
         return 1
     for name in modules:

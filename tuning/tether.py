@@ -6,19 +6,16 @@ So a training never outlives its trial, not even when its Ray worker is killed w
 
 from __future__ import annotations
 
-import ctypes
 import os
-import signal
 import sys
 
-PR_SET_PDEATHSIG = 1
+from trainer.leaving import follow_parent
 
 
 def main(argv: list[str] | None = None) -> int:
     """Become the command: never returns, but 1 where the parent is gone already."""
     parent, *command = sys.argv[1:] if argv is None else argv
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    follow_parent()
     if os.getppid() == int(parent):
         os.execvp(command[0], command)
     return 1
