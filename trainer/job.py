@@ -27,6 +27,7 @@ from trainer.latents import KINDS
 from trainer.leaving import (
     DONE,
     FAILED,
+    LOST_RANK,
     PREEMPTED,
     RUN_FILE,
     Asked,
@@ -59,12 +60,7 @@ log = logging.getLogger("navsynth")
 
 def run_job(config: Config, opened: OpenManifest, *, folder: Path) -> Ending:
     """Run or resume a run; returns how it ended. Errors end every rank with the same code."""
-    ranks = start(
-        threads=config.train.threads,
-        precision=config.train.precision,
-        # Longer than the watchdog's patience: a hang is told by stacks, not by a timed-out peer.
-        timeout_seconds=max(3600.0, 2 * config.train.hang_seconds),
-    )
+    ranks = _join(config)
     torch.use_deterministic_algorithms(config.train.deterministic)
     # A help against reading what was never written, at the price of writing everything twice.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore
@@ -83,6 +79,23 @@ def run_job(config: Config, opened: OpenManifest, *, folder: Path) -> Ending:
             print(f"error: {one_line(error)}", file=sys.stderr)
         told = None if isinstance(error, InUse) else folder
         leave(ending, folder=told, rank=ranks.comm.rank, reason=one_line(error))
+
+
+def _join(config: Config) -> Ranks:
+    """Meet the other ranks. One that is lost here ends this one, too; the run's folder is nobody's
+    yet, so nothing is written there."""
+    try:
+        return start(
+            threads=config.train.threads,
+            precision=config.train.precision,
+            # Longer than the watchdog's patience: a hang is told by stacks, not by a lost peer.
+            timeout_seconds=max(3600.0, 2 * config.train.hang_seconds),
+        )
+    except RuntimeError as error:
+        if ending_of(error) is not LOST_RANK:
+            raise
+        print(f"error: {one_line(error)}", file=sys.stderr)
+        leave(LOST_RANK)
 
 
 def _with_lock(

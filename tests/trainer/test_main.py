@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ import torch
 
 from data_shards.errors import UserError
 from tests.support.footage import tiny_set
-from tests.support.training import launch, tensors, train
+from tests.support.training import command, environment, launch, tensors, train
 from trainer.main import main
 from trainer.run import open_run
 
@@ -220,3 +222,26 @@ def test_a_run_is_read_only_with_its_own_footage(tmp_path: Path) -> None:
     tiny_set(tmp_path / "set", identities=3, actions=2, frames=6, size=32)
     with pytest.raises(UserError, match="not the footage that"):
         open_run(tmp_path / "run")
+
+
+LOST_AT_START = """
+import sys
+import trainer.job
+from trainer.main import main
+
+def start(**_):
+    raise RuntimeError("connection closed by rank 1")
+
+trainer.job.start = start
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_a_rank_that_is_lost_before_the_run_begins_ends_the_others(
+    tmp_path: Path, data: Path
+) -> None:
+    """Code 5 and one line, as at any later time, and nothing of it in the run folder."""
+    words = [sys.executable, "-c", LOST_AT_START, *command(tmp_path, data)[2:]]
+    ended = subprocess.run(words, env=environment(), capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (5, "error: connection closed by rank 1\n")
+    assert not list(tmp_path.rglob("run.json"))
