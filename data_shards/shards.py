@@ -124,7 +124,9 @@ class Shards:
         if self.cache is None or wanted == self._ahead:
             return
         missing, self._ahead = sorted(wanted - self._ahead), wanted
-        threading.Thread(target=self._fetch_all, args=(missing,), daemon=True).start()
+        # The event of now: a thread that gets going after `close` must not begin at all.
+        words = (missing, self.store.stop)
+        threading.Thread(target=self._fetch_all, args=words, daemon=True).start()
 
     def close(self) -> None:
         """End downloads under way and close the files; both may be opened again."""
@@ -133,12 +135,14 @@ class Shards:
             self._files.clear()
         self._ahead = set()
 
-    def _fetch_all(self, numbers: list[int]) -> None:
+    def _fetch_all(self, numbers: list[int], stop: threading.Event) -> None:
         assert self.cache is not None
         for number in numbers:
             shard = self.manifest.shards[number]
             try:
-                self.cache.ensure(shard, lambda part, s=shard: self.store.fetch(s.file, into=part))
+                self.cache.ensure(
+                    shard, lambda part, s=shard: self.store.fetch(s.file, into=part, stop=stop)
+                )
             except UserError:
                 return  # The reader meets the same failure and reports it where it can be handled.
 

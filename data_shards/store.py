@@ -86,13 +86,21 @@ class Store:
                 raise UserError(f"{self.url(name)}: {error.strerror}; {hint}") from None
         return self._guarded(name, lambda beat: self._fs().cat_file(self.url(name)))
 
-    def fetch(self, name: str, *, into: Path) -> None:
+    @property
+    def stop(self) -> threading.Event:
+        """What the next `close` sets; whoever works ahead takes it before it begins."""
+        return self._stop
+
+    def fetch(self, name: str, *, into: Path, stop: threading.Event | None = None) -> None:
         """Download a file of a remote store.
 
+        Args:
+            stop: ends the download; by default what the next `close` sets.
+
         Raises:
-            UserError: missing or out of reach.
+            UserError: missing, out of reach, or ended.
         """
-        self._guarded(name, lambda beat: self._download(name, into, beat))
+        self._guarded(name, lambda beat: self._download(name, into, beat), stop=stop)
 
     def close(self) -> None:
         """End the calls under way in other threads; later calls go through."""
@@ -136,9 +144,16 @@ class Store:
             options = {"client_kwargs": {"timeout": limit}}
         return fsspec.filesystem(self.protocol, skip_instance_cache=True, **options)
 
-    def _guarded(self, name: str, call: Callable[[Callable[[], None]], T]) -> T:
+    def _guarded(
+        self,
+        name: str,
+        call: Callable[[Callable[[], None]], T],
+        *,
+        stop: threading.Event | None = None,
+    ) -> T:
         """Run `call(beat)` with retries in a thread of its own and watch its heart."""
-        watch = _Watch(self.timeout, self._stop)
+        watch = _Watch(self.timeout, stop or self._stop)
+        watch.beat()
 
         def tries() -> T:
             retrying = tenacity.Retrying(

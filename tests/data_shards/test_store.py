@@ -114,18 +114,25 @@ def test_the_cache_serves_the_next_run_without_the_store(footage, web, settings)
     assert set(web.asked) <= {MANIFEST}
 
 
-def test_only_shards_that_are_needed_are_fetched(web, settings):
+def test_only_shards_that_are_needed_are_fetched(footage, web, settings):
     """Groups of one shard: a run of one step leaves the rest of the epoch in the store."""
     config = settings(shuffle_shards=1, prefetch=1)
-    opened = open_manifest(address(web), config=config)
-    reader = ClipReader(opened)
-    with Stream(opened, config, seed=1, batch=1) as stream:
+    with Stream(open_manifest(str(footage)), config, seed=1, batch=1) as stream:
         request = stream.request(0)
-    opened = open_manifest(address(web), config=settings(cache_dir=f"{config.cache_dir}2"))
-    web.asked.clear()
-    reader = ClipReader(opened)
+    reader = ClipReader(open_manifest(address(web), config=config))
     assert reader[request].valid_B.all()
     assert sum(web.asked[shard] for shard in SHARDS) == 1
+
+
+def test_nothing_is_fetched_ahead_after_the_end(web, settings):
+    """A thread that gets going only when its stream is closed asks the store for nothing."""
+    opened = open_manifest(address(web), config=settings())
+    stop = opened.shards.store.stop
+    opened.shards.close()
+    opened.shards._fetch_all([0, 1, 2], stop)
+    assert [web.asked[shard] for shard in SHARDS] == [0, 0, 0]
+    opened.shards._fetch_all([0, 1, 2], opened.shards.store.stop)
+    assert [web.asked[shard] for shard in SHARDS] == [1, 1, 1]
 
 
 def test_a_store_that_stumbles_is_tried_again(web, settings):
