@@ -1,11 +1,12 @@
 """Does a dictionary step's time depend on the table's size, and is the promised memory kept?
 
-    python -m benchmarks.dictionary [--rows 5000 583508] [--steps 200] [--out FOLDER]
+    python -m benchmarks.dictionary [--rows 5000 583508] [--steps 200] [--gpu] [--out FOLDER]
 
-Two ranks train tables of rows (16, 200) that are written in full before, resident on host and on
-disk, with the same random batches of distinct rows. Prints the median step time per size, each
-rank's growth in resident memory beside `LatentDictionary.promise_bytes`, and bytes and seconds of
-the low-rank methods; writes `dictionary.png`; ends with one line of JSON.
+Two ranks (with `--gpu` one, on a GPU) train tables of rows (16, 200) that are written in full
+before, resident on host and on disk, with the same random batches of distinct rows. Prints the
+median step time per size, each rank's growth in resident memory beside
+`LatentDictionary.promise_bytes`, and bytes and seconds of the low-rank methods; writes
+`dictionary.png`; ends with one line of JSON.
 """
 
 from __future__ import annotations
@@ -65,19 +66,26 @@ def one_step(dictionary: LatentDictionary, comm: Comm, rows: torch.Tensor) -> No
     dictionary.project_()
 
 
-def measure(comm: Comm, rows: int, where: str, steps: int, batch: int, scratch: str) -> dict:
+def measure(
+    comm: Comm, rows: int, where: str, steps: int, batch: int, scratch: str, gpu: bool
+) -> dict:
     """Median seconds of a step and the growth of memory, on one rank."""
+    device = torch.device("cuda" if gpu else "cpu")
+    comm = Comm(device=device) if gpu else comm
     one_step(build(comm, 500, "host", ""), comm, torch.arange(batch))  # load what torch loads once
     before = resident_bytes()
     dictionary = build(comm, rows, where, scratch)
     draw = torch.Generator().manual_seed(1)
-    batches = [torch.randperm(rows, generator=draw)[:batch] for _ in range(steps + 11)]
+    # Copies: a slice would hold the whole permutation.
+    batches = [torch.randperm(rows, generator=draw)[:batch].clone() for _ in range(steps + 11)]
     seconds, peak = [], 0
     for now, ahead in pairwise(batches):
         comm.barrier()
         start = time.perf_counter()
         dictionary.fetch_ahead(torch.zeros(1, dtype=torch.int64), ahead)
         one_step(dictionary, comm, now)
+        if gpu:
+            torch.cuda.synchronize()
         seconds.append(time.perf_counter() - start)
         peak = max(peak, resident_bytes())
     promise = LatentDictionary.promise_bytes(
@@ -135,6 +143,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=64, help="clips of the global batch")
     parser.add_argument("--residences", nargs="+", default=["host", "disk"])
     parser.add_argument("--low-rank-rows", type=int, default=20_268)
+    parser.add_argument("--gpu", action="store_true", help="one rank, which computes on a GPU")
     parser.add_argument("--out", type=Path, default=Path("runs/benchmarks"))
     return parser.parse_args(argv)
 
@@ -149,7 +158,10 @@ def main(argv: list[str] | None = None) -> int:
     """Measure, print, plot."""
     args = arguments(argv)
     disk = max(args.rows) * FRAMES * WIDTH * 8 / 1e9
-    print(f"about {minutes(args):.1f} minutes, 2 ranks, up to {disk:.1f} GB of memory or disk")
+    world = 1 if args.gpu else WORLD
+    print(
+        f"about {minutes(args):.1f} minutes, {world} ranks, up to {disk:.1f} GB of memory or disk"
+    )
     sizes: list[dict[str, Any]] = []
     args.out.mkdir(parents=True, exist_ok=True)
     print("residence      rows  ms/step  resident MiB  promised MiB  (worst rank)")
@@ -157,8 +169,9 @@ def main(argv: list[str] | None = None) -> int:
         for rows in args.rows:
             with tempfile.TemporaryDirectory(dir=args.out) as scratch:
                 ranks = run_ranks(
-                    measure, WORLD, rows, where, args.steps, args.batch, scratch, timeout=3600
-                )
+                    measure, world, rows, where, args.steps, args.batch, scratch, args.gpu,
+                    timeout=3600,
+                )  # fmt: skip
             worst = {key: max(r[key] for r in ranks) for key in ranks[0]}
             sizes.append(worst)
             print(
@@ -166,7 +179,7 @@ def main(argv: list[str] | None = None) -> int:
                 f"{worst['resident_mib']:13.1f} {worst['promised_mib']:13.1f}",
                 flush=True,
             )
-    low = run_ranks(measure_low_rank, WORLD, args.low_rank_rows, timeout=3600)[0]
+    low = run_ranks(measure_low_rank, world, args.low_rank_rows, timeout=3600)[0]
     print("low rank         rows  MiB sent  seconds  (rank 0)")
     for r in low:
         print(f"{r['method']:9} {r['rows']:11,} {r['mib']:9.2f} {r['seconds']:8.2f}")

@@ -136,7 +136,8 @@ def _values(run: Run, kind: int, rows: np.ndarray) -> torch.Tensor:
     other = torch.zeros_like(wanted)
     found = run.latents(*((wanted, other) if kind == 0 else (other, wanted)))[kind]
     layout = run.config.latents
-    return found[..., : (layout.static, layout.transient)[kind]].clone()  # without labels
+    codes = found[..., : (layout.static, layout.transient)[kind]]  # without labels
+    return codes.to(run.networks.device, copy=True)
 
 
 def _state(values: torch.Tensor) -> rowopt.State:
@@ -158,12 +159,14 @@ def fit(run: Run, frames_VTCHW: torch.Tensor, *, config: FitConfig) -> tuple[Fou
         The best latents of each video, and the nearest training clips.
     """
     near = nearest_clips(run, frames_VTCHW)
+    # cuDNN differentiates a recurrence in training mode only; this one has no dropout to differ by.
+    run.networks.motion.train()
     done = []
     parts = torch.arange(len(frames_VTCHW)).split(VIDEOS_AT_ONCE)
     for part in progress(parts, label="fitting"):
         picked = Nearest(*(x[part.numpy()] for x in near))
         done.append(_fit_part(run, frames_VTCHW[part], picked, config))
-    return Found(*(torch.cat([rows[i] for rows in done]) for i in (1, 2, 3))), near
+    return Found(*(torch.cat([rows[i] for rows in done]).cpu() for i in (1, 2, 3))), near
 
 
 def _fit_part(run: Run, frames_VTCHW: torch.Tensor, near: Nearest, config: FitConfig) -> Rows:

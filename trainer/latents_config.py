@@ -10,7 +10,7 @@ from data_shards.batch import KEY_KINDS
 from data_shards.errors import UserError
 from trainer import ownership
 from trainer.lowrank import LowRankConfig
-from trainer.residence import RESIDENCES, WINDOW
+from trainer.residence import RESIDENCES
 from trainer.rowopt import RULES
 from trainer.table import replicated
 
@@ -43,9 +43,9 @@ class LatentsConfig:
     init_scale: float = 1.0
     """Typical norm of a fresh code before it is put into the unit ball."""
     residence: str = "device"
-    """Where rows live: `device`, `host` or `disk` (mapped files in `scratch`)."""
+    """Where rows live: `device`, `host` or `disk` (files in `scratch`)."""
     scratch: str = ""
-    """Folder of the mapped files of residence `disk`."""
+    """Folder of the files of residence `disk`."""
     replicate_kib: int = 256
     """Tables of up to this many KiB of values are held by every rank, on the device; 0: none."""
     low_rank: LowRankConfig = field(default_factory=LowRankConfig)
@@ -102,7 +102,7 @@ def promise_bytes(
         slots = pages * ownership.depth(count)
         row = 4 * math.prod(trail) * copies + 8 * len(rule.row_fields)
         place[where] += slots * row
-        place["host"] += slots * (8 + 1) + (WINDOW if where == "disk" else 0)
+        place["host"] += slots * (8 + 1)
         place["device" if where == "device" else "host"] += 4 * batch * row
         place["saving"] = max(place["saving"], 2 * ownership.depth(count) * row)
     return Promise(**place)

@@ -108,8 +108,11 @@ class NetworkOptimiser:
                 entry = {k.removeprefix(prefix): v for k, v in flat.items() if k.startswith(prefix)}
                 adam.state.pop(param, None)
                 if entry:
-                    # Moments take the parameter's strides, which safetensors does not keep.
+                    # Moments take the parameter's strides, which safetensors does not keep; fused
+                    # Adam has its count of steps on the device.
                     adam.state[param] = {
-                        k: v.clone() if k == "step" else torch.empty_like(param).copy_(v)
+                        k: v.to(param.device, copy=True)
+                        if k == "step"
+                        else torch.empty_like(param).copy_(v)
                         for k, v in entry.items()
                     }

@@ -1,4 +1,4 @@
-"""Where a rank's part of a table lives: on the device, in host memory, or in a mapped file.
+"""Where a rank's part of a table lives: on the device, in host memory, or in a file.
 
 The value of a row that was never written is a function of (seed, table, row, element) and of
 nothing else, so a table of any size costs nothing before its rows are read, and starts the same on
@@ -6,8 +6,9 @@ every number of ranks and in every residence, bit for bit: the draw is whole-num
 sum of four uniforms (nearly normal), scaled and put into the unit ball as the paper does with its
 normal samples.
 
-A mapped file is sparse, has no name once it is open (a killed run leaves nothing behind), and its
-pages are given back to the system whenever about `WINDOW` bytes of them were visited.
+A file is sparse, has no name once it is open (a killed run leaves nothing behind), and is read and
+written by rows: a map would count as this process's memory whatever large pages the system keeps of
+it, and a full disk would kill the process.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ import os
 import shutil
 import tempfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,9 +31,8 @@ import torch
 from data_shards.errors import UserError
 
 RESIDENCES = ("device", "host", "disk")
-WINDOW = 32 << 20
-FAULT = 64 << 10
-"""Bytes that the system maps around a touched page, at most."""
+HUGE = 2 << 20
+"""Bytes of a huge page; tables in host memory are laid out in them."""
 INIT_BLOCK = 1 << 18
 """Elements drawn at once: a bound on memory, without effect on the draws."""
 
@@ -92,46 +93,54 @@ def initial_rows(
     return (draws.to(torch.float64) * (unit / norm.clamp(min=1.0))).to(torch.float32)
 
 
-class _Mapped:
-    """A sparse file of `slots` rows: read through a map, written with `pwrite`.
-
-    Writing through the map would kill the process (SIGBUS) on a full disk and cost a fault a page.
-    """
+class _File:
+    """A sparse file of `slots` rows, read and written at its rows; a run of slots in one call."""
 
     def __init__(self, folder: Path, field: Field, slots: int) -> None:
-        size = max(1, slots * field.row_bytes)
-        self._row_bytes, self._folder = field.row_bytes, folder
+        self._field, self._folder = field, folder
         self._file = tempfile.TemporaryFile(prefix="latents-", dir=folder, buffering=0)  # noqa: SIM115
-        self._file.truncate(size)
-        self._map = mmap.mmap(self._file.fileno(), size)
-        self._map.madvise(mmap.MADV_RANDOM)
-        flat = torch.from_numpy(np.frombuffer(self._map, dtype=np.uint8))
-        flat = flat[: slots * field.row_bytes].view(field.dtype)
-        self.tensor = flat.view(slots, *field.trail)
+        self._file.truncate(max(1, slots * field.row_bytes))
+
+    def read(self, slots: torch.Tensor) -> torch.Tensor:
+        """Rows (n, ...) of slots (n,)."""
+        rows = torch.empty(len(slots), *self._field.trail, dtype=self._field.dtype)
+        for part, at in self._runs(slots, rows):
+            if os.preadv(self._file.fileno(), [part], at) != len(part):
+                raise OSError(errno.EIO, f"{self._folder}: rows of the dictionary are gone")
+        return rows
 
     def write_(self, slots: torch.Tensor, rows: torch.Tensor) -> None:
         """Store rows; `UserError` when the disk is full."""
-        raw = rows.contiguous().numpy().reshape(-1).view(np.uint8).data
-        size = self._row_bytes
-        for index, slot in enumerate(slots.tolist()):
-            part = raw[index * size : (index + 1) * size]
+        for part, at in self._runs(slots, rows.contiguous()):
             try:
-                written = os.pwrite(self._file.fileno(), part, slot * size)
+                written = os.pwrite(self._file.fileno(), part, at)
             except OSError as error:
                 if error.errno != errno.ENOSPC:
                     raise
                 written = -1
-            if written != size:
+            if written != len(part):
                 raise UserError(f"latents.scratch: {self._folder} is full; choose another folder")
 
-    def fetch(self, slots: torch.Tensor) -> None:
-        """Read rows into the system's cache, without mapping them; other threads may run."""
-        for slot in slots.tolist():
-            os.pread(self._file.fileno(), self._row_bytes, slot * self._row_bytes)
+    def _runs(self, slots: torch.Tensor, rows: torch.Tensor) -> Iterator[tuple[memoryview, int]]:
+        """Bytes of `rows` that lie together in the file, and where."""
+        size = self._field.row_bytes
+        raw = memoryview(rows.numpy().reshape(-1).view(np.uint8))
+        numbers = slots.numpy()
+        starts = np.flatnonzero(np.diff(numbers, prepend=-2) != 1)
+        places = (numbers[starts] * size).tolist()
+        for (start, end), at in zip(pairwise([*starts.tolist(), len(slots)]), places, strict=True):
+            yield raw[start * size : end * size], at
 
-    def release(self) -> None:
-        """Unmap every page; what was written stays in the file."""
-        self._map.madvise(mmap.MADV_DONTNEED)
+
+def _host_table(slots: int, field: Field) -> torch.Tensor:
+    """Zeros (slots, ...) in huge pages where the system has them: rows of a large table are touched
+    at random, and looking up small pages cost a tenth of a step."""
+    size = slots * field.row_bytes
+    if size < HUGE or not hasattr(mmap, "MADV_HUGEPAGE"):
+        return torch.zeros(slots, *field.trail, dtype=field.dtype)
+    memory = mmap.mmap(-1, size)
+    memory.madvise(mmap.MADV_HUGEPAGE)
+    return torch.frombuffer(memory, dtype=field.dtype).view(slots, *field.trail)
 
 
 class Store:
@@ -153,21 +162,22 @@ class Store:
         """Make room for `slots` rows, filled at once on the device and elsewhere when read."""
         self.fields, self.slots, self.residence = dict(fields), slots, residence
         self._fresh, self._device = fresh, device
-        self._maps: dict[str, _Mapped] = {}
-        self._visited = 0
+        self._files: dict[str, _File] = {}
+        self._tensors: dict[str, torch.Tensor] = {}
         self._copies: torch.cuda.Stream | None = None
         self._ready = torch.zeros(slots, dtype=torch.bool)
         if residence == "disk":
-            self._tensors = self._map_files(folder)
+            self._files = self._open_files(folder)
+        elif residence == "host" or device.type == "cpu":
+            self._tensors = {name: _host_table(slots, f) for name, f in self.fields.items()}
         else:
-            where = device if residence == "device" else torch.device("cpu")
             self._tensors = {
-                name: torch.zeros(slots, *f.trail, dtype=f.dtype, device=where)
+                name: torch.zeros(slots, *f.trail, dtype=f.dtype, device=device)
                 for name, f in self.fields.items()
             }
         self.reset_()
 
-    def _map_files(self, folder: Path | None) -> dict[str, torch.Tensor]:
+    def _open_files(self, folder: Path | None) -> dict[str, _File]:
         if folder is None:
             raise UserError("latents.residence: disk needs a scratch folder; give latents.scratch")
         folder.mkdir(parents=True, exist_ok=True)
@@ -178,8 +188,7 @@ class Store:
                 f"latents.scratch: {folder} has {free / 1e9:.1f} GB free and the dictionary needs "
                 f"{need / 1e9:.1f} GB; choose another folder"
             )
-        self._maps = {name: _Mapped(folder, f, self.slots) for name, f in self.fields.items()}
-        return {name: mapped.tensor for name, mapped in self._maps.items()}
+        return {name: _File(folder, f, self.slots) for name, f in self.fields.items()}
 
     def reset_(self) -> None:
         """Every row as it was in the beginning."""
@@ -202,12 +211,16 @@ class Store:
             at = slots.to(self._device)
             return {name: self._tensors[name].index_select(0, at) for name in names}
         ready = self._ready.index_select(0, slots)
-        rows = {name: self._tensors[name].index_select(0, slots) for name in names}
+        rows = {
+            name: self._files[name].read(slots)
+            if self._files
+            else self._tensors[name].index_select(0, slots)
+            for name in names
+        }
         if not bool(ready.all()):
             new = (~ready).nonzero().squeeze(1)
             for name in names:
                 rows[name][new] = self._fresh(slots[new]) if name == "value" else 0
-        self._visit(len(slots), names)
         return {name: self._to_device(t) for name, t in rows.items()}
 
     def _to_device(self, rows: torch.Tensor) -> torch.Tensor:
@@ -227,24 +240,15 @@ class Store:
         """Store rows (n, ...) of some fields; a row's first write gives all of them."""
         at = slots.to(self._device) if self.residence == "device" else slots
         for name, value in rows.items():
-            if self._maps:
-                self._maps[name].write_(slots, value.cpu())
+            if self._files:
+                self._files[name].write_(slots, value.cpu())
             else:
                 self._tensors[name].index_copy_(0, at, value.to(self._tensors[name].device))
         if self.residence != "device":
             self._ready.index_fill_(0, slots, True)
 
     def touch(self, slots: torch.Tensor) -> None:
-        """Bring rows from disk into memory; safe beside reads and writes of another thread."""
+        """Bring rows from disk into the system's cache; safe beside another thread's work."""
         known = slots[self._ready.index_select(0, slots)]
-        for mapped in self._maps.values():
-            mapped.fetch(known)
-
-    def _visit(self, count: int, names: tuple[str, ...]) -> None:
-        if self.residence != "disk":
-            return
-        self._visited += count * sum(self.fields[name].row_bytes + FAULT for name in names)
-        if self._visited > WINDOW:
-            self._visited = 0
-            for mapped in self._maps.values():
-                mapped.release()
+        for file in self._files.values():
+            file.read(known)

@@ -22,6 +22,7 @@ from trainer.average import WeightAverage
 from trainer.checkpoint import Checkpointer
 from trainer.comm import Comm
 from trainer.config import Config, resolve
+from trainer.devices import own_device
 from trainer.networks import NavSynth
 from trainer.reshard import Reader, saved_rows
 
@@ -102,7 +103,8 @@ class Run:
 def open_run(folder: str | Path, checkpoint: str | int = "latest") -> Run:
     """Read a run folder: its config, footage and one checkpoint (`latest` or a step's number).
 
-    The networks carry the running average of the weights where the run keeps one.
+    The networks carry the running average of the weights where the run keeps one, and lie on the
+    GPU where there is one; latents are read into host memory.
 
     Raises:
         UserError: not a run folder, no checkpoint yet, footage gone or not the run's.
@@ -127,7 +129,7 @@ def open_run(folder: str | Path, checkpoint: str | int = "latest") -> Run:
     average = WeightAverage(networks, decay=config.train.average)
     average.load(saved.common("average"))
     average.show_()
-    networks.eval().requires_grad_(False)
+    networks.eval().requires_grad_(False).to(own_device()).generator.arrange_()
     return Run(
         folder, config, opened.manifest, opened, networks, saved.read, int(saved.state["step"])
     )

@@ -54,7 +54,7 @@ def compose(config: type[T], *layers: Mapping[str, Any], words: Sequence[str] = 
     """
     types_of = {field.path: field.type for field in fields_of(config)}
     merged: Any = OmegaConf.structured(config)
-    for layer in (*layers, *map(_word, words)):
+    for layer in (*layers, *(_word(word, types_of) for word in words)):
         flat = dict(_flatten(layer))
         for path in flat:
             _require_known(path, list(types_of))
@@ -99,10 +99,12 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
     return typing.cast(dict, OmegaConf.to_container(loaded))
 
 
-def _word(word: str) -> dict[str, Any]:
+def _word(word: str, types_of: Mapping[str, str]) -> dict[str, Any]:
     path, equals, text = word.partition("=")
     if not equals or not path or path.startswith("-"):
         raise UserError(f"{word!r}: expected setting=value, such as train.minutes=10")
+    if types_of.get(path) == "str":  # as it stands: YAML takes `no` for a truth value
+        return _nest({path: text})
     try:
         return typing.cast(dict, OmegaConf.to_container(OmegaConf.from_dotlist([word])))
     except (yaml.YAMLError, OmegaConfBaseException):

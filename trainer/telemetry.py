@@ -26,6 +26,7 @@ from trainer.screen import STYLES, Shown, open_screen
 from trainer.targets import labels_of, targets_file, write_targets
 from trainer.timing import Pace
 from trainer.trackers import Trackers, check_trackers
+from trainer.vitals import own_version
 
 METRICS_FILE = "metrics.jsonl"
 EVENTS = 200
@@ -293,8 +294,7 @@ class Telemetry:
 
     def _describe(self) -> None:
         assert self.values is not None
-        ours, torchs = version("navsynth"), version("torch")
-        self.values.set("navsynth_build_info", 1, version=ours, torch=torchs)
+        self.values.set("navsynth_build_info", 1, version=own_version(), torch=version("torch"))
         labels = {name: str(self._info.get(name, "")) for name in ("preset", "world")}
         self.values.set("navsynth_run_info", 1, name=self._run, **labels)
         self.values.set("navsynth_ranks", int(self._info.get("world", 1)))

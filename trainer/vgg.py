@@ -20,6 +20,7 @@ from torch import nn
 from torchvision.models import VGG16_Weights
 
 from data_shards.errors import UserError
+from trainer.devices import own_device
 from trainer.scores import MotionMean
 
 LAYERS = 16
@@ -35,8 +36,9 @@ class Vgg(NamedTuple):
     sha256: str
 
 
-def open_vgg(file: str | Path | None = None, *, device: torch.device | str = "cpu") -> Vgg:
-    """Load the network: from `file`, else the file named by $NAVSYNTH_VGG16, else by download.
+def open_vgg(file: str | Path | None = None) -> Vgg:
+    """Load the network from `file`, else the file named by $NAVSYNTH_VGG16, else by download; onto
+    the GPU where there is one.
 
     Raises:
         UserError: a missing, unreadable or unsuitable file; a download that fails.
@@ -51,12 +53,12 @@ def open_vgg(file: str | Path | None = None, *, device: torch.device | str = "cp
         raise UserError(
             f"{path}: not a readable safetensors file of VGG16 weights ({reason})"
         ) from None
-    return Vgg(_network(weights, path).to(device), digest)
+    return Vgg(_network(weights, path).to(own_device()), digest)
 
 
 @torch.inference_mode()
 def features(vgg: Vgg, frames_BTHWC: torch.Tensor) -> torch.Tensor:
-    """relu3_3 of every frame, flattened: float32 (B, T, 256 * H/4 * W/4).
+    """relu3_3 of every frame, flattened, in host memory: float32 (B, T, 256 * H/4 * W/4).
 
     Args:
         vgg: from `open_vgg`.
@@ -67,7 +69,7 @@ def features(vgg: Vgg, frames_BTHWC: torch.Tensor) -> torch.Tensor:
     pixels_XHWC = frames_BTHWC.to(device).flatten(0, 1).float()
     centred_XHWC = pixels_XHWC - pixels_XHWC.new_tensor(MEAN_RGB)
     relu_XCHW = vgg.network(centred_XHWC.permute(0, 3, 1, 2))
-    return relu_XCHW.contiguous().flatten(1).unflatten(0, (videos, frames))
+    return relu_XCHW.contiguous().flatten(1).cpu().unflatten(0, (videos, frames))
 
 
 def motion_of(vgg: Vgg, videos_BTHWC: torch.Tensor, *, batch: int = 16) -> torch.Tensor:

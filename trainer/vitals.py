@@ -6,6 +6,7 @@ import importlib.util
 import os
 import shutil
 import time
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
@@ -47,3 +48,11 @@ def disk_figures(folder: Path) -> dict[str, float]:
     """Free bytes and size of the disk that holds a folder."""
     usage = shutil.disk_usage(folder)
     return {"navsynth_disk_free_bytes": usage.free, "navsynth_disk_size_bytes": usage.total}
+
+
+def own_version() -> str:
+    """Of navsynth; a checkout on PYTHONPATH has none."""
+    try:
+        return version("navsynth")
+    except PackageNotFoundError:
+        return "not installed"

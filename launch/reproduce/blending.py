@@ -57,6 +57,7 @@ def generated(
     networks: NavSynth, static_BS: torch.Tensor, transient_BTM: torch.Tensor, way: str
 ) -> torch.Tensor:
     """Generator output (B, G, C, H, W) of the frames in the gaps."""
+    static_BS, transient_BTM = static_BS.to(networks.device), transient_BTM.to(networks.device)
     codes_BGM = WAYS[way](networks, transient_BTM)
     clips, gaps, _ = codes_BGM.shape
     static_BGS = static_BS[:, None].expand(-1, gaps, -1)

@@ -98,14 +98,18 @@ def test_fresh_rows_look_normal() -> None:
         assert abs(float((initial_rows(rows, (16, 50), scale=0.5, **other) * draws).mean())) < 0.01
 
 
-def test_windows_are_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Unmapping visited pages after every access loses nothing that was written."""
-    monkeypatch.setattr(residence, "WINDOW", 0)
-    dictionary, other = make(Comm(), residence="disk", scratch=str(tmp_path)), make(Comm())
-    for each in (dictionary, other):
-        train(each, Comm(), last=4)
-    for kind, rows in contents(other).items():
-        assert torch.equal(contents(dictionary)[kind], rows)
+def test_rows_of_a_file_come_in_any_order(tmp_path: Path) -> None:
+    """Runs of slots, single ones, backward ones, none and those never written: as in memory."""
+    field = residence.Field((2, 3), torch.float32)
+    file, memory = residence._File(tmp_path, field, 50), torch.zeros(50, 2, 3)
+    draw = torch.Generator().manual_seed(0)
+    for slots in ([4, 5, 6, 9, 2, 3, 30], [49], [], [8, 7, 6], list(range(10, 40))):
+        at, rows = torch.tensor(slots, dtype=torch.int64), torch.rand(len(slots), 2, 3)
+        file.write_(at, rows)
+        memory[at] = rows
+        asked = torch.randint(50, (80,), generator=draw)
+        for wanted in (asked, asked.sort().values, at, torch.arange(50)):
+            assert torch.equal(file.read(wanted), memory[wanted])
 
 
 def test_disk_without_room_is_refused(tmp_path: Path) -> None:
@@ -122,7 +126,7 @@ def test_a_disk_that_fills_up_is_named(tmp_path: Path) -> None:
     dictionary = make(Comm(), residence="disk", scratch=str(tmp_path))
     store = dictionary.tables["static"].store
     with Path("/dev/full").open("r+b", buffering=0) as full:
-        store._maps["value"]._file = full  # type: ignore[assignment]
+        store._files["value"]._file = full  # type: ignore[assignment]
         with pytest.raises(UserError, match=r"latents\.scratch: .* is full"):
             dictionary.assign("static", torch.zeros(5, 4))
 
@@ -131,7 +135,7 @@ def test_an_error_of_the_fetching_thread_is_raised(tmp_path: Path) -> None:
     """A fetch that fails in the background is not lost."""
     dictionary = make(Comm(), residence="disk", scratch=str(tmp_path))
     dictionary.fetch_ahead(torch.tensor([0]), torch.tensor([0]))
-    dictionary.tables["static"].store._maps["lost"] = None  # type: ignore[assignment]
+    dictionary.tables["static"].store._files["lost"] = None  # type: ignore[assignment]
     dictionary.fetch_ahead(torch.tensor([0]), torch.tensor([0]))
-    with pytest.raises(AttributeError, match="fetch"):
+    with pytest.raises(AttributeError, match="read"):
         dictionary.close()

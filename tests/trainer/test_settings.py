@@ -9,6 +9,7 @@ import pytest
 
 from data_shards.errors import UserError
 from trainer import settings
+from trainer.config import resolve
 
 
 @dataclass(frozen=True)
@@ -94,3 +95,10 @@ def test_a_strange_file_builds_nothing(tmp_path: Path, text: str) -> None:
     (tmp_path / "a.yaml").write_text(text)
     with pytest.raises(UserError, match=r"^/.*a\.yaml: [^\n]+$"):
         settings.load_yaml(tmp_path / "a.yaml")
+
+
+@pytest.mark.parametrize("text", ["no", "007", "a: b", "", "null", "1e3", "[x]"])
+def test_text_is_taken_as_it_stands(text: str) -> None:
+    """Words for text settings are not YAML: `no` is no truth value and 007 no number."""
+    assert resolve([f"name={text}"]).name == text
+    assert resolve(["train.precision=no", "networks.compile=no"]).networks.compile == "no"

@@ -78,10 +78,11 @@ class NavSynth(nn.Module):
         """Run R over all T frames and G on those drawn.
 
         Args:
-            static_BS: z^(s) of each clip, as `told` gives it.
+            static_BS: z^(s) of each clip, as `told` gives it, on any device.
             transient_BTM: z^(t) of all its frames.
             frames_BF: which frames to generate, int64; None: all T, in order.
         """
+        static_BS, transient_BTM = static_BS.to(self.device), transient_BTM.to(self.device)
         motion_BTM = self.motion(transient_BTM)
         drawn_BFM = motion_BTM
         if frames_BF is not None:
@@ -92,6 +93,11 @@ class NavSynth(nn.Module):
         latent_BFD = torch.cat([static_BFS.to(drawn_BFM.dtype), drawn_BFM], dim=2)
         images_XCHW = self.generator(latent_BFD.flatten(0, 1))
         return Synthesis(images_XCHW.unflatten(0, (clips, frames)), motion_BTM)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.generator.first.weight.device
 
     def theta(self) -> list[nn.Parameter]:
         """Weights of R."""
