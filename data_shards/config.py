@@ -6,6 +6,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from data_shards.errors import UserError
 
 DAMAGE = ("fail", "quarantine")
@@ -20,8 +22,9 @@ class DataConfig:
     """Folder, or manifest.json itself: a path, http(s)://... or s3://..."""
     workers: int = 0
     """Loader processes of each rank; 0 decodes on threads inside the rank."""
-    threads: int = 2
-    """Decoding threads of a rank without loader processes."""
+    threads: int = 0
+    """Decoding threads of a rank without loader processes; 0: two, and beside a GPU, which leaves
+    the cores free, the machine's cores divided by its processes, at most 16."""
     prefetch: int = 4
     """Batches read ahead, per loader process or, without them, per rank."""
     worker_start: str = "fork"
@@ -46,7 +49,7 @@ class DataConfig:
     def __post_init__(self) -> None:
         ranges = (
             ("workers", 0),
-            ("threads", 1),
+            ("threads", 0),
             ("prefetch", 1),
             ("cache_mib", 0),
             ("attempts", 1),
@@ -62,6 +65,13 @@ class DataConfig:
                 raise UserError(
                     f"data.{name}: {getattr(self, name)!r} must be one of {', '.join(known)}"
                 )
+
+    def decoding_threads(self) -> int:
+        """`threads`, or what 0 stands for on this machine."""
+        if self.threads or not torch.cuda.is_available():
+            return self.threads or 2
+        local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        return min(16, max(2, len(os.sched_getaffinity(0)) // local))
 
     def cache_folder(self) -> Path:
         """Where copies of remote shards are kept."""

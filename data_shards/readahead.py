@@ -64,7 +64,9 @@ class Threads:
 
     def __init__(self, reader: ClipReader, requests: Iterator[Request], config: DataConfig) -> None:
         self._reader, self._requests = reader, requests
-        self._pool = ThreadPoolExecutor(config.threads, thread_name_prefix="navsynth-stream")
+        self._pool = ThreadPoolExecutor(
+            config.decoding_threads(), thread_name_prefix="navsynth-stream"
+        )
         self._queue: deque[Future[Part]] = deque()
         for _ in range(config.prefetch):
             self._ask()

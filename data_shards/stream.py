@@ -186,7 +186,7 @@ class Stream:
         config = self.config
         if decoded_bytes(self.opened) <= config.cache_mib * 2**20:
             self.resident = Resident(
-                self.opened, threads=config.threads, progress=progress, together=together
+                self.opened, threads=config.decoding_threads(), progress=progress, together=together
             )
             self._bytes = self.resident.bytes
             self._report(self.resident.damages)

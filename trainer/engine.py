@@ -190,6 +190,10 @@ class Engine:
         static_BS = self.networks.told(part.latents.static_BS, *rows)
         with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
             fake, motion = networks(static_BS, part.latents.transient_BTM, frames_BF)
+        draw = draw._replace(
+            static_B=self._to_device(draw.static_B),
+            triplets=Triplets(*map(self._to_device, draw.triplets)),
+        )
         codes = motion if config.loss.triplet_on == "motion" else part.latents.transient_BTM
         return objective.terms(
             fake.float(), real, codes.float(), draw, self._to_device(batch.valid_B),

@@ -175,4 +175,4 @@ def _footage(config: Config, opened: OpenManifest, *, ranks: int) -> tuple[int, 
     if data.workers:
         # A loader process decodes clips and lays them into its batch.
         return data.workers * (WORKER + (data.prefetch + 2) * stored), 0
-    return (data.prefetch + data.threads + 1) * stored, 0
+    return (data.prefetch + data.decoding_threads() + 1) * stored, 0

@@ -110,14 +110,10 @@ def terms(
         fake_BFCHW: generated frames.
         real_BFCHW: the true ones, [-1, 1].
         codes_BTM: transient codes of all T frames.
+        draw: of these clips, on the device of the frames.
         valid_B: clips that weigh nothing are False.
         batch: clips of the global batch that weigh something.
     """
-    device = fake_BFCHW.device
-    draw = draw._replace(
-        static_B=draw.static_B.to(device),
-        triplets=losses.Triplets(*(index.to(device) for index in draw.triplets)),
-    )
     weight_B = valid_B.to(fake_BFCHW.dtype) / batch
     loss_BF = REGRESSIONS[config.regression](fake_BFCHW, real_BFCHW, config.levels)
     rec = (loss_BF.mean(dim=1) * weight_B).sum()

@@ -137,5 +137,5 @@ def test_an_error_of_the_fetching_thread_is_raised(tmp_path: Path) -> None:
     dictionary.fetch_ahead(torch.tensor([0]), torch.tensor([0]))
     dictionary.tables["static"].store._files["lost"] = None  # type: ignore[assignment]
     dictionary.fetch_ahead(torch.tensor([0]), torch.tensor([0]))
-    with pytest.raises(AttributeError, match="read"):
+    with pytest.raises(AttributeError, match="fetch"):
         dictionary.close()
