@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import gpu
 from benchmarks.cost import GOLF, MACHINES, bytes_per_step, cost, flops_per_clip, main, measured
 from tests.support.engines import TINY, join, make
 from tests.support.footage import tiny_set
@@ -80,3 +81,14 @@ def test_constants_come_from_the_figures_of_benchmarks(
     assert json.loads(told[-1])["machine"]["flops"] == 1e15
     assert main(["--figures", str(tmp_path / "none")]) == 2
     assert capsys.readouterr().err.startswith(f"error: {tmp_path}/none: does not end with a line")
+
+
+def test_two_batch_sizes_give_speed_and_overhead() -> None:
+    """10 ms that depend on nothing and 2 GFLOP a clip at 100 TFLOP/s are found again."""
+
+    def row(clips: int) -> dict[str, float]:
+        pace = clips / (0.01 + clips * 2e9 / 1e14)
+        return {"clips_per_second": pace, "flops": 2e9 * pace}
+
+    found = gpu.fit(row(512), 512, row(128), 128)
+    assert found["flops"] == pytest.approx(1e14) and found["overhead"] == pytest.approx(0.01)
