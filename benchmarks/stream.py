@@ -5,8 +5,9 @@ Run: make bench-stream [ARGS="--clips 4096 --rounds 3 --workers 0 2 --write docs
 Both loaders decode with the same function and give uint8 batches; ours also verifies every byte,
 and its shuffle is as wide as the other's buffer. Rounds alternate in several fresh processes, each
 begins by draining what was read ahead, and the ratio is the median over pairs of rounds. Beside it:
-the clips/s that reading the shards alone would allow. Then two processes run a training-like loop and the share of time that
-they wait for data is measured. With NAVSYNTH_FOOTAGE the clips are real ones.
+the clips/s that reading the shards alone would allow. Then two processes run a training-like loop
+and the share of time that they wait for data is measured. With NAVSYNTH_FOOTAGE the clips are real
+ones.
 """
 
 from __future__ import annotations
