@@ -109,7 +109,7 @@ class _File:
     def read(self, slots: torch.Tensor) -> torch.Tensor:
         """Rows (n, ...) of slots (n,)."""
         rows = torch.empty(len(slots), *self._field.trail, dtype=self._field.dtype)
-        raw = memoryview(rows.numpy().reshape(-1).view(np.uint8))
+        raw = rows.numpy().reshape(-1).view(np.uint8).data
         for start, end, at in self._runs(slots):
             if os.preadv(self._file.fileno(), [raw[start:end]], at) != end - start:
                 raise OSError(errno.EIO, f"{self._folder}: rows of the dictionary are gone")
@@ -117,7 +117,7 @@ class _File:
 
     def write_(self, slots: torch.Tensor, rows: torch.Tensor) -> None:
         """Store rows; `UserError` when the disk is full."""
-        raw, size = memoryview(rows.contiguous().numpy().reshape(-1).view(np.uint8)), self._row
+        raw, size = rows.contiguous().numpy().reshape(-1).view(np.uint8).data, self._row
         for number, slot in enumerate(slots.tolist()):
             row = raw[number * size : (number + 1) * size]
             try:

@@ -97,7 +97,7 @@ class NavSynth(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return self.generator.first.weight.device
+        return next(self.parameters()).device
 
     def theta(self) -> list[nn.Parameter]:
         """Weights of R."""
