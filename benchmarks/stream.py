@@ -117,7 +117,7 @@ def alternate(folder: Path, codec: str, workers: int, args: argparse.Namespace) 
                 rate = clips_per_second(batches, batch=args.batch, seconds=seconds, drain=drain)
                 if turn:
                     rates[name].append(rate)
-    del plain  # ends its loader processes
+    del plain, sides, batches  # the last of them ends its loader processes
     return list(map(Pair, rates["ours"], rates["plain"]))
 
 
