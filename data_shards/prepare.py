@@ -105,8 +105,9 @@ def _locked(out: Path) -> Iterator[None]:
         lock = (out / PARTIAL / "lock").open("wb")
     with lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            # Not flock, which a child would go on holding that was being started as this died.
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
             raise UserError(f"{out}: another preparation is at work there; wait for it") from None
         yield
 

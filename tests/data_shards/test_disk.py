@@ -58,7 +58,7 @@ def test_disk_that_refuses_half_way(tmp_path: Path) -> None:
 _HOLDER = """
 import fcntl, sys
 file = open(sys.argv[1], "wb")
-fcntl.flock(file, fcntl.LOCK_EX)
+fcntl.lockf(file, fcntl.LOCK_EX)
 print("locked", flush=True)
 sys.stdin.readline()
 """
@@ -76,3 +76,24 @@ def test_two_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         other.communicate(b"\n")
     want = f"error: {out}: another preparation is at work there; wait for it\n"
     assert capsys.readouterr().err == want
+
+
+_ORPHAN = """
+import os, sys
+from pathlib import Path
+from data_shards.prepare import _locked
+with _locked(Path(sys.argv[1])):
+    if os.fork() == 0:
+        sys.stdin.readline()
+    os._exit(0)
+"""
+
+
+def test_a_process_that_outlives_a_preparation_holds_nothing(tmp_path: Path) -> None:
+    """What was being started when a preparation died does not keep the folder from the next."""
+    out = tmp_path / "out"
+    command = [sys.executable, "-c", _ORPHAN, str(out)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as died:
+        assert died.wait(60) == 0
+        assert main(["synthetic", "--out", str(out)]) == 0
+        died.communicate(b"\n")
