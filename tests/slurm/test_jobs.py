@@ -78,9 +78,9 @@ def test_asked_to_make_room_it_saves_is_queued_again_and_ends_as_if_never_stoppe
 
 
 def test_a_time_limit_costs_nothing(slurm: Cluster, data: Path) -> None:
-    """SLURM itself sends USR1 a minute before the limit: the run saves, is queued again, and its
+    """SLURM itself sends USR1 before the limit of a minute: the run saves, is queued again, and its
     next job goes on at that step. Nobody else asks."""
-    job = submit(data, "--time", "2", "--signal-seconds", "60", "train.steps=1000000")
+    job = submit(data, "--time", "1", "--signal-seconds", "30", "train.steps=1000000")
     wait_for(lambda: slurm.show(job).get("Restarts") == "1", f"a requeue: {log()}")
     assert record()["status"] == "preempted", log()
     steps = committed(Path("runs", "run", "checkpoints"))
