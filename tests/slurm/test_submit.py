@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 
@@ -176,3 +177,14 @@ def test_a_run_that_never_came_to_life_is_lost_whatever_it_said_before(tmp_path:
     assert verdict(tmp_path, since=before, retries=1) == "5 again"
     (tmp_path / FOLDER / STOP).touch()
     assert verdict(tmp_path, since=0, retries=1) == "0 stop"
+
+
+@pytest.mark.parametrize("script", ["train.sbatch", "train.sbatch.j2", "search.sbatch"])
+def test_a_signal_never_meets_a_command_substitution(script: str) -> None:
+    """While bash 5.2 expands $(...), a trap fails ("unexpected EOF") or breaks the command: with
+    traps set there is none, or a warning of SLURM's could be lost."""
+    text = (ROOT / "launch" / "slurm" / script).read_text()
+    _, *armed = re.split(r"^trap ", text, flags=re.MULTILINE)
+    assert armed
+    for line in "".join(armed).splitlines():
+        assert not re.search(r"\$\((?!\()|`|<\(", line.partition("# ")[0]), line
