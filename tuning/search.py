@@ -75,9 +75,10 @@ def only_driver(study: Path) -> Iterator[None]:
     except OSError as error:
         raise UserError(f"--out: {study}: {error.strerror}") from None
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Not flock, which a child would go on holding that was being started as this died.
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
-    except BlockingIOError:
+    except (BlockingIOError, PermissionError):
         raise UserError(f"--out: {study}: another search runs there; choose another") from None
     finally:
         os.close(descriptor)
