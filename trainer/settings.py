@@ -56,8 +56,12 @@ def compose(config: type[T], *layers: Mapping[str, Any], words: Sequence[str] = 
     merged: Any = OmegaConf.structured(config)
     for layer in (*layers, *(_word(word, types_of) for word in words)):
         flat = dict(_flatten(layer))
-        for path in flat:
+        for path, value in flat.items():
             _require_known(path, list(types_of))
+            if types_of[path] == "str" and isinstance(value, bool):
+                raise UserError(
+                    f"{path}: YAML takes no, off, yes and on for truth values; quote it"
+                )
         try:
             merged = OmegaConf.merge(merged, OmegaConf.create(_nest(flat)))
         except OmegaConfBaseException as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -102,3 +103,14 @@ def test_text_is_taken_as_it_stands(text: str) -> None:
     """Words for text settings are not YAML: `no` is no truth value and 007 no number."""
     assert resolve([f"name={text}"]).name == text
     assert resolve(["train.precision=no", "networks.compile=no"]).networks.compile == "no"
+
+
+def test_a_truth_value_is_no_text(tmp_path: Path) -> None:
+    """A file's bare `no` is YAML's false: one line says to quote it, and quoted it is taken."""
+    file = tmp_path / "mine.yaml"
+    file.write_text("train: {precision: no}\n")
+    message = "train.precision: YAML takes no, off, yes and on for truth values; quote it"
+    with pytest.raises(UserError, match=re.escape(message)):
+        resolve(file=str(file))
+    file.write_text("train: {precision: 'no'}\n")
+    assert resolve(file=str(file)).train.precision == "no"
