@@ -232,3 +232,18 @@ def test_leaving_never_hangs(sets, workers, end):
     ended = subprocess.run(command, check=False, capture_output=True, text=True)
     assert ended.returncode == (3 if "3" in end else 0), ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("threads", "gpu", "processes", "cores", "want"),
+    [(0, False, 1, 64, 2), (0, True, 1, 64, 16), (0, True, 8, 64, 8), (0, True, 8, 8, 2),
+     (3, False, 1, 64, 3), (3, True, 1, 64, 3)],
+)  # fmt: skip
+def test_a_gpu_leaves_the_cores_to_decoding(
+    monkeypatch: pytest.MonkeyPatch, threads: int, gpu: bool, processes: int, cores: int, want: int
+) -> None:
+    """`threads=0` is two, or beside a GPU this process's share of the cores; a number is itself."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(cores)))
+    assert DataConfig(threads=threads).decoding_threads() == want

@@ -139,3 +139,13 @@ def test_an_error_of_the_fetching_thread_is_raised(tmp_path: Path) -> None:
     dictionary.fetch_ahead(torch.tensor([0]), torch.tensor([0]))
     with pytest.raises(AttributeError, match="fetch"):
         dictionary.close()
+
+
+def test_a_table_of_huge_pages_is_a_table() -> None:
+    """From two megabytes on: zeros of the shape asked for, which keep what is written."""
+    for slots in (3, 1024, 1025):
+        table = residence._host_table(slots, residence.Field((4, 256), torch.float32))
+        assert table.shape == (slots, 4, 256) and not table.any()
+        rows = torch.rand(3, 4, 256)
+        table.index_copy_(0, torch.tensor([0, slots - 1, 1]), rows)
+        assert torch.equal(table[[0, slots - 1, 1]], rows) and table.is_contiguous()
