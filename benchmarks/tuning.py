@@ -69,13 +69,15 @@ class Bench:
 
 def costs(args: argparse.Namespace, cores: int) -> dict[str, float]:
     """Seconds of every stage; the studies share what the others leave of the minutes."""
-    rounds = -(-TRIALS_OF_OVERHEAD // cores)
+    rounds, pairs = -(-TRIALS_OF_OVERHEAD // cores), -(-args.seeds // cores)
+    # The preset without the settings that all share may take twice as long.
+    compared = (4 if args.words else 2) * (1.1 * args.trial_seconds + START_SECONDS)
     fixed = {
         "prepare": 10.0,
         "calibrate": 30.0,
         "kills": args.kills * KILL_SECONDS,
         "overhead": START_SECONDS + 1.1 * rounds * args.trial_seconds,
-        "compare": (args.seeds + 1) * (1.2 * args.trial_seconds + START_SECONDS),
+        "compare": pairs * compared + 4 * args.seeds * 4.0,
     }
     studies = max(0.0, 60 * args.minutes - sum(fixed.values()))
     return {**fixed, "studies": studies}
@@ -170,37 +172,38 @@ def judged(bench: Bench, run: Path, cells: str | None) -> float:
     return float(found)
 
 
+def contender(bench: Bench, name: str, seed: int, steps: int, *words: str) -> dict[str, Any]:
+    """A training that is compared with others: where it is, how long it took, its PSNR."""
+    found = trained(bench, name, *words, f"seed={seed}", f"train.steps={steps}")
+    return {"run": name, **{key: found[key] for key in ("steps", "seconds", "psnr")}}
+
+
 def compare(bench: Bench, sets: dict[str, str], steps: int, winner: Path) -> list[dict[str, Any]]:
-    """Preset and winner over training seeds that no search has used. The preset gets more steps
-    where the winner's cost more, so that it never trains for less time."""
-    rows, more = [], 1.0
-    for seed in range(100, 100 + bench.args.seeds):
+    """Preset and winner over training seeds that no search has used, as many at a time as a search
+    trains. The preset gets more steps where the winner's cost more, so that it never trains for
+    less time; where all trainings share settings, the preset without them is compared too."""
+    base = ("preset=weizmann", f"data.manifest={sets['data']}")
+    presets = {"preset": (*base, *bench.args.words)} | ({"plain": base} if bench.args.words else {})
+
+    def one(seed: int) -> dict[str, Any]:
         row: dict[str, Any] = {"seed": seed}
-        for kind, words in (
-            ("best", ("--config", str(winner), f"train.steps={steps}")),
-            ("preset", ("preset=weizmann", f"data.manifest={sets['data']}", *bench.args.words)),
-        ):
-            length = steps if kind == "best" else round(steps * more)
-            name = f"{kind}-{seed}"
-            found = trained(bench, name, *words, f"seed={seed}", f"train.steps={length}")
-            ratio = row["best"]["seconds"] / found["seconds"] if kind == "preset" else 0.0
+        row["best"] = contender(bench, f"best-{seed}", seed, steps, "--config", str(winner))
+        for kind, words in presets.items():
+            found = contender(bench, f"{kind}-{seed}", seed, steps, *words)
+            ratio = row["best"]["seconds"] / found["seconds"]
             if ratio > 1.02:
-                more *= ratio
-                length = round(steps * more)
-                name = f"{name}-{length}"
-                found = trained(bench, name, *words, f"seed={seed}", f"train.steps={length}")
-            run = bench.out / "runs" / name
-            cells = {
-                "test": judged(bench, run, sets["test"]),
-                "validation": judged(bench, run, None),
-            }
-            row[kind] = {
-                "steps": length,
-                "seconds": found["seconds"],
-                "psnr": found["psnr"],
-                **cells,
-            }
-        rows.append(row)
+                more = round(1.02 * ratio * steps)
+                found = contender(bench, f"{kind}-{seed}-{more}", seed, more, *words)
+            row[kind] = found
+        return row
+
+    with ThreadPoolExecutor(bench.cores) as pool:
+        rows = list(pool.map(one, range(100, 100 + bench.args.seeds)))
+    for row in rows:  # judged at last, since that takes all cores
+        for kind in ("best", *presets):
+            run = bench.out / "runs" / row[kind]["run"]
+            row[kind]["test"] = judged(bench, run, sets["test"])
+            row[kind]["validation"] = judged(bench, run, None)
     return rows
 
 
@@ -247,8 +250,9 @@ def run(bench: Bench) -> dict[str, Any]:
         bench, sets, steps, bench.out / winner / "best.yaml"))  # fmt: skip
     errors = [(k["charged"] - k["held"]) / INTERVAL for k in killed]
     return {
-        "steps": steps, "cpu_hours": hours, "kills": killed, "ledger_intervals": errors,
-        "overhead": overhead, "studies": studies, "winner": winner, "compare": rows,
+        "words": args.words, "steps": steps, "cpu_hours": hours, "kills": killed,
+        "ledger_intervals": errors, "overhead": overhead, "studies": studies, "winner": winner,
+        "compare": rows,
     }  # fmt: skip
 
 

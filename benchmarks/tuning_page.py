@@ -28,33 +28,39 @@ def mean(numbers: Sequence[float]) -> float:
 
 def intro(found: Mapping[str, Any]) -> str:
     """What was done."""
+    shared = " ".join(f"`{word}`" for word in found["words"])
+    shared = f", and {shared} in all of them" if shared else ""
     return (
         f"Weizmann strips, 9 persons x 3 actions, one cell of each person held out: 4 cells choose "
         f"among trials (validation), 5 judge (test). Trials of {found['steps']} steps on one core, "
-        f"{60 * found['cpu_hours']:.0f} CPU-minutes a study, settings as above and the rates, "
-        "objective `exchange`, no halving: training PSNR says little about cells never seen."
+        f"{60 * found['cpu_hours']:.0f} CPU-minutes a study, settings as above and the rates"
+        f"{shared}; objective `exchange`, no halving: training PSNR says little about cells never "
+        "seen."
     )
 
 
 def against_preset(found: Mapping[str, Any]) -> str:
     """The best of the searches beside the preset."""
     rows = found["compare"]
-    kinds = ("preset", "best")
+    names = {"plain": "preset", "preset": "preset", "best": "best"}
+    if found["words"]:
+        names["preset"] = f"preset, {' '.join(found['words'])}"
+    kinds = [kind for kind in names if kind in rows[0]]
     lines = [
-        [row["seed"], kind, row[kind]["steps"], f"{row[kind]['seconds']:.0f}",
+        [row["seed"], names[kind], row[kind]["steps"], f"{row[kind]['seconds']:.0f}",
          *(f"{row[kind][name]:.2f}" for name in ("psnr", "validation", "test"))]
         for row in rows for kind in kinds
     ]  # fmt: skip
     gains = [row["best"]["test"] - row["preset"]["test"] for row in rows]
     lines += [
-        ["mean", kind, "", f"{mean([row[kind]['seconds'] for row in rows]):.0f}",
+        ["mean", names[kind], "", f"{mean([row[kind]['seconds'] for row in rows]):.0f}",
          *(f"{mean([row[kind][name] for row in rows]):.2f}"
            for name in ("psnr", "validation", "test"))]
         for kind in kinds
     ]  # fmt: skip
     head = ("seed", "configuration", "steps", "seconds", "training PSNR", "validation", "test")
     return (
-        f"**Against the preset** `weizmann`, at no less training time, over training seeds that no "
+        f"**Against the {names['preset']}**, at no less training time, over training seeds that no "
         f"search has seen: {mean(gains):+.2f} dB on the test cells ("
         f"{', '.join(f'{gain:+.2f}' for gain in gains)}).\n\n{table(head, lines)}"
     )

@@ -32,7 +32,10 @@ COLOURS = {
     "pink": 0.9,
     "orange": 0.07,
 }
-"""Hue of each identity's object, turns."""
+"""Hue of each identity's object, turns. Beyond these, colours are named by degrees: `hue223`."""
+DEGREES = 360
+STRIDE = 223
+"""Between the degrees of one appearance and the next of its shape; prime to 360, so all come up."""
 
 TAU = 2 * math.pi
 
@@ -50,13 +53,28 @@ MOTIONS: dict[str, Callable[[float], Pose]] = {
 
 
 def identities(count: int) -> list[str]:
-    """Names of the first appearances, such as `red-disc`; at most 48."""
-    shapes, colours = list(meshes.SHAPES), list(COLOURS)
-    most = len(shapes) * len(colours)
+    """Names of the first appearances, such as `red-disc` and, after 48, `hue223-disc`.
+
+    Raises:
+        UserError: more than there are.
+    """
+    shapes = list(meshes.SHAPES)
+    most = len(shapes) * (len(COLOURS) + DEGREES)
     if count > most:
-        raise UserError(f"identities: synthetic footage has at most {most}, not {count}")
+        raise UserError(f"identities: synthetic footage has at most {most:,}, not {count}")
     rounds = [divmod(number, len(shapes)) for number in range(count)]
-    return [f"{colours[(shape + turn) % len(colours)]}-{shapes[shape]}" for turn, shape in rounds]
+    return [f"{_colour_name(turn, shape)}-{shapes[shape]}" for turn, shape in rounds]
+
+
+def _colour_name(turn: int, shape: int) -> str:
+    names = list(COLOURS)
+    if turn < len(names):
+        return names[(shape + turn) % len(names)]
+    return f"hue{(STRIDE * (turn - len(names)) + 60 * shape) % DEGREES:03d}"
+
+
+def _hue_of(colour: str) -> float:
+    return COLOURS[colour] if colour in COLOURS else int(colour.removeprefix("hue")) / DEGREES
 
 
 def actions(count: int) -> list[str]:
@@ -86,7 +104,7 @@ def held_out(options: SourceOptions) -> tuple[tuple[str, str], ...]:
 def render(identity: str, action: str, *, frames: int, size: int = 64) -> Iterator[np.ndarray]:
     """Frames of one cell, each uint8 (size, size, 3); the same pixels for the same arguments."""
     colour, shape = identity.split("-")
-    hue = COLOURS[colour]
+    hue = _hue_of(colour)
     faces = meshes.SHAPES[shape]()
     tones = (_colour(hue, 0.75, 0.95), _colour(hue + 0.09, 0.65, 0.75))
     room = _room(hue, size * meshes.SUPERSAMPLING)

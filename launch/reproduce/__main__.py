@@ -14,7 +14,7 @@ import os
 import platform
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +23,7 @@ import torch
 from data_shards.errors import UserError
 from launch.reproduce import planner, report, state, trainings
 from launch.reproduce.context import Context, Stage
-from launch.reproduce.footage import find_sets
+from launch.reproduce.footage import FootageSet, find_sets, manifest_of, prepared
 from launch.reproduce.pacing import Pacing
 from launch.reproduce.planner import Budget, Plan
 from launch.reproduce.stages import STAGES
@@ -31,21 +31,32 @@ from trainer.evaluate import find_vgg
 
 
 def plan_of(
-    budget: Budget, *, trainings_of: Callable[[Plan], int], rest_of: Callable[[Plan], float]
+    budget: Budget, stages: Mapping[str, Stage], sets: Sequence[FootageSet], same: Plan
 ) -> Plan:
-    """The plan of a budget: all its trainings are equally long."""
-    same = {"fit_steps": budget.fit_steps, "counts": budget.counts, "ranks": budget.ranks}
-    same |= {"randoms": budget.randoms, "classify_steps": budget.classify_steps}
-    plan = Plan(None, budget.seeds, **same)
+    """The plan of a budget: what is left after all else goes to the trainings.
+
+    Args:
+        budget: how long and how large.
+        stages: that are to run.
+        sets: that are there.
+        same: a plan whose shares, jobs, sizes and words hold.
+    """
+    plan = replace(
+        same,
+        seeds=budget.seeds, fit_steps=budget.fit_steps, counts=budget.counts, ranks=budget.ranks,
+        randoms=budget.randoms, classify_steps=budget.classify_steps, grown=budget.grown,
+        synthetic_seeds=1 if any(footage.root for footage in sets) else 0,
+        words=(*budget.words, *same.words),
+    )  # fmt: skip
     if budget.minutes is None:
         return plan
-    each = planner.divide(budget.minutes, trainings_of(plan), rest=rest_of(plan))
-    return replace(plan, minutes=each)
+    needs = [stage.need(sets, plan) for stage in stages.values()]
+    return replace(plan, minutes=planner.divide(budget.minutes, needs))
 
 
 def reproduce(
     context: Context,
-    stages: dict[str, Stage],
+    stages: Mapping[str, Stage],
     facts: report.Facts,
     *,
     publish: Path | None = None,
@@ -86,6 +97,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--publish", type=Path, metavar="DIR", help="write DIR/results.md too")
     parser.add_argument("--stages", nargs="+", default=[], metavar="NAME", help=", ".join(STAGES))
     parser.add_argument("--sets", nargs="+", default=[], metavar="NAME", help="only these sets")
+    parser.add_argument(
+        "--jobs", type=int, metavar="N",
+        help="trainings at a time (default: 1 with a GPU, else one for each core, at most 4)",
+    )  # fmt: skip
     parser.add_argument("--vgg", metavar="FILE", help="VGG16 weights (or $NAVSYNTH_VGG16)")
     parser.add_argument("words", nargs="*", metavar="setting=value", help="of every training")
     options = parser.parse_intermixed_args(argv)
@@ -110,27 +125,40 @@ def _main(options: argparse.Namespace, command: str) -> list[Path]:
         raise UserError(f"--sets {min(unknown)}: there are {there}")
     sets = tuple(f for f in sets if not options.sets or f.name in options.sets)
 
-    def needed(plan: Plan) -> int:
-        return sum(stage.trainings(sets, plan) for stage in stages.values())
-
-    def rest(plan: Plan) -> float:
-        each = (planner.rest_minutes(plan, s.rest, sets=len(sets)) for s in stages.values())
-        return sum(each)
-
-    plan = plan_of(budget, trainings_of=needed, rest_of=rest)
-    plan = replace(plan, words=tuple(options.words))
+    jobs = options.jobs or (1 if torch.cuda.is_available() else min(4, trainings.cores()))
+    if jobs < 1:
+        raise UserError(f"--jobs {jobs}: at least 1 is needed")
+    plan = Plan(None, 1, jobs=jobs, words=tuple(options.words))
+    same = {"out": options.out, "frames": plan.frames, "size": plan.size}
+    wholes = {f.name: manifest_of(prepared(f, name="all", **same)) for f in sets}
+    shares = planner.shares_of({name: len(facts.videos) for name, facts in wholes.items()})
+    plan = plan_of(budget, stages, sets, replace(plan, shares=shares))
     vgg, why = find_vgg(options.vgg)
     context = Context(options.out, sets, plan, vgg, why, trainings.start_process)
     facts = report.Facts(
         command=f"`{command}`",
-        budget=f"{options.budget}: {needed(plan)} trainings"
-        + (f" of {plan.minutes:.2f} minutes each" if plan.minutes else ", as long as presets say"),
-        sets=", ".join(footage.name for footage in sets),
+        budget=f"{options.budget}: {length_of(plan, stages, sets)}",
+        sets=", ".join(f"{name} ({len(whole.videos)} videos)" for name, whole in wholes.items()),
         machine=f"{len(os.sched_getaffinity(0))} cores, {_device()}, PyTorch {torch.__version__}, "
         f"Python {platform.python_version()}",
-        training=f"seeds 0 to {plan.seeds - 1}; {plan.frames} frames of {plan.size} x {plan.size}",
+        training=f"{_seeds(plan)}; {plan.frames} frames of {plan.size} x {plan.size}"
+        + "".join(f"; `{word}`" for word in plan.words),
     )
     return reproduce(context, stages, facts, publish=options.publish, budget=budget.minutes)
+
+
+def length_of(plan: Plan, stages: Mapping[str, Stage], sets: Sequence[FootageSet]) -> str:
+    """How many trainings there are, and how long ones, in words."""
+    count = sum(stage.trainings(footage, plan) for stage in stages.values() for footage in sets)
+    if plan.minutes is None:
+        return f"{count} trainings, as long as presets say, {plan.jobs} at a time"
+    each = ", ".join(f"{f.name} {plan.minutes_on(f.name):.2f}" for f in sets)
+    return f"{count} trainings, {plan.jobs} at a time; minutes of each: {each}"
+
+
+def _seeds(plan: Plan) -> str:
+    text = f"{plan.seeds} seeds" if plan.seeds > 1 else "one seed"
+    return f"{text}, one on synthetic footage" if 0 < plan.synthetic_seeds < plan.seeds else text
 
 
 def _device() -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from launch.reproduce.footage import FootageSet
-from launch.reproduce.planner import Plan
+from launch.reproduce.planner import Need, Plan
 from trainer.vgg import Vgg
 
 Cell = str | float | int | None
@@ -34,6 +34,8 @@ class Claim(NamedTuple):
     holds: bool | None
     """None: could not be judged; `detail` says why."""
     detail: str
+    cause: str = ""
+    """The likely cause where it does not hold."""
 
 
 class Picture(NamedTuple):
@@ -56,14 +58,33 @@ class Stage(NamedTuple):
     """One experiment of the paper."""
 
     title: str
-    trainings: Callable[[Sequence[FootageSet], Plan], int]
-    """How many trainings it will ask for, for the planner."""
+    trainings: Callable[[FootageSet, Plan], int]
+    """How many trainings it will ask for on a data set, for the planner."""
     run: Callable[[Context], StageResult]
     rest: tuple[float, float]
     """Seconds of everything but trainings on two cores: for each data set, and besides for each of
     its seeds and 100 random videos."""
     fixed: bool = False
     """Its trainings are compared with those of another stage, so they are never shortened."""
+
+    def need(self, sets: Sequence[FootageSet], plan: Plan) -> Need:
+        """What it takes on these data sets."""
+        counts = {footage.name: self.trainings(footage, plan) for footage in sets}
+        seconds = sum(
+            self.rest[0] + self.rest[1] * seeds_on(footage, plan) * plan.randoms / 100
+            for footage in sets
+        )
+        return Need(
+            sum(counts.values()) / plan.jobs,
+            sum(count * plan.share(name) for name, count in counts.items()) / plan.jobs,
+            seconds / 60,
+            self.fixed,
+        )
+
+
+def seeds_on(footage: FootageSet, plan: Plan) -> int:
+    """Seeds of each variant on a data set."""
+    return plan.seeds_on(synthetic=not footage.root)
 
 
 @dataclass(frozen=True)
@@ -78,8 +99,9 @@ class Context:
     """Feature network of MCS."""
     no_vgg: str
     """Why there is none."""
-    start: Callable[[list[str], Path], int]
-    """Starts a training with these words of trainer/main.py, its output into a file."""
+    start: Callable[[str, list[str], Path], int]
+    """Runs a module of the project with these arguments, its output into a file; its exit code.
+    Called from `Plan.jobs` threads."""
 
     def picture(self, name: str) -> Path:
         """Where a picture goes."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -146,8 +147,14 @@ def prepared(
         ),
     )
     folder = out / "data" / f"{footage.name}-{name}"
-    prepare(options, out=folder)
+    _prepare_once(options, folder)
     return folder
+
+
+@cache
+def _prepare_once(options: Options, folder: Path) -> None:
+    """Stages ask for the same sets again and again; looking at the footage each time takes long."""
+    prepare(options, out=folder)
 
 
 def cells_of(manifest: Manifest, count: int) -> tuple[Cell, ...]:

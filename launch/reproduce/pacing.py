@@ -37,12 +37,12 @@ class Pacing:
 
     def need(self, name: str) -> Need:
         """What a stage takes, by plan."""
-        stage, context = self.stages[name], self.context
-        return Need(
-            stage.trainings(context.sets, context.plan),
-            planner.rest_minutes(context.plan, stage.rest, sets=len(context.sets)),
-            stage.fixed,
-        )
+        return self.stages[name].need(self.context.sets, self.context.plan)
+
+    def trainings(self, name: str) -> int:
+        """How many trainings a stage asks for."""
+        sets, plan = self.context.sets, self.context.plan
+        return sum(self.stages[name].trainings(footage, plan) for footage in sets)
 
     def run(self, name: str) -> StageResult:
         """A stage's result; one that says why where it was left out."""
@@ -51,14 +51,14 @@ class Pacing:
         if planned is not None and each is None:
             text = f"left out: {max(0.0, self.left):.1f} minutes of the budget were left"
             print(f"stage {name}: {text}", file=sys.stderr, flush=True)
-            self.rows.append((name, need.trainings, planned, None, None))
+            self.rows.append((name, self.trainings(name), planned, None, None))
             return StageResult(notes=(f"{text}; --stages {name} runs it with a budget to itself",))
         context = replace(self.context, plan=replace(self.context.plan, minutes=each))
         result = state.run_stage(context, self.kept, name, self.stages[name])
         took = self.kept.seconds_of(name) / 60
         self.left -= took
         self.done.append((need, each or 0.0, took))
-        self.rows.append((name, need.trainings, planned, each, took))
+        self.rows.append((name, self.trainings(name), planned, each, took))
         return result
 
     def given(self, name: str) -> float | None:
@@ -81,9 +81,13 @@ class Pacing:
         """What was planned, given and taken, as a table of the report."""
         total = sum(row[4] or 0.0 for row in self.rows)
         columns = ("stage", "trainings", "minutes of each, planned", "given", "minutes in all")
+        plan = self.context.plan
         rows = (*self.rows, ("all", sum(row[1] for row in self.rows), None, None, total))
         card = {
             "budget": f"{self.budget:g} minutes" if self.budget else "none",
+            "at a time": f"{plan.jobs} trainings",
+            "minutes of each": "times the share of the data set: "
+            + ", ".join(f"{f.name} {plan.share(f.name):.2f}" for f in self.context.sets),
             "in all": "of the run that found the result, without trainings that were there already",
         }
         return StageResult((Table("Time by stage", columns, rows, card),))

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from data_shards.errors import UserError
 
 SHARE = 0.95
 """Of the budget that is planned; the rest is for what takes longer than expected."""
-OVERHEAD_MINUTES = 0.15
-"""What starting and closing one training takes, on two cores."""
+OVERHEAD_MINUTES = 0.2
+"""What starting and closing one training takes, on one core."""
 LEAST_MINUTES = 0.05
 
 
@@ -21,9 +21,15 @@ class Plan:
     """Sizes of every experiment."""
 
     minutes: float | None
-    """Of each training; None: as long as its preset says."""
+    """Of a training, on average over data sets; None: as long as its preset says."""
     seeds: int
     """Trainings of each variant, with seeds 0, 1, ...; spread is over these."""
+    synthetic_seeds: int = 0
+    """The same on synthetic footage, where there is real footage too; 0: as many."""
+    shares: Mapping[str, float] = field(default_factory=dict)
+    """Length of a training by data set, as a multiple of `minutes`; 1 where none is given."""
+    jobs: int = 1
+    """Trainings at a time."""
     words: tuple[str, ...] = ()
     """Settings of every training, over the experiment's own."""
     frames: int = 16
@@ -40,6 +46,8 @@ class Plan:
     """Steps of `trainer.fit`."""
     counts: bool = False
     """Fit unseen videos after training on a quarter and on half of the videos, too."""
+    grown: tuple[int, ...] = ()
+    """Numbers of synthetic videos after training on which unseen ones are fitted, for the plot."""
     classify_steps: int = 300
     """Training steps of the identity and action classifiers."""
     baseline_steps: int = 0
@@ -49,9 +57,22 @@ class Plan:
     )  # fmt: skip
     """Low-rank constraints of the interpolation: rho (0: off) and scope."""
 
-    def length(self) -> tuple[str, ...]:
-        """Words that say how long a training is."""
-        return () if self.minutes is None else (f"train.minutes={self.minutes:.4g}",)
+    def share(self, name: str) -> float:
+        """Length of a data set's trainings, as a multiple of `minutes`."""
+        return self.shares.get(name, 1.0)
+
+    def minutes_on(self, name: str) -> float | None:
+        """Minutes of a training on a data set; None: as long as its preset says."""
+        return None if self.minutes is None else self.minutes * self.share(name)
+
+    def length_on(self, name: str) -> tuple[str, ...]:
+        """Words that say how long a training on a data set is."""
+        minutes = self.minutes_on(name)
+        return () if minutes is None else (f"train.minutes={minutes:.4g}",)
+
+    def seeds_on(self, *, synthetic: bool) -> int:
+        """Trainings of each variant on a data set."""
+        return self.synthetic_seeds or self.seeds if synthetic else self.seeds
 
 
 @dataclass(frozen=True)
@@ -65,13 +86,19 @@ class Budget:
     ranks: tuple[tuple[int, str], ...] = Plan.ranks
     randoms: int = 500
     classify_steps: int = 300
+    grown: tuple[int, ...] = ()
+    words: tuple[str, ...] = ()
+    """Settings of every training."""
 
 
+HALF = ("networks.channels=32",)
+"""Half the width of DCGAN, as the baselines have it: in minutes on a CPU it gets further."""
 BUDGETS = {
-    "30m": Budget(30, 1, fit_steps=150, ranks=Plan.ranks[:3], randoms=100, classify_steps=150),
-    "2h": Budget(120, 3, counts=True, randoms=200),
-    "full": Budget(None, 3, counts=True, fit_steps=2000),
-}
+    "30m": Budget(30, 1, fit_steps=150, ranks=Plan.ranks[:3], randoms=100, classify_steps=150,
+                  words=HALF),
+    "2h": Budget(120, 3, counts=True, randoms=200, grown=(20, 200, 2000), words=HALF),
+    "full": Budget(None, 3, counts=True, fit_steps=2000, grown=(20, 200, 2000)),
+}  # fmt: skip
 
 
 def budget_of(name: str) -> Budget:
@@ -90,50 +117,62 @@ def budget_of(name: str) -> Budget:
     return replace(BUDGETS[row], minutes=minutes)
 
 
-def divide(minutes: float, trainings: int, *, rest: float = 0.0) -> float:
-    """Minutes of each of so many trainings, where rendering and scoring take `rest` minutes.
-
-    Raises:
-        UserError: the budget is too small for them.
+def shares_of(videos: Mapping[str, int]) -> dict[str, float]:
+    """Length of a data set's trainings by the number of its videos, all clips being equally long:
+    about as many passes over each set, but no set gets less than half or more than twice the mean.
     """
-    each = (SHARE * minutes - rest) / max(1, trainings) - OVERHEAD_MINUTES
-    if each < LEAST_MINUTES:
-        raise UserError(
-            f"--budget: {minutes:g} minutes are too few for {trainings} trainings and {rest:.1f} "
-            "minutes of rendering and scoring; leave stages out with --stages, or give more"
-        )
-    return each
-
-
-def rest_minutes(plan: Plan, rest: tuple[float, float], *, sets: int) -> float:
-    """Minutes of a stage besides its trainings (`Stage.rest`) on so many data sets."""
-    return sets * (rest[0] + rest[1] * plan.seeds * plan.randoms / 100) / 60
+    mean = sum(videos.values()) / len(videos)
+    return {name: min(2.0, max(0.5, count / mean)) for name, count in videos.items()}
 
 
 class Need(NamedTuple):
-    """What one stage takes."""
+    """What one stage takes, beside each other what runs beside each other."""
 
-    trainings: int
+    starts: float
+    """Trainings, over `Plan.jobs`."""
+    units: float
+    """The sum of their shares (`Plan.share`), over `Plan.jobs`."""
     rest: float
     """Minutes of everything but trainings, on two cores."""
     fixed: bool
     """Its trainings are compared with those of another stage, so they are as long as planned."""
+
+    @property
+    def around(self) -> float:
+        """Minutes of everything but training itself."""
+        return self.rest + self.starts * OVERHEAD_MINUTES
+
+
+def divide(minutes: float, needs: Sequence[Need]) -> float:
+    """Minutes of a training of share 1, so that all stages take their share of the budget.
+
+    Raises:
+        UserError: the budget is too small for them.
+    """
+    rest = sum(need.around for need in needs)
+    each = (SHARE * minutes - rest) / max(1.0, sum(need.units for need in needs))
+    if each < LEAST_MINUTES:
+        raise UserError(
+            f"--budget: {minutes:g} minutes are too few; starting trainings, rendering and scoring "
+            f"take {rest:.1f} alone; leave stages out with --stages, or give more"
+        )
+    return each
 
 
 def pace_of(done: Sequence[tuple[Need, float, float]]) -> float:
     """How much longer than expected everything but training took: minutes over minutes, 0.5 to 8.
 
     Args:
-        done: of each stage that ran: its need, the minutes each of its trainings was given, and
+        done: of each stage that ran: its need, the minutes a training of share 1 was given, and
             the minutes it took.
     """
-    expected = sum(need.rest + need.trainings * OVERHEAD_MINUTES for need, _, _ in done)
-    took = sum(total - need.trainings * each for need, each, total in done)
+    expected = sum(need.around for need, _, _ in done)
+    took = sum(total - need.units * each for need, each, total in done)
     return min(8.0, max(0.5, took / expected)) if expected else 1.0
 
 
 def given(left: float, needs: Sequence[Need], *, planned: float, pace: float) -> float | None:
-    """Minutes of each training of the first of the stages that are still to come.
+    """Minutes of a training of share 1 of the first of the stages that are still to come.
 
     As planned while there is time; where there is not, trainings that need not be as long as those
     of another stage are all shortened alike. None: not even the shortest fits.
@@ -141,15 +180,15 @@ def given(left: float, needs: Sequence[Need], *, planned: float, pace: float) ->
     Args:
         left: minutes of the budget.
         needs: of this stage and of those after it.
-        planned: minutes of each training.
+        planned: minutes of a training of share 1.
         pace: of everything but training (`pace_of`).
     """
-    around = [pace * (need.rest + need.trainings * OVERHEAD_MINUTES) for need in needs]
+    around = [pace * need.around for need in needs]
     first = needs[0]
-    if first.fixed or not first.trainings:
-        own = around[0] + first.trainings * planned
+    if first.fixed or not first.units:
+        own = around[0] + first.units * planned
         return planned if own <= left else None
-    fixed = sum(need.trainings * planned for need in needs if need.fixed)
-    free = sum(need.trainings for need in needs if not need.fixed)
+    fixed = sum(need.units * planned for need in needs if need.fixed)
+    free = sum(need.units for need in needs if not need.fixed)
     each = min(planned, (left - sum(around) - fixed) / free)
     return each if each >= LEAST_MINUTES else None

@@ -58,8 +58,16 @@ def markdown(
 def _claims(claims: list[Claim]) -> str:
     if not claims:
         return "Nothing was judged.\n"
-    lines = [f"| {_safe(c.text)} | **{VERDICTS[c.holds]}** | {_safe(c.detail)} |" for c in claims]
+    lines = [
+        f"| {_safe(c.text)} | **{VERDICTS[c.holds]}** | {_safe(explained(c))} |" for c in claims
+    ]
     return "\n".join(["| claim | | figures |", "| --- | --- | --- |", *lines, ""])
+
+
+def explained(claim: Claim) -> str:
+    """The figures of a claim, and the likely cause where it does not hold."""
+    why = f"; likely cause: {claim.cause}" if claim.holds is False and claim.cause else ""
+    return f"{claim.detail}{why}"
 
 
 def _table(table: Table) -> str:
@@ -96,6 +104,7 @@ def html(results: Mapping[str, tuple[str, StageResult]], facts: Facts) -> str:
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.filters["cell"] = lambda cell: cell_text(cell).replace("\\|", "|")
+    environment.filters["explained"] = explained
     return environment.get_template("results.html").render(
         results=list(results.values()),
         facts=facts._asdict(),

@@ -168,7 +168,7 @@ WORDS = [
         "synthetic --list /nowhere",
         "/nowhere: the list cannot be read (No such file or directory); see --list",
     ),
-    ("synthetic --identities 99", "identities: synthetic footage has at most 48, not 99"),
+    ("synthetic --identities 3000", "identities: synthetic footage has at most 2,208, not 3000"),
     (
         "synthetic --length 2 --identities 1",
         "synthetic: no usable video; rejected red-disc/turn: too short: 2 frames, a clip takes 4 "

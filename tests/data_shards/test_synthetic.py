@@ -49,9 +49,21 @@ def test_held_out_cells_leave_every_label(identities: int, actions: int) -> None
     assert {i for i, _ in rest} == set(names) and {a for _, a in rest} == set(motions)
 
 
+def test_appearances_beyond_the_named_colours_are_all_different() -> None:
+    """Every name once, the first 48 as before, and one with a numbered hue can be rendered."""
+    names = synthetic.identities(2208)
+    assert len(set(names)) == 2208 and names[:48] == synthetic.identities(48)
+    assert all(name.split("-")[0] in synthetic.COLOURS for name in names[:48])
+    assert names[54] == "hue223-disc"
+    other = cell("red-disc", "turn").astype(float)
+    assert np.abs(cell("hue223-disc", "turn") - other).mean() > 1
+
+
 def test_limits_are_named() -> None:
     """More factors than there are is an error that says how many there are."""
-    with pytest.raises(UserError, match=r"^identities: synthetic footage has at most 48, not 49$"):
-        synthetic.identities(49)
+    with pytest.raises(
+        UserError, match=r"^identities: synthetic footage has at most 2,208, not 2209$"
+    ):
+        synthetic.identities(2209)
     with pytest.raises(UserError, match=r"^actions: synthetic footage has at most 8, not 9$"):
         synthetic.actions(9)

@@ -3,23 +3,40 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import threading
+import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
 from data_shards.errors import UserError
 from data_shards.manifest import read_manifest
 from launch.reproduce import __main__ as entry
-from launch.reproduce import blending, classifier, coding, figures, footage, planner, report, shifts
+from launch.reproduce import (
+    blending,
+    classifier,
+    coding,
+    figures,
+    footage,
+    planner,
+    report,
+    shifts,
+    trainings,
+)
+from launch.reproduce.baselines import BASELINES
+from launch.reproduce.baselines.__main__ import main as play
 from launch.reproduce.context import Context, Stage, StageResult, from_json, mean_std, to_json
 from launch.reproduce.footage import SYNTHETIC, find_sets
 from launch.reproduce.pacing import Pacing
 from launch.reproduce.planner import Need, Plan
-from launch.reproduce.stages import STAGES
-from launch.reproduce.stages.adversarial import BASELINES
+from launch.reproduce.stages import STAGES, ablation, adversarial, unseen
 from launch.reproduce.stages.compact import Point, at_bytes
 from launch.reproduce.stages.unseen import counts_of, split
 from launch.reproduce.state import State
@@ -40,13 +57,15 @@ FACTS = report.Facts("a test", "tiny", "synthetic", "any", "3 steps")
 
 
 class Trainer:
-    """Trains in this process and counts; fails on demand."""
+    """Trains in this process and counts ours; one of ours fails on demand."""
 
     def __init__(self) -> None:
         self.started = 0
         self.left = 10**6
 
-    def __call__(self, words: list[str], log: Path) -> int:
+    def __call__(self, module: str, words: list[str], log: Path) -> int:
+        if module == adversarial.MODULE:
+            return play(words)
         self.started += 1
         self.left -= 1
         return train(words) if self.left >= 0 else 1
@@ -77,9 +96,9 @@ def test_an_interrupted_reproduction_goes_on_and_trains_nothing_twice(done) -> N
     """Trainings are those that the planner counts, plus the one that failed; again, none."""
     context, trainer, _ = done
     ours = {name: stage for name, stage in STAGES.items() if name != "adversarial"}
-    needed = sum(stage.trainings(context.sets, context.plan) for stage in ours.values())
+    needed = sum(stage.trainings(TINY, context.plan) for stage in ours.values())
     baselines = list((context.out / "baselines").glob("*.safetensors"))
-    assert len(baselines) == STAGES["adversarial"].trainings(context.sets, context.plan)
+    assert len(baselines) == STAGES["adversarial"].trainings(TINY, context.plan)
     assert trainer.started == needed + 1
     entry.reproduce(context, STAGES, FACTS)
     assert trainer.started == needed + 1
@@ -126,14 +145,56 @@ def test_results_survive_as_json() -> None:
     assert "y\\|z" in report.markdown({"s": ("title", back)}, FACTS)
 
 
+def test_a_claim_that_fails_comes_with_its_likely_cause(done) -> None:
+    """The order of the ablation against a slow look; causes only where a claim does not hold."""
+    from launch.reproduce.context import Claim
+
+    low, high = [1.0, 1.2, 1.4], [2.0, 2.2, 2.4]
+    rows = {"full": low, **{name: high for name in ablation.VARIANTS if name != "full"}}
+    first = ablation._order("t", rows, digits=1)
+    assert first.holds and report.explained(first) == first.detail
+    other = ablation._order("t", {**rows, "full": high, "-l_triplet -l_static": low}, digits=1)
+    assert other.holds is False and "reconstruction is all" in report.explained(other)
+    close = ablation._order("t", {**rows, "full": [1.1, 1.3, 1.5], "+l_triplet -l_static": low},
+                            digits=1)  # fmt: skip
+    assert "less than one seed does" in report.explained(close)
+    one = {name: [float(number)] for number, name in enumerate(ablation.VARIANTS)}
+    assert "one seed does not settle" in report.explained(ablation._order("t", one, digits=1))
+    assert report.explained(Claim("t", None, "d", "c")) == "d"
+    files = done[2]
+    assert "likely cause" in files[0].read_text() and "likely cause" in files[1].read_text()
+
+
+def test_a_killed_reproduction_leaves_no_training_behind(tmp_path: Path) -> None:
+    """What it had started ends with it, by itself."""
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from launch.reproduce.trainings import start_process\n"
+        "start_process('http.server', ['--bind', '127.0.0.1', '0'], Path(sys.argv[1]))"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "log")])
+    try:
+        until = time.monotonic() + 60
+        while not (found := psutil.Process(parent.pid).children()) or "http.server" not in (
+            " ".join(found[0].cmdline()[:3])
+        ):
+            assert time.monotonic() < until, "no child"
+            time.sleep(0.05)
+    finally:
+        parent.kill()
+        parent.wait()
+    assert not psutil.wait_procs(found, timeout=30)[1]
+
+
 def test_a_budget_is_divided_over_its_trainings_and_too_small_a_one_is_refused() -> None:
     """All trainings together with their overhead take the trainings' share of the budget."""
-    each = planner.divide(30, 20)
+    each = planner.divide(30, [Need(20, 20, 0.0, False)])
     assert 20 * (each + planner.OVERHEAD_MINUTES) == pytest.approx(30 * planner.SHARE)
-    less = planner.divide(30, 20, rest=5)
-    assert 20 * (less + planner.OVERHEAD_MINUTES) + 5 == pytest.approx(30 * planner.SHARE)
+    less = planner.divide(30, [Need(12, 9, 5, True), Need(8, 11, 1, False)])
+    spent = 20 * (less + planner.OVERHEAD_MINUTES) + 6
+    assert spent == pytest.approx(30 * planner.SHARE)
     with pytest.raises(UserError, match="too few"):
-        planner.divide(1, 20)
+        planner.divide(1, [Need(20, 20, 0.0, False)])
     sizes = {name: planner.budget_of(name) for name in ("45m", "2.5h", "30m")}
     assert [sizes[n].minutes for n in sizes] == [45, 150, 30] and sizes["2.5h"].seeds == 3
     for wrong in ("0m", "1d", "h", "-3m"):
@@ -144,7 +205,8 @@ def test_a_budget_is_divided_over_its_trainings_and_too_small_a_one_is_refused()
 
 def test_a_slow_machine_shortens_what_stands_for_itself_and_leaves_out_the_rest() -> None:
     """On time all is as planned; late, the free stages share what is left, or nothing runs."""
-    fixed, free, none = Need(4, 1.0, True), Need(6, 1.0, False), Need(0, 1.0, False)
+    fixed, free = Need(4, 4, 1.0, True), Need(6, 6, 1.0, False)
+    none = Need(0, 0, 1.0, False)
     on_time = planner.given(30, [fixed, free, none], planned=1.0, pace=1.0)
     assert on_time == 1.0 == planner.given(30, [free, none], planned=1.0, pace=1.0)
     late = planner.given(6.2, [free, none], planned=1.0, pace=1.0)
@@ -168,7 +230,7 @@ def test_a_budget_is_kept_by_stages_and_survives_a_restart(tmp_path: Path) -> No
             seen.append((name, context.plan.minutes))
             return StageResult(notes=(name,))
 
-        return Stage(name, lambda sets, plan: trainings, run, (0.0, 0.0), fixed)
+        return Stage(name, lambda footage, plan: trainings, run, (0.0, 0.0), fixed)
 
     stages = {"a": stage("a", 2, True), "b": stage("b", 4, False), "c": stage("c", 30, True)}
     context = Context(tmp_path, (TINY,), replace(PLAN, minutes=1.0), None, "", Trainer())
@@ -187,6 +249,88 @@ def test_a_budget_is_kept_by_stages_and_survives_a_restart(tmp_path: Path) -> No
     less = Pacing(context, {"c": stages["c"]}, State(tmp_path / "less"), budget=20)
     assert "left out: 20.0 minutes" in less.run("c").notes[0] and len(seen) == 3
     assert less.table().tables[0].rows[0][3:] == (None, None)
+
+
+def test_a_stage_needs_what_runs_beside_each_other_once() -> None:
+    """Starts, shares and minutes of a stage against a loop over its trainings."""
+    real = replace(TINY, name="real", root="somewhere")
+    plan = replace(PLAN, seeds=3, synthetic_seeds=1, jobs=2, shares={"real": 1.5}, randoms=50)
+    stage = STAGES["ablation"]
+    starts, units, seconds = 0, 0.0, 0.0
+    for one, seeds in ((TINY, 1), (real, 3)):
+        for _ in range(5 * seeds):
+            starts, units = starts + 1, units + (1.5 if one is real else 1.0)
+        seconds += stage.rest[0] + stage.rest[1] * seeds * 0.5
+    assert stage.need((TINY, real), plan) == pytest.approx((starts / 2, units / 2, seconds / 60, 1))
+    timed = replace(plan, minutes=2.0)
+    assert timed.length_on("real") == ("train.minutes=3",)
+    assert timed.length_on("synthetic") == ("train.minutes=2",) and plan.length_on("real") == ()
+
+
+def test_longer_sets_train_longer_within_limits() -> None:
+    """Shares follow the number of videos, from half to twice the mean."""
+    assert planner.shares_of({"a": 30, "b": 30}) == {"a": 1, "b": 1}
+    assert planner.shares_of({"a": 20, "b": 30, "c": 40}) == pytest.approx(
+        {"a": 20 / 30, "b": 1, "c": 40 / 30}
+    )
+    assert planner.shares_of({"a": 1, "b": 160, "c": 439}) == {"a": 0.5, "b": 0.8, "c": 2.0}
+
+
+def test_trainings_run_beside_each_other_and_a_failure_ends_the_rest(tmp_path: Path) -> None:
+    """Two tasks meet; after one that fails none begins that had not, and its error comes out."""
+    meeting, begun = threading.Barrier(2), []
+    trainings.at_once([meeting.wait, meeting.wait], jobs=2)
+
+    def task(number: int) -> None:
+        begun.append(number)
+        if number == 0:
+            raise UserError("the first one fails")
+        stop.wait(10)
+
+    stop = threading.Event()
+    threading.Timer(0.3, stop.set).start()
+    with pytest.raises(UserError, match="the first one fails"):
+        trainings.at_once([partial(task, number) for number in range(9)], jobs=2)
+    assert 0 in begun and len(begun) <= 3
+
+
+def test_several_at_a_time_share_the_cores_and_the_longest_comes_first(tmp_path: Path) -> None:
+    """Every training gets its threads and its set's minutes; long ones begin first; logs exist."""
+    heard: list[tuple[str, list[str]]] = []
+
+    def start(module: str, words: list[str], log: Path) -> int:
+        heard.append((module, words))
+        assert log.parent.is_dir()
+        return 0
+
+    plan = replace(PLAN, minutes=2.0, jobs=2, shares={"synthetic": 0.5, "long": 2.0}, words=())
+    sets = (TINY, replace(TINY, name="long"))
+    context = Context(tmp_path, sets, plan, None, "", start)
+    wanted = [one for footage in sets for one in trainings.full_models(context, footage)]
+    folders = trainings.train(context, wanted)
+    assert [folder.name.split("-")[0] for folder in folders] == ["synthetic", "long"]
+    assert {module for module, _ in heard} == {"trainer.main"}
+    longest = [next(w for w in words if w.startswith("train.minutes=")) for _, words in heard]
+    assert sorted(longest) == ["train.minutes=1", "train.minutes=4"]
+    threads = max(1, trainings.cores() // 2)
+    assert all(f"train.threads={threads}" in words for _, words in heard)
+    several = [adversarial.Baseline("VGAN", wanted[0].data, seed, 1.0 + seed) for seed in (0, 1)]
+    adversarial.train_baselines(context, several)
+    assert [module for module, _ in heard[2:]] == [adversarial.MODULE] * 2
+    given = [words[words.index("--threads") + 1] for _, words in heard[2:]]
+    assert given == [str(threads)] * 2
+    heard.clear()
+    trainings.train(replace(context, plan=replace(plan, jobs=1)), wanted)
+    assert "train.minutes=4" in heard[0][1] and "train.minutes=1" in heard[1][1]
+
+
+def test_large_synthetic_sets_grow_and_keep_their_unseen_ones_apart() -> None:
+    """A larger part holds the smaller ones; an appearance is trained on or fitted, never both."""
+    kept, new = unseen.large_split(12)
+    assert len(kept) == 10 * 8 and len(new) == 2 * 8 and len(set(kept + new)) == 12 * 8
+    looks = [{name.split("/")[0] for name in names} for names in (kept, new)]
+    assert not looks[0] & looks[1]
+    assert len({name.split("/")[1] for name in kept[:20]}) > 4
 
 
 def test_data_sets_are_found_by_their_layout(tmp_path: Path) -> None:

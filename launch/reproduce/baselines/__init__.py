@@ -5,3 +5,11 @@ gets; widths are settings of the constructors.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+
+from launch.reproduce.baselines.game import Game
+from launch.reproduce.baselines.mocogan import mocogan
+from launch.reproduce.baselines.vgan import vgan
+
+BASELINES: dict[str, Callable[..., Game]] = {"MoCoGAN": mocogan, "VGAN": vgan}

@@ -7,18 +7,15 @@ videos, the same metrics, against the same real ones.
 from __future__ import annotations
 
 import hashlib
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 
 from launch.reproduce import figures, trainings
-from launch.reproduce.baselines.game import Game, play, sample
-from launch.reproduce.baselines.mocogan import mocogan
-from launch.reproduce.baselines.vgan import vgan
+from launch.reproduce.baselines import BASELINES
 from launch.reproduce.context import (
     Cell,
     Claim,
@@ -29,56 +26,91 @@ from launch.reproduce.context import (
     Table,
     mean_std,
     merged,
+    seeds_on,
 )
 from launch.reproduce.figures import Figures
 from launch.reproduce.footage import FootageSet, manifest_of
 from launch.reproduce.planner import Plan
 from trainer import pictures, render
-from trainer.commit import replace_durable
 from trainer.generate import draw_pairs
-from trainer.pictures import to_pixels
 from trainer.run import open_run
 
-BASELINES: dict[str, Callable[..., Game]] = {"MoCoGAN": mocogan, "VGAN": vgan}
+MODULE = "launch.reproduce.baselines"
 UNTIMED_MINUTES = 60.0
 """Where presets say how long ours trains."""
 
 
+class Baseline(NamedTuple):
+    """A baseline that is to be trained on a set."""
+
+    name: str
+    data: Path
+    seed: int
+    minutes: float
+
+
 def run(context: Context) -> StageResult:
-    """Every data set in turn."""
+    """All trainings, then every data set in turn."""
+    trainings.train(context, [t for f in context.sets for t in trainings.full_models(context, f)])
+    train_baselines(context, [one for f in context.sets for one in wanted(context, f)])
     return merged([_one(context, footage) for footage in context.sets])
 
 
-def videos_of(context: Context, data: Path, name: str, *, seed: int) -> np.ndarray:
-    """Videos of a baseline trained on a set, once for equal settings: uint8 (B, T, H, W, 3)."""
-    facts, plan = manifest_of(data), context.plan
-    key = repr((name, seed, facts.fingerprint, plan.minutes, plan.baseline_steps, plan.randoms))
+def wanted(context: Context, footage: FootageSet) -> list[Baseline]:
+    """Both baselines with every seed, each for as long as ours on that set."""
+    data = trainings.whole_set(context, footage)
+    minutes = context.plan.minutes_on(footage.name) or UNTIMED_MINUTES
+    return [
+        Baseline(name, data, seed, minutes)
+        for name in BASELINES
+        for seed in trainings.seeds(context, footage)
+    ]
+
+
+def train_baselines(context: Context, several: Sequence[Baseline]) -> None:
+    """Train those whose videos are not there yet, `Plan.jobs` at a time, long ones first."""
+    missing = [one for one in several if not _file(context, one).exists()]
+    missing.sort(key=lambda one: -one.minutes)
+
+    def task(number: int, one: Baseline) -> Callable[[], None]:
+        file, plan = _file(context, one), context.plan
+        words = [
+            one.name, str(one.data), str(file), "--minutes", f"{one.minutes:.4g}",
+            "--seed", str(one.seed), "--videos", str(plan.randoms),
+            "--threads", str(trainings.threads_of(plan)),
+            *(["--steps", str(plan.baseline_steps)] if plan.baseline_steps else []),
+        ]  # fmt: skip
+        which = f"{number} of {len(missing)}"
+        return lambda: trainings.run_logged(context, MODULE, words, file.stem, which)
+
+    tasks = [task(number, one) for number, one in enumerate(missing, 1)]
+    trainings.at_once(tasks, jobs=context.plan.jobs)
+
+
+def _file(context: Context, one: Baseline) -> Path:
+    """Where a baseline's videos are, named after its settings."""
+    plan, fingerprint = context.plan, manifest_of(one.data).fingerprint
+    threads = trainings.threads_of(plan)
+    key = repr((*one, fingerprint, threads, plan.baseline_steps, plan.randoms))
     digest = hashlib.sha256(key.encode()).hexdigest()[:8]
-    path = context.out / "baselines" / f"{data.name}-{name}-s{seed}-{digest}.safetensors"
-    if not path.exists():
-        print(f"training {path.stem}", file=sys.stderr, flush=True)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            game = BASELINES[name](frames=facts.frames, size=facts.height)
-        length = plan.minutes or UNTIMED_MINUTES
-        steps = play(game, str(data), seed=seed, minutes=length, steps=plan.baseline_steps or None)
-        videos = torch.from_numpy(to_pixels(sample(game, plan.randoms, seed=seed)))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        replace_durable(path, save({"videos": videos, "steps": torch.tensor([steps])}))
-    return load_file(path)["videos"].numpy()
+    name = f"{one.data.name}-{one.name}-s{one.seed}-{digest}.safetensors"
+    return context.out / "baselines" / name
 
 
 def _one(context: Context, footage: FootageSet) -> StageResult:
-    data = trainings.whole_set(context, footage)
+    baselines = wanted(context, footage)
     rows: dict[str, list[Figures]] = {name: [] for name in (*BASELINES, "ours")}
     sheet, bound, card = [], 0.0, {}
-    for seed in trainings.seeds(context):
+    for seed in trainings.seeds(context, footage):
         trained = open_run(trainings.full_model(context, footage, seed=seed))
         real = render.real_clips(trained, figures.scored_clips(trained, context.plan.videos))
         bound = figures.bound_of(real)
         pairs = draw_pairs(trained, count=context.plan.randoms, seed=seed)
         ours = render.render(trained, *pairs)
-        others = {name: videos_of(context, data, name, seed=seed) for name in BASELINES}
+        others = {
+            one.name: load_file(_file(context, one))["videos"].numpy()
+            for one in baselines if one.seed == seed
+        }  # fmt: skip
         for name, videos in {**others, "ours": ours}.items():
             rows[name].append(figures.measure(videos, real, vgg=context.vgg, paired=False))
             if not seed:
@@ -127,9 +159,9 @@ def claims_of(
     return tuple(claims)
 
 
-def count(sets: Sequence[FootageSet], plan: Plan) -> int:
+def count(footage: FootageSet, plan: Plan) -> int:
     """Both baselines with every seed."""
-    return len(BASELINES) * plan.seeds * len(sets)
+    return len(BASELINES) * seeds_on(footage, plan)
 
 
 STAGE = Stage("Tab. 2 and Fig. 5: adversarial baselines", count, run, (5.0, 21.0), fixed=True)

@@ -128,7 +128,7 @@ def _table(
     return Table(f"Compact representation: {footage.name}", columns, tuple(lines), card)
 
 
-def count(sets: Sequence[FootageSet], plan: Plan) -> int:
+def count(footage: FootageSet, plan: Plan) -> int:
     """None of its own: the full models of the ablation."""
     return 0
 

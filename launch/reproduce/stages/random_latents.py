@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 
@@ -30,6 +28,7 @@ from trainer.run import Run, open_run
 
 def run(context: Context) -> StageResult:
     """Every data set in turn."""
+    trainings.train(context, [t for f in context.sets for t in trainings.full_models(context, f)])
     return merged([_one(context, footage) for footage in context.sets])
 
 
@@ -54,7 +53,7 @@ def _one(context: Context, footage: FootageSet) -> StageResult:
     learned: list[Figures] = []
     drawn: list[Figures] = []
     bound, card = 0.0, {}
-    for seed in trainings.seeds(context):
+    for seed in trainings.seeds(context, footage):
         trained = open_run(trainings.full_model(context, footage, seed=seed))
         real = render.real_clips(trained, figures.scored_clips(trained, context.plan.videos))
         count = context.plan.randoms
@@ -87,7 +86,7 @@ def _one(context: Context, footage: FootageSet) -> StageResult:
     return StageResult((table,), (claim,))
 
 
-def count(sets: Sequence[FootageSet], plan: Plan) -> int:
+def count(footage: FootageSet, plan: Plan) -> int:
     """None of its own: the full models of the ablation."""
     return 0
 

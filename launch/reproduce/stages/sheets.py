@@ -3,8 +3,6 @@ dictionary: an explorer page, its principal plane, the energy of its motions by 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from launch.reproduce import trainings
@@ -65,7 +63,7 @@ def _latent_rows(run: Run) -> list[pictures.Row]:
 def _loss_rows(context: Context, footage: FootageSet) -> list[pictures.Row]:
     rows, data = [], trainings.whole_set(context, footage)
     for name, (short, words) in VARIANTS.items():
-        run = open_run(trainings.trained(context, footage, data, short, *words))
+        run = open_run(trainings.trained(context, footage, data, short, words))
         clips = render.clips_of(run, render.spread_videos(run, 2))
         if not rows:
             rows += [pictures.Row("footage", video, 0) for video in render.real_clips(run, clips)]
@@ -132,7 +130,7 @@ def _dictionary(context: Context, footage: FootageSet, run: Run) -> list[Picture
     ]
 
 
-def count(sets: Sequence[FootageSet], plan: Plan) -> int:
+def count(footage: FootageSet, plan: Plan) -> int:
     """None of its own: those of the ablation."""
     return 0
 

@@ -7,18 +7,22 @@ nearest to it, and, over more and more training videos, the gap to the training 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from data_shards.manifest import Manifest
-from launch.reproduce import trainings
+from data_shards.sources import synthetic
+from launch.reproduce import figures, trainings
 from launch.reproduce.context import Claim, Context, Picture, Stage, StageResult, Table, merged
 from launch.reproduce.footage import FootageSet, manifest_of, prepared
 from launch.reproduce.planner import Plan
 from launch.reproduce.plots import Line, write_plot
+from launch.reproduce.trainings import Training
 from trainer import pictures, render, scores
 from trainer.fit import fit_set
 from trainer.fitted import Fitted, extended
@@ -28,6 +32,8 @@ from trainer.run import Run, open_run
 NEW = "unseen"
 LAYOUT = ("latents.static_key=video", "latents.transient_key=video")
 """A fitted video has both latents to itself; so have those trained on."""
+MOTIONS, NEW_ROWS = 8, 2
+"""Of the large synthetic sets: motions of each appearance, and appearances that are not seen."""
 COLUMNS = ("training videos", "their PSNR, dB", "fitted, dB", "nearest training video, dB",
            "fitted above it", "least gain, dB")  # fmt: skip
 
@@ -41,9 +47,27 @@ class Fits(NamedTuple):
     fitted: Fitted
 
 
+class Series(NamedTuple):
+    """Trainings on more and more videos, after each of which the same unseen ones are fitted."""
+
+    footage: FootageSet
+    held: Path
+    trainings: dict[int, Training]
+    """By the number of videos."""
+
+
 def run(context: Context) -> StageResult:
-    """Every data set in turn."""
-    return merged([_one(context, footage) for footage in context.sets])
+    """All trainings, then every data set in turn; the first series of a set is judged."""
+    series = [series_of(context, footage) for footage in context.sets]
+    every = [one for several in series for s in several for one in s.trainings.values()]
+    trainings.train(context, every)
+    return merged(
+        [
+            _one(context, one, judged=not number)
+            for several in series
+            for number, one in enumerate(several)
+        ]
+    )
 
 
 def split(manifest: Manifest, unseen: str) -> tuple[list[str], list[str]]:
@@ -67,21 +91,62 @@ def counts_of(total: int, *, several: bool) -> list[int]:
     return sorted({max(2, total // 4), max(2, total // 2), total}) if several else [total]
 
 
-def _one(context: Context, footage: FootageSet) -> StageResult:
-    kept, new = split(manifest_of(trainings.whole_set(context, footage)), footage.unseen)
+def series_of(context: Context, footage: FootageSet) -> list[Series]:
+    """What a set is trained on: its own videos, and where asked for ever more synthetic ones."""
+    plan, facts = context.plan, manifest_of(trainings.whole_set(context, footage))
+    kept, new = split(facts, footage.unseen)
+    counts = counts_of(len(kept), several=plan.counts)
+    parts = [[kept[i] for i in render.spread(number, len(kept))] for number in counts]
+    found = [_series(context, footage, "", new, parts)]
+    if plan.grown and not footage.root:
+        rows = -(-max(plan.grown) // MOTIONS) + NEW_ROWS
+        large = replace(footage, identities=rows, actions=MOTIONS)
+        kept, new = large_split(rows)
+        parts = [kept[:number] for number in plan.grown]
+        found.append(_series(context, large, "many-", new, parts))
+    return found
+
+
+def large_split(rows: int) -> tuple[list[str], list[str]]:
+    """Names of synthetic videos to train on, in random order, and to fit: all of `NEW_ROWS` of so
+    many appearances."""
+    names, motions = synthetic.identities(rows), synthetic.actions(MOTIONS)
+    away = {names[i] for i in render.spread(NEW_ROWS, rows)}
+    new = [f"{name}/{motion}" for name in names if name in away for motion in motions]
+    kept = [f"{name}/{motion}" for name in names if name not in away for motion in motions]
+    order = np.random.default_rng(0).permutation(len(kept))
+    return [kept[i] for i in order], new
+
+
+def _series(
+    context: Context,
+    footage: FootageSet,
+    prefix: str,
+    new: Sequence[str],
+    parts: Sequence[Sequence[str]],
+) -> Series:
     same = {"out": context.out, "frames": context.plan.frames, "size": context.plan.size}
-    held = prepared(footage, name="unseen", only=new, **same)
+    held = prepared(footage, name=f"{prefix}unseen", only=new, **same)
+    found = {}
+    for part in parts:
+        data = prepared(footage, name=f"{prefix}seen-{len(part)}", only=part, **same)
+        found[len(part)] = Training(footage, data, f"{prefix}seen{len(part)}", LAYOUT)
+    return Series(footage, held, found)
+
+
+def _one(context: Context, series: Series, *, judged: bool) -> StageResult:
     found: list[Fits] = []
     trained = None
-    for number in counts_of(len(kept), several=context.plan.counts):
-        chosen = [kept[i] for i in render.spread(number, len(kept))]
-        data = prepared(footage, name=f"seen-{number}", only=chosen, **same)
-        trained = open_run(trainings.trained(context, footage, data, f"seen{number}", *LAYOUT))
-        found.append(Fits(number, _own(trained), _fit(context, trained, held)))
+    for number, training in series.trainings.items():
+        trained = open_run(trainings.trained(context, *training))
+        found.append(Fits(number, _own(context, trained), _fit(context, trained, series.held)))
     assert trained is not None
+    footage = series.footage
+    if not judged:
+        footage = replace(footage, name=f"{footage.name}, up to {found[-1].trained:,} videos")
     return StageResult(
-        (_table(footage, found), _videos(footage, found[-1])),
-        claims_of(footage, found[-1]),
+        (_table(footage, found), *([_videos(footage, found[-1])] if judged else [])),
+        claims_of(footage, found[-1]) if judged else (),
         tuple(_pictures(context, footage, trained, found)),
     )
 
@@ -91,8 +156,8 @@ def _fit(context: Context, run: Run, held: Path) -> Fitted:
     return fit_set(run, str(held), name=NEW, config=config)
 
 
-def _own(run: Run) -> float:
-    clips = render.clips_of(run, [video.name for video in run.manifest.videos])
+def _own(context: Context, run: Run) -> float:
+    clips = figures.scored_clips(run, context.plan.videos)
     psnr = scores.video_psnr(render.render_clips(run, clips), render.real_clips(run, clips))
     return float(np.minimum(psnr, 100.0).mean())
 
@@ -149,11 +214,13 @@ def claims_of(footage: FootageSet, fits: Fits) -> tuple[Claim, ...]:
             f"{footage.name}: fitted videos on average 3 dB above the nearest training video",
             bool(gain.mean() >= 3),
             f"{gain.mean():+.2f} dB",
+            f"{fits.trained} training videos are few: they themselves are at {fits.own:.2f} dB",
         ),
         Claim(
             f"{footage.name}: each fitted video above its nearest training video",
             bool((gain > 0).all()),
             f"{(gain > 0).sum()} of {len(gain)}, least {gain.min():+.2f} dB",
+            f"{fits.trained} training videos are few: they themselves are at {fits.own:.2f} dB",
         ),
     )
 
@@ -166,7 +233,8 @@ def _pictures(context: Context, footage: FootageSet, run: Run, found: list[Fits]
     rows = pictures.real_above_generated(
         chosen, render.real_clips(longer, clips), render.render_clips(longer, clips)
     )
-    path = context.picture(f"unseen-{footage.name}.png")
+    file = re.sub(r"\W+", "-", footage.name)
+    path = context.picture(f"unseen-{file}.png")
     pictures.write_png(path, pictures.sheet(rows))
     title = f"Unseen footage, {footage.name}: footage above what was fitted"
     shown = [Picture(title, str(path.relative_to(context.out)))]
@@ -177,16 +245,16 @@ def _pictures(context: Context, footage: FootageSet, run: Run, found: list[Fits]
             Line("fitted", at, [_mean(fits.fitted, "psnr") for fits in found]),
             Line("nearest training video", at, [_mean(f.fitted, "nearest_psnr") for f in found]),
         ]
-        path = context.picture(f"unseen-{footage.name}-counts.png")
+        path = context.picture(f"unseen-{file}-counts.png")
         write_plot(path, lines, x="training videos", y="PSNR, dB", log_x=True)
         title = f"Unseen footage, {footage.name}: PSNR against the number of training videos"
         shown.append(Picture(title, str(path.relative_to(context.out))))
     return shown
 
 
-def count(sets: Sequence[FootageSet], plan: Plan) -> int:
-    """One training a set, or three."""
-    return len(sets) * (3 if plan.counts else 1)
+def count(footage: FootageSet, plan: Plan) -> int:
+    """One training, or three; and those on more and more synthetic videos."""
+    return (3 if plan.counts else 1) + (0 if footage.root else len(plan.grown))
 
 
 STAGE = Stage("Unseen footage", count, run, (40.0, 0.0))
