@@ -63,7 +63,7 @@ def cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def at_once(tasks: Sequence[Callable[[], None]], *, jobs: int) -> None:
+def at_once(tasks: Sequence[Callable[[], object]], *, jobs: int) -> None:
     """Run tasks, so many at a time, in their order; the first one that fails ends it, and those
     that have begun are waited for."""
     if jobs == 1:
