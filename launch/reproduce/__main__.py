@@ -75,7 +75,6 @@ def reproduce(
     pacing = Pacing(context, stages, state.State(context.out), budget=budget)
     results, files = {}, []
     for name, stage in stages.items():
-        print(f"stage {name}", file=sys.stderr, flush=True)
         results[name] = (stage.title, pacing.run(name))
         shown = {**results, "time": ("Time", pacing.table())}
         files = report.write(shown, facts, out=context.out)

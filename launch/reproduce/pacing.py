@@ -53,6 +53,7 @@ class Pacing:
             print(f"stage {name}: {text}", file=sys.stderr, flush=True)
             self.rows.append((name, self.trainings(name), planned, None, None))
             return StageResult(notes=(f"{text}; --stages {name} runs it with a budget to itself",))
+        print(f"stage {name}: {self.outlook(name, need, each)}", file=sys.stderr, flush=True)
         context = replace(self.context, plan=replace(self.context.plan, minutes=each))
         result = state.run_stage(context, self.kept, name, self.stages[name])
         took = self.kept.seconds_of(name) / 60
@@ -60,6 +61,16 @@ class Pacing:
         self.done.append((need, each or 0.0, took))
         self.rows.append((name, self.trainings(name), planned, each, took))
         return result
+
+    def outlook(self, name: str, need: Need, each: float | None) -> str:
+        """What a stage is about to do and how long that takes, in words."""
+        count = self.trainings(name)
+        text = f"{count} trainings, {self.context.plan.jobs} at a time" if count else "no training"
+        if each is None:
+            return text
+        minutes = planner.pace_of(self.done) * need.around + need.units * each
+        left = f"; {self.left:.0f} minutes of the budget are left" if self.budget else ""
+        return f"{text}, about {minutes:.1f} minutes{left}"
 
     def given(self, name: str) -> float | None:
         """Minutes of each of a stage's trainings, kept from its first start on; None: none fits."""

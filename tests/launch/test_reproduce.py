@@ -221,7 +221,9 @@ def test_a_slow_machine_shortens_what_stands_for_itself_and_leaves_out_the_rest(
     assert planner.pace_of([twice]) == pytest.approx(2)
 
 
-def test_a_budget_is_kept_by_stages_and_survives_a_restart(tmp_path: Path) -> None:
+def test_a_budget_is_kept_by_stages_and_survives_a_restart(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """What a stage was given is kept; a stage that does not fit is left out and said so."""
     seen: list[tuple[str, float | None]] = []
 
@@ -241,6 +243,12 @@ def test_a_budget_is_kept_by_stages_and_survives_a_restart(tmp_path: Path) -> No
     first = paced(33.8)
     results = [first.run(name) for name in stages]
     (_, whole), (_, short), (_, last) = seen
+    told = capsys.readouterr().err.splitlines()
+    first_of = 2 + 2 * planner.OVERHEAD_MINUTES
+    assert told[0] == (
+        f"stage a: 2 trainings, 1 at a time, about {first_of:.1f} minutes; "
+        "34 minutes of the budget are left"
+    )
     most = (33.8 - 0.5 * (4 + 30) * planner.OVERHEAD_MINUTES - 30) / 4  # at the fastest pace
     assert whole == last == 1.0 and short is not None and 0.05 <= short <= most + 1e-9 < 1
     again = paced(33.8)
