@@ -5,48 +5,27 @@ nothing else, so a table of any size costs nothing before its rows are read, and
 every number of ranks and in every residence, bit for bit: the draw is whole-number arithmetic, a
 sum of four uniforms (nearly normal), scaled and put into the unit ball as the paper does with its
 normal samples.
-
-A file is sparse, has no name once it is open (a killed run leaves nothing behind), and is read and
-written by rows: a map would count as this process's memory whatever large pages the system keeps of
-it, and a full disk would kill the process.
 """
 
 from __future__ import annotations
 
-import errno
 import math
 import mmap
-import os
 import shutil
-import tempfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
-from itertools import pairwise
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
 
-import numpy as np
 import torch
 
 from data_shards.errors import UserError
+from trainer.rowfile import Field, RowFile, record_bytes
 
 RESIDENCES = ("device", "host", "disk")
 HUGE = 2 << 20
 """Bytes of a huge page; tables in host memory are laid out in them."""
 INIT_BLOCK = 1 << 18
 """Elements drawn at once: a bound on memory, without effect on the draws."""
-
-
-class Field(NamedTuple):
-    """One thing stored per row: its trailing shape and dtype."""
-
-    trail: tuple[int, ...]
-    dtype: torch.dtype
-
-    @property
-    def row_bytes(self) -> int:
-        """Bytes of one row."""
-        return math.prod(self.trail) * self.dtype.itemsize
 
 
 def _signed(value: int) -> int:
@@ -93,56 +72,6 @@ def initial_rows(
     return (draws.to(torch.float64) * (unit / norm.clamp(min=1.0))).to(torch.float32)
 
 
-class _File:
-    """A sparse file of `slots` rows, read by runs of them and written one by one.
-
-    A long write leaves large pages in the system's cache, and every later write of one row into
-    such a page marks all of it: eight times as slow, and as much more to put on the disk.
-    """
-
-    def __init__(self, folder: Path, field: Field, slots: int) -> None:
-        self._field, self._folder, self._row = field, folder, field.row_bytes
-        self._file = tempfile.TemporaryFile(prefix="latents-", dir=folder, buffering=0)  # noqa: SIM115
-        self._file.truncate(max(1, slots * field.row_bytes))
-        os.posix_fadvise(self._file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
-
-    def read(self, slots: torch.Tensor) -> torch.Tensor:
-        """Rows (n, ...) of slots (n,)."""
-        rows = torch.empty(len(slots), *self._field.trail, dtype=self._field.dtype)
-        raw = rows.numpy().reshape(-1).view(np.uint8).data
-        for start, end, at in self._runs(slots):
-            if os.preadv(self._file.fileno(), [raw[start:end]], at) != end - start:
-                raise OSError(errno.EIO, f"{self._folder}: rows of the dictionary are gone")
-        return rows
-
-    def write_(self, slots: torch.Tensor, rows: torch.Tensor) -> None:
-        """Store rows; `UserError` when the disk is full."""
-        raw, size = rows.contiguous().numpy().reshape(-1).view(np.uint8).data, self._row
-        for number, slot in enumerate(slots.tolist()):
-            row = raw[number * size : (number + 1) * size]
-            try:
-                written = os.pwrite(self._file.fileno(), row, slot * size)
-            except OSError as error:
-                if error.errno != errno.ENOSPC:
-                    raise
-                written = -1
-            if written != size:
-                raise UserError(f"latents.scratch: {self._folder} is full; choose another folder")
-
-    def fetch(self, slots: torch.Tensor) -> None:
-        """Have the system begin to read rows into its cache, all of them at once."""
-        for start, end, at in self._runs(slots):
-            os.posix_fadvise(self._file.fileno(), at, end - start, os.POSIX_FADV_WILLNEED)
-
-    def _runs(self, slots: torch.Tensor) -> Iterator[tuple[int, int, int]]:
-        """First byte, end and place in the file of rows that follow each other in both."""
-        size, numbers = self._row, slots.numpy()
-        starts = np.flatnonzero(np.diff(numbers, prepend=-2) != 1)
-        places = (numbers[starts] * size).tolist()
-        for (start, end), at in zip(pairwise([*starts.tolist(), len(slots)]), places, strict=True):
-            yield start * size, end * size, at
-
-
 def _host_table(slots: int, field: Field) -> torch.Tensor:
     """Zeros (slots, ...) in huge pages where the system has them: rows of a large table are touched
     at random, and looking up small pages cost a tenth of a step."""
@@ -173,12 +102,12 @@ class Store:
         """Make room for `slots` rows, filled at once on the device and elsewhere when read."""
         self.fields, self.slots, self.residence = dict(fields), slots, residence
         self._fresh, self._device = fresh, device
-        self._files: dict[str, _File] = {}
+        self._file: RowFile | None = None
         self._tensors: dict[str, torch.Tensor] = {}
         self._copies: torch.cuda.Stream | None = None
         self._ready = torch.zeros(slots, dtype=torch.bool)
         if residence == "disk":
-            self._files = self._open_files(folder)
+            self._file = self._open_file(folder)
         elif residence == "host" or device.type == "cpu":
             self._tensors = {name: _host_table(slots, f) for name, f in self.fields.items()}
         else:
@@ -188,18 +117,18 @@ class Store:
             }
         self.reset_()
 
-    def _open_files(self, folder: Path | None) -> dict[str, _File]:
+    def _open_file(self, folder: Path | None) -> RowFile:
         if folder is None:
             raise UserError("latents.residence: disk needs a scratch folder; give latents.scratch")
         folder.mkdir(parents=True, exist_ok=True)
-        need = self.slots * sum(f.row_bytes for f in self.fields.values())
+        need = self.slots * record_bytes(self.fields)
         free = shutil.disk_usage(folder).free
         if need > free:
             raise UserError(
                 f"latents.scratch: {folder} has {free / 1e9:.1f} GB free and the dictionary needs "
                 f"{need / 1e9:.1f} GB; choose another folder"
             )
-        return {name: _File(folder, f, self.slots) for name, f in self.fields.items()}
+        return RowFile(folder, self.fields, self.slots)
 
     def reset_(self) -> None:
         """Every row as it was in the beginning."""
@@ -222,12 +151,10 @@ class Store:
             at = slots.to(self._device)
             return {name: self._tensors[name].index_select(0, at) for name in names}
         ready = self._ready.index_select(0, slots)
-        rows = {
-            name: self._files[name].read(slots)
-            if self._files
-            else self._tensors[name].index_select(0, slots)
-            for name in names
-        }
+        if self._file is not None:
+            rows = self._file.read(slots, names)
+        else:
+            rows = {name: self._tensors[name].index_select(0, slots) for name in names}
         if not bool(ready.all()):
             new = (~ready).nonzero().squeeze(1)
             for name in names:
@@ -250,10 +177,10 @@ class Store:
     def write_(self, slots: torch.Tensor, rows: Mapping[str, torch.Tensor]) -> None:
         """Store rows (n, ...) of some fields; a row's first write gives all of them."""
         at = slots.to(self._device) if self.residence == "device" else slots
-        for name, value in rows.items():
-            if self._files:
-                self._files[name].write_(slots, value.cpu())
-            else:
+        if self._file is not None:
+            self._file.write_(slots, {name: value.cpu() for name, value in rows.items()})
+        else:
+            for name, value in rows.items():
                 self._tensors[name].index_copy_(0, at, value.to(self._tensors[name].device))
         if self.residence != "device":
             self._ready.index_fill_(0, slots, True)
@@ -261,5 +188,5 @@ class Store:
     def touch(self, slots: torch.Tensor) -> None:
         """Bring rows from disk into the system's cache; safe beside another thread's work."""
         known = slots[self._ready.index_select(0, slots)]
-        for file in self._files.values():
-            file.fetch(known)
+        if self._file is not None:
+            self._file.fetch(known)

@@ -23,7 +23,8 @@ import torch
 from data_shards.errors import UserError
 from trainer import ownership
 from trainer.comm import Comm
-from trainer.residence import Field, Store, initial_rows
+from trainer.residence import Store, initial_rows
+from trainer.rowfile import Field
 from trainer.rowopt import RULES
 from trainer.snapshot import Snapshot
 

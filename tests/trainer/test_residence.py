@@ -11,7 +11,7 @@ import torch
 from data_shards.errors import UserError
 from tests.support.dictionaries import contents, make, train
 from tests.support.ranks import run_ranks
-from trainer import residence
+from trainer import residence, rowfile
 from trainer.comm import Comm
 from trainer.residence import initial_rows
 
@@ -98,18 +98,38 @@ def test_fresh_rows_look_normal() -> None:
         assert abs(float((initial_rows(rows, (16, 50), scale=0.5, **other) * draws).mean())) < 0.01
 
 
-def test_rows_of_a_file_come_in_any_order(tmp_path: Path) -> None:
-    """Runs of slots, single ones, backward ones, none and those never written: as in memory."""
-    field = residence.Field((2, 3), torch.float32)
-    file, memory = residence._File(tmp_path, field, 50), torch.zeros(50, 2, 3)
+@pytest.mark.parametrize("wide", [3, 500])
+def test_rows_of_a_file_come_in_any_order(
+    tmp_path: Path, wide: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Following slots, single ones, backward ones, none and those never written, all fields or the
+    first: as in memory, in records of whole pages and in smaller ones."""
+    fields = {
+        "value": rowfile.Field((2, wide), torch.float32),
+        "momentum": rowfile.Field((2, wide), torch.float32),
+        "steps": rowfile.Field((), torch.int64),
+    }
+    monkeypatch.setattr(rowfile, "PARTS", 16)  # runs of four and of eight records
+    file = rowfile.RowFile(tmp_path, fields, 50)
+    assert file.record == {3: 56, 500: 8192}[wide]
+    memory = {name: torch.zeros(50, *f.trail, dtype=f.dtype) for name, f in fields.items()}
     draw = torch.Generator().manual_seed(0)
     for slots in ([4, 5, 6, 9, 2, 3, 30], [49], [], [8, 7, 6], list(range(10, 40))):
-        at, rows = torch.tensor(slots, dtype=torch.int64), torch.rand(len(slots), 2, 3)
-        file.write_(at, rows)
-        memory[at] = rows
+        at = torch.tensor(slots, dtype=torch.int64)
+        for names in (tuple(fields), ("value",)):
+            rows = {n: (torch.rand(len(at), *fields[n].trail) * 99).to(fields[n].dtype)
+                    for n in names}  # fmt: skip
+            file.write_(at, rows)
+            for name, tensor in rows.items():
+                memory[name][at] = tensor
         asked = torch.randint(50, (80,), generator=draw)
         for wanted in (asked, asked.sort().values, at, torch.arange(50)):
-            assert torch.equal(file.read(wanted), memory[wanted])
+            for names in (("value",), tuple(fields)):
+                found = file.read(wanted, names)
+                assert found.keys() == set(names)
+                assert all(torch.equal(found[n], memory[n][wanted]) for n in names)
+    with pytest.raises(ValueError, match="are not the first of"):
+        file.read(torch.tensor([0]), ("steps",))
 
 
 def test_disk_without_room_is_refused(tmp_path: Path) -> None:
@@ -126,16 +146,19 @@ def test_a_disk_that_fills_up_is_named(tmp_path: Path) -> None:
     dictionary = make(Comm(), residence="disk", scratch=str(tmp_path))
     store = dictionary.tables["static"].store
     with Path("/dev/full").open("r+b", buffering=0) as full:
-        store._files["value"]._file = full  # type: ignore[assignment]
+        assert store._file is not None
+        store._file._file = full  # type: ignore[assignment]
         with pytest.raises(UserError, match=r"latents\.scratch: .* is full"):
             dictionary.assign("static", torch.zeros(5, 4))
 
 
-def test_an_error_of_the_fetching_thread_is_raised(tmp_path: Path) -> None:
+def test_an_error_of_the_fetching_thread_is_raised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A fetch that fails in the background is not lost."""
     dictionary = make(Comm(), residence="disk", scratch=str(tmp_path))
     dictionary.fetch_ahead(torch.tensor([0]), torch.tensor([0]))
-    dictionary.tables["static"].store._files["lost"] = None  # type: ignore[assignment]
+    monkeypatch.setattr(dictionary.tables["static"].store, "_file", object())
     dictionary.fetch_ahead(torch.tensor([0]), torch.tensor([0]))
     with pytest.raises(AttributeError, match="fetch"):
         dictionary.close()
@@ -144,7 +167,7 @@ def test_an_error_of_the_fetching_thread_is_raised(tmp_path: Path) -> None:
 def test_a_table_of_huge_pages_is_a_table() -> None:
     """From two megabytes on: zeros of the shape asked for, which keep what is written."""
     for slots in (3, 1024, 1025):
-        table = residence._host_table(slots, residence.Field((4, 256), torch.float32))
+        table = residence._host_table(slots, rowfile.Field((4, 256), torch.float32))
         assert table.shape == (slots, 4, 256) and not table.any()
         rows = torch.rand(3, 4, 256)
         table.index_copy_(0, torch.tensor([0, slots - 1, 1]), rows)
