@@ -11,6 +11,7 @@ from data_shards.errors import UserError
 from trainer import ownership
 from trainer.lowrank import LowRankConfig
 from trainer.residence import RESIDENCES
+from trainer.rowfile import record_bytes
 from trainer.rowopt import RULES
 from trainer.table import replicated
 
@@ -101,7 +102,7 @@ def promise_bytes(
         pages = ownership.PAGES if held else -(-ownership.PAGES // world)
         slots = pages * ownership.depth(count)
         row = 4 * math.prod(trail) * copies + 8 * len(rule.row_fields)
-        place[where] += slots * row
+        place[where] += slots * (record_bytes(row) if where == "disk" else row)
         place["host"] += slots * (8 + 1)
         place["device" if where == "device" else "host"] += 4 * batch * row
         place["saving"] = max(place["saving"], 2 * ownership.depth(count) * row)

@@ -121,7 +121,7 @@ class Store:
         if folder is None:
             raise UserError("latents.residence: disk needs a scratch folder; give latents.scratch")
         folder.mkdir(parents=True, exist_ok=True)
-        need = self.slots * record_bytes(self.fields)
+        need = self.slots * record_bytes(sum(f.row_bytes for f in self.fields.values()))
         free = shutil.disk_usage(folder).free
         if need > free:
             raise UserError(

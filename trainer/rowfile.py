@@ -51,7 +51,7 @@ class RowFile:
     def __init__(self, folder: Path, fields: Mapping[str, Field], slots: int) -> None:
         self._fields, self._folder = dict(fields), folder
         self._used = sum(field.row_bytes for field in fields.values())
-        self.record = record_bytes(fields)
+        self.record = record_bytes(self._used)
         self._padding = bytes(self.record - self._used)
         self._unasked = memoryview(bytearray(self.record))
         """Where bytes between those that are asked for go."""
@@ -119,8 +119,7 @@ class RowFile:
             first = last
 
 
-def record_bytes(fields: Mapping[str, Field]) -> int:
-    """Bytes of a row on disk: whole pages, where they waste at most a quarter."""
-    used = sum(field.row_bytes for field in fields.values())
-    paged = -(-used // PAGE) * PAGE
-    return paged if 4 * paged <= 5 * used else used
+def record_bytes(row: int) -> int:
+    """Bytes on disk of a row of so many: whole pages, where they waste at most a quarter."""
+    paged = -(-row // PAGE) * PAGE
+    return paged if 4 * paged <= 5 * row else row
