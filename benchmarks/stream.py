@@ -1,6 +1,6 @@
 """Clips per second of the stream beside a plain webdataset loader, over the same shards.
 
-Run: make bench-stream [ARGS="--clips 4096 --rounds 3 --workers 0 2 --write docs/data.md"]
+Run: make bench-stream [ARGS="--clips 4096 --rounds 2 --workers 0 2 --write docs/data.md"]
 
 Both loaders decode with the same function and give uint8 batches; ours also verifies every byte,
 and its shuffle is as wide as the other's buffer. Rounds alternate in several fresh processes, each
@@ -206,8 +206,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--shards", type=int, default=16)
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--batch", type=int, default=16, help="clips of a batch of one loader")
-    parser.add_argument("--processes", type=int, default=3, help="fresh ones for each row")
-    parser.add_argument("--rounds", type=int, default=3, help="of each process")
+    parser.add_argument("--processes", type=int, default=6, help="fresh ones for each row")
+    parser.add_argument("--rounds", type=int, default=2, help="of each process")
     parser.add_argument("--seconds", type=float, default=2.0, help="of each round")
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 2])
     parser.add_argument("--steps", type=int, default=150, help="of the training-like loop")
