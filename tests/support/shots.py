@@ -1,7 +1,8 @@
 """Pictures of the report for the documents: laptop and phone, light and dark. The light ones show
-the top of the page, the dark ones its curves and what follows.
+the top of the page, the dark ones its curves and what follows. And one of a search's report.
 
-Run: make shots [ARGS=RUN], from the repository's root; without RUN it trains the demo first.
+Run: make shots [ARGS=RUN | ARGS="--study STUDY"], from the repository's root; without either it
+trains the demo first.
 """
 
 from __future__ import annotations
@@ -39,6 +40,9 @@ def names() -> list[str]:
     return [f"report-{screen}-{scheme}.png" for screen in SCREENS for scheme in schemes]
 
 
+STUDY = Screen(1280, 1250)
+"""Learning curves, importance and parallel coordinates of a search."""
+LEARNING = "[...document.querySelectorAll('h2')].find(h => h.textContent == 'Learning curves')"
 CURVES = "[...document.querySelectorAll('h2')].find(h => h.textContent == 'Curves')"
 
 
@@ -53,6 +57,13 @@ def shots(tab: Browser, page: Path, folder: Path) -> list[Path]:
             tab.run(f"{CURVES}.scrollIntoView()")
         found.append(shrink(tab.screenshot(folder / name, whole=False)))
     return found
+
+
+def study_shot(tab: Browser, page: Path, folder: Path) -> Path:
+    """A picture of a search's report from its learning curves on."""
+    tab.open(page, width=STUDY.width, height=STUDY.height)
+    tab.run(f"{LEARNING}.scrollIntoView()")
+    return shrink(tab.screenshot(folder / "study.png", whole=False))
 
 
 def shrink(path: Path) -> Path:
@@ -77,7 +88,13 @@ def main(argv: list[str] | None = None) -> int:
     """Write the pictures into docs/."""
     parser = argparse.ArgumentParser(prog="python -m tests.support.shots", description=__doc__)
     parser.add_argument("run", nargs="?", type=Path, metavar="RUN", help="run folder")
+    parser.add_argument("--study", type=Path, metavar="STUDY", help="folder of a search")
     options = parser.parse_args(argv)
+    if options.study:
+        with tempfile.TemporaryDirectory() as name, browser(Path(name)) as tab:
+            page = options.study / "report.html"
+            print(study_shot(tab, page, DOCS))
+        return 0
     with tempfile.TemporaryDirectory() as name:
         run = options.run or trained(Path(name))
         page = report.write_report([run], out=Path(name) / "report.html")
