@@ -48,6 +48,12 @@ def plan(args: argparse.Namespace) -> Planned:
         raise UserError(
             "--cpus-per-trial and --interval must be above 0, --steps at least 3, --workers >= 0"
         )
+    width = gpus or args.cpus_per_trial
+    if args.trial_cap and not args.trial_cap >= width * args.interval:
+        raise UserError(
+            f"--trial-cap: {args.trial_cap:g} accelerator-seconds are less than the "
+            f"{width * args.interval:g} of one interval of a trial"
+        )
     # argparse gives words that follow --objective to it.
     given = [*args.words, *(word for word in args.objective if "=" in word)]
     for word in given:
@@ -76,6 +82,7 @@ def plan(args: argparse.Namespace) -> Planned:
         objectives=objectives, workers=workers, cpus=args.cpus_per_trial, gpus=gpus,
         interval=args.interval, seed=args.seed, vgg=vgg,
         space={"total": space.total, "ranges": [r._asdict() for r in space.ranges]},
+        cap=args.trial_cap,
     )  # fmt: skip
     way = Way(
         args.searcher, scheduler, args.max_concurrent, args.trials, args.address,

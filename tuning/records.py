@@ -38,6 +38,8 @@ class Settings(NamedTuple):
     seed: int
     vgg: str
     space: dict[str, Any]
+    cap: float = 0.0
+    """Most accelerator-seconds that one trial may hold; 0: no cap."""
 
     @property
     def width(self) -> float:

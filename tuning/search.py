@@ -42,6 +42,8 @@ def parser() -> argparse.ArgumentParser:
     add("--cpus-per-trial", type=float, default=1, help="cores of a trial (default: 1)")
     add("--workers", type=int, default=0, help="processes of a trial (default: one per GPU)")
     add("--steps", type=int, default=400, help="length of a whole trial (default: 400)")
+    add("--trial-cap", type=float, default=0, metavar="SECONDS", help="most accelerator-seconds "
+        "that a trial may hold; one that takes longer is ended (default: no cap)")  # fmt: skip
     add("--space", metavar="FILE", help="YAML of ranges (default: priors around Tab. 6)")
     add("--rates", action="store_true", help="search learning rates too")
     add("--total", type=int, help="keep D_s + D_t at this sum (default: both are free)")

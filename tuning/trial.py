@@ -75,15 +75,17 @@ class Trial:
         self._ending = threading.RLock()
         self._let_go, self._orphaned = threading.Event(), threading.Event()
         self._parent = os.getppid()
-        self._refused = threading.Event()
+        self._refused, self._capped = threading.Event(), False
+        self._earlier = self._ledger.account().of_trial(trial)
         self._thread = threading.Thread(target=self._beat, name="ledger", daemon=True)
         self._begun = 0.0
 
     def start(self) -> bool:
         """Take the lease and start (or resume) the training; False where the budget is spent."""
         self._begun = time.monotonic()
-        if not self._hold():
-            self._note(status=BUDGET, reason="the budget is spent")
+        self._capped = self._over_cap()
+        if self._capped or not self._hold():
+            self._cut_short("")
             return False
         if self.record.process:  # of an earlier life, whose worker was killed
             processes.end([processes.Process(*self.record.process)])
@@ -139,20 +141,33 @@ class Trial:
             if state.get("status") == "done" and self._process and not self._process.returncode:
                 self._evaluate()
                 if self._refused.is_set() and self._process.returncode:
-                    self._note(status=BUDGET, reason="the budget is spent before the evaluation")
+                    self._cut_short(" before the evaluation")
                 else:
                     scores = scores_of(
                         self._settings.objectives, self._run, self._settings.manifest
                     )
                     self._note(status=DONE, scores=scores)
             elif self._refused.is_set():
-                self._note(status=BUDGET, reason="the budget is spent; saved")
+                self._cut_short("; saved")
             else:
                 self._note(status=FAILED, reason=self._why(state))
         except (UserError, ValueError, OSError) as error:
             self._note(status=FAILED, reason=" ".join(str(error).split()))
         finally:
             self._release()
+
+    def _cut_short(self, when: str) -> None:
+        """Note that no more time was given: a larger budget goes on with the trial, unless it is
+        over its own cap."""
+        if self._capped:
+            cap = f"over its cap of {self._settings.cap:g} accelerator-seconds"
+            self._note(status=STOPPED, reason=f"{cap}{when}")
+        else:
+            self._note(status=BUDGET, reason=f"the budget is spent{when}")
+
+    def _over_cap(self) -> bool:
+        held = self._settings.width * (time.monotonic() - self._begun)
+        return 0 < self._settings.cap <= self._earlier + held
 
     def _evaluate(self) -> None:
         if not any(OBJECTIVES[name].evaluated for name in self._settings.objectives):
@@ -240,10 +255,13 @@ class Trial:
                 finally:
                     self._ending.release()
                 return
-            if self._refused.is_set() or time.monotonic() < due:
+            if self._refused.is_set():
+                continue
+            self._capped = self._over_cap()
+            if time.monotonic() < due and not self._capped:
                 continue
             due = time.monotonic() + half
-            if not self._hold():
+            if self._capped or not self._hold():
                 self._refused.set()
                 if self._process is not None and self._process.poll() is None:
                     self._process.terminate()

@@ -131,6 +131,7 @@ def test_a_killed_driver_loses_no_finished_trial(tmp_path: Path, data: Path) -> 
         (("--cpu-hours", "0"), "budget: 0 hours is empty"),
         (("--space", "SPACE"), r"latents.statc: no such setting; did you mean latents.static\?"),
         (("--gpus-per-trial", "1"), "the budget is of cores"),
+        (("--trial-cap", "0.01"), "--trial-cap: 0.01 accelerator-seconds are less than the"),
         (("--objective", "exchange"), "held-out|identities"),
         (("--objective", "speed"), "'speed' is none of"),
         (("train.steps=3",), "the search sets train.steps itself"),

@@ -57,6 +57,40 @@ def test_a_mark_stops_a_trial_and_frees_what_it_held(tmp_path: Path) -> None:
             nursery.close()
 
 
+@pytest.mark.slow
+def test_a_trial_over_its_cap_is_ended_for_good(tmp_path: Path) -> None:
+    """It saves and leaves, its lease is closed, and no later life goes on or is charged."""
+    data = tiny_set(tmp_path / "data", identities=2, actions=2, frames=4, size=32)
+    words = (*SMALL, f"data.manifest={data}", "train.steps=1000000", "train.log_steps=1",
+             "train.pictures=false", "name=t0000")  # fmt: skip
+    settings = Settings(
+        manifest=str(data), words=(), steps=1000000, rungs=(1,), objectives=("psnr",), workers=1,
+        cpus=1, gpus=0, interval=2, seed=0, vgg="", space={}, cap=1e6,
+    )  # fmt: skip
+    study = tmp_path / "study"
+    write_record(study, Record("t0000", {}, words))
+    Ledger(study).grant(1e6)
+    nursery = nursery_for(settings)
+    trial = Trial(study, settings, "t0000", nursery=nursery)
+    try:
+        assert trial.start()
+        assert not trial.advance().over
+        trial._settings = capped = settings._replace(cap=0.1)
+        assert trial.advance().over
+        record, account = read_record(study, "t0000"), Ledger(study).account()
+        assert record.status == STOPPED and record.step > 0
+        assert record.reason == "over its cap of 0.1 accelerator-seconds; saved"
+        assert not account.open() and account.of_trial("t0000") > 0.1
+        later = Trial(study, capped, "t0000", nursery=nursery)
+        assert not later.start()
+        assert read_record(study, "t0000").reason == "over its cap of 0.1 accelerator-seconds"
+        assert Ledger(study).account().of_trial("t0000") == account.of_trial("t0000")
+    finally:
+        trial.stop()
+        if nursery is not None:
+            nursery.close()
+
+
 def test_a_watched_trial_is_labelled(tmp_path: Path) -> None:
     """Its words name study and trial; without a folder of targets there are none."""
     words = watched(tmp_path / "mine", "t0003", "/targets")
