@@ -14,6 +14,7 @@ from data_shards.errors import UserError
 from data_shards.stream import DataConfig
 from trainer import settings
 from trainer.beginning import BeginConfig
+from trainer.changes import Changing
 from trainer.checkpoint import CheckpointConfig
 from trainer.latents import LatentsConfig
 from trainer.networks import NetworksConfig
@@ -58,6 +59,9 @@ class TrainConfig:
     with lower rates, instead of ending; not with DeepSpeed."""
     rollback_rate: float = 0.5
     """What all rates are multiplied by each time it goes back."""
+    changes: str = ""
+    """Settings that change at steps: `300: optim.gamma_rate=0.002 loss.margin=1; 600: ...`. Rates,
+    weights of the losses and what the triplet condition is can; see trainer/changes.py."""
     gradients: str = "auto"
     """How ranks add up the networks' gradients: auto (memory, where it can be) | memory (weights
     shared by the processes of one machine without GPUs) | send (DistributedDataParallel)."""
@@ -113,6 +117,8 @@ class Config:
             self.name.strip() != self.name or "/" in self.name or self.name[0] == "."
         ):
             raise UserError(f"name: {self.name!r} is not the name of a folder under runs/")
+        if self.train.changes:
+            Changing(self)
         if self.train.accumulate > 1 and self.networks.norm == "batch":
             raise UserError(
                 "train.accumulate: batch normalisation would see a micro-batch only; set "

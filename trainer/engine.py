@@ -16,6 +16,7 @@ from data_shards.batch import ClipBatch
 from data_shards.errors import UserError
 from trainer import objective
 from trainer.average import WeightAverage
+from trainer.changes import Changing
 from trainer.config import Config
 from trainer.draws import Draw, draw
 from trainer.latents import LatentDictionary, Latents
@@ -111,6 +112,7 @@ class Engine:
             memory=self.parallel.average if isinstance(self.parallel, Shared) else None,
         )  # fmt: skip
         self.parallel.settle()
+        self._changing = Changing(config)
         self.phases = Phases()
         self.pace = pace(config.schedule)
         self.frames = 0
@@ -127,6 +129,8 @@ class Engine:
 
     def measure(self, batch: ClipBatch, *, step: int, moves: frozenset[str]) -> Measured:
         """Forward and backward of one batch; gradients are left where `update` finds them."""
+        self.config = self._changing.at(step)
+        self.optimiser.config = self.config.optim
         config, phases = self.config, self.phases
         total_clips = self.pace.clips
         choice = draw(
