@@ -59,6 +59,9 @@ class TrainConfig:
     with lower rates, instead of ending; not with DeepSpeed."""
     rollback_rate: float = 0.5
     """What all rates are multiplied by each time it goes back."""
+    until: int | None = None
+    """End after this many steps as at the end, though rates follow the whole length; the same run
+    with a larger number goes on."""
     changes: str = ""
     """Settings that change at steps: `300: optim.gamma_rate=0.002 loss.margin=1; 600: ...`. Rates,
     weights of the losses and what the triplet condition is can; see trainer/changes.py."""
@@ -73,6 +76,8 @@ class TrainConfig:
                 raise UserError(f"train.{name}: {value} is not positive")
         if self.steps is not None and self.minutes is not None:
             raise UserError("train.minutes: set either train.steps or train.minutes, not both")
+        if self.until is not None and self.until < 1:
+            raise UserError(f"train.until: {self.until} is below 1")
         if self.hang_seconds < 0:
             raise UserError(f"train.hang_seconds: {self.hang_seconds} is below 0")
         if not 0 <= self.average < 1:

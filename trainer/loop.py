@@ -7,6 +7,7 @@ much time has gone by.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -118,7 +119,8 @@ def train(
                 stop(step, evidence(parts, batch, measured), comm=engine.ranks.comm,
                      folder=parts.folder, state={"seed": config.seed})  # fmt: skip
             done = share(config, steps, step + 1, agreed.seconds)
-            logged = (step + 1) % config.train.log_steps == 0 or done >= 1
+            over = finished(config, steps, step + 1, agreed.seconds)
+            logged = (step + 1) % config.train.log_steps == 0 or over
             with parts.observer.update(stage.moves, logged=logged):
                 engine.update(step=step, moves=stage.moves, factor=factor)
             step, seconds = step + 1, agreed.seconds
@@ -168,8 +170,8 @@ def fits_on(device: torch.device, size: int) -> bool:
 
 
 def finished(config: Config, steps: int | None, step: int, seconds: float) -> bool:
-    """Whether a run has had its steps or its minutes."""
-    return share(config, steps, step, seconds) >= 1
+    """Whether a run has had its steps or its minutes, or is to end here."""
+    return share(config, steps, step, seconds) >= 1 or step >= (config.train.until or math.inf)
 
 
 def share(config: Config, steps: int | None, step: int, seconds: float) -> float:

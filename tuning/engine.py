@@ -23,6 +23,7 @@ from tuning.actor import make_trainable
 from tuning.guard import Guard, RayLost, rays_own, terminable
 from tuning.halving import make_scheduler
 from tuning.ledger import Ledger
+from tuning.population import Population, Wait
 from tuning.records import (
     STOPPED,
     UNFINISHED,
@@ -34,7 +35,7 @@ from tuning.records import (
     stop_mark,
     write_record,
 )
-from tuning.sampling import INSTALL, Sampler
+from tuning.sampling import INSTALL, Drawn, Sampler
 from tuning.space import Space, values_of, words_of
 
 DRIVER = "driver.json"
@@ -174,11 +175,16 @@ def _connect(ray: Any, settings: Settings, way: Way) -> None:
             raise UserError(f"{option}: {wanted:g}, and there are {there.get(name, 0):g}")
 
 
-def _new_record(
-    study: Path, settings: Settings, space: Space, name: str, values: dict[str, Any]
-) -> Record:
-    own = words_of(space, values, fixed=settings.words)
-    return write_record(study, Record(name, values, (*settings.words, *own, f"name={name}")))
+def _new_record(study: Path, settings: Settings, space: Space, drawn: Drawn) -> Record:
+    if drawn.parent:
+        words = read_record(study, drawn.parent).words
+    else:
+        words = (*settings.words, *words_of(space, drawn.values, fixed=settings.words))
+    if drawn.until:
+        words = (*words, f"train.until={drawn.until}", f"train.changes={drawn.changes}")
+    record = Record(drawn.name, drawn.values, (*words, f"name={drawn.name}"))
+    more = {"parent": drawn.parent, "until": drawn.until, "changes": drawn.changes}
+    return write_record(study, record._replace(**more))
 
 
 def make_searcher(
@@ -188,11 +194,16 @@ def make_searcher(
     from ray.tune.search import Searcher
 
     records = read_records(study)
-    sampler = Sampler(
-        space, settings.objectives, records, searcher=way.searcher, seed=settings.seed,
-        # What the user would have trained with: a search finds nothing worse.
-        first=values_of(space, resolve(settings.words)),
-    )  # fmt: skip
+    # What the user would have trained with: a search finds nothing worse.
+    first = values_of(space, resolve(settings.words))
+    sampler: Sampler | Population
+    if way.searcher == "pb2":
+        sampler = Population(space, settings, lambda: read_records(study), first=first)
+    else:
+        sampler = Sampler(
+            space, settings.objectives, records, searcher=way.searcher, seed=settings.seed,
+            first=first,
+        )  # fmt: skip
     waiting = [record for record in records if record.status in UNFINISHED]
     least = settings.width * settings.interval
 
@@ -210,10 +221,12 @@ def make_searcher(
                 sampler.ask(record.id, record.values)
             else:
                 drawn = None if way.trials and self._made >= way.trials else sampler.draw()
+                if isinstance(drawn, Wait):
+                    return None
                 if drawn is None:
                     return Searcher.FINISHED
                 self._made += 1
-                record = _new_record(study, settings, space, *drawn)
+                record = _new_record(study, settings, space, drawn)
             self._names[trial_id] = record.id
             return {"trial": record.id}
 

@@ -62,12 +62,12 @@ def trials_csv(records: Sequence[Record], settings: Settings, account: Account) 
     out = io.StringIO()
     table = csv.writer(out, lineterminator="\n")
     table.writerow(
-        ["trial", "status", "reason", "step", "accelerator_seconds", "pareto",
+        ["trial", "parent", "status", "reason", "step", "accelerator_seconds", "pareto",
          *settings.objectives, *paths]
     )  # fmt: skip
     for record in records:
         table.writerow([
-            record.id, record.status, record.reason, record.step,
+            record.id, record.parent, record.status, record.reason, record.step,
             round(account.of_trial(record.id), 3), int(record.id in on_front),
             *(record.scores.get(name, "") for name in settings.objectives),
             *(record.values.get(path, "") for path in paths),
@@ -89,7 +89,7 @@ def best_yaml(study: Path, record: Record, settings: Settings) -> str:
 
 def yaml_of(config: Config, *, name: str) -> str:
     """A trial's config under another name, with all that an ordinary training leaves."""
-    train = replace(config.train, pictures=True)
+    train = replace(config.train, pictures=True, until=None)
     telemetry = replace(config.telemetry, targets="", labels="")
     return to_yaml(replace(config, name=name, train=train, telemetry=telemetry))
 

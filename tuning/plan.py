@@ -14,6 +14,7 @@ from trainer.config import Config, resolve
 from tuning.engine import Way
 from tuning.halving import rungs
 from tuning.objectives import require
+from tuning.population import PARTS, changing
 from tuning.records import Settings
 from tuning.space import Space, check, default_space, load_space, words_of
 
@@ -77,12 +78,14 @@ def plan(args: argparse.Namespace) -> Planned:
     check(space, words)
     require_labels(resolve([*words, *_any(space, words)]), opened.manifest, where=where)
     scheduler = args.scheduler or default_scheduler(args.searcher, objectives)
+    if args.searcher == "pb2":
+        _require_population(args, space, scheduler)
     settings = Settings(
         manifest=where, words=words, steps=args.steps, rungs=rungs(args.steps, scheduler),
         objectives=objectives, workers=workers, cpus=args.cpus_per_trial, gpus=gpus,
         interval=args.interval, seed=args.seed, vgg=vgg,
         space={"total": space.total, "ranges": [r._asdict() for r in space.ranges]},
-        cap=args.trial_cap,
+        cap=args.trial_cap, population=args.population if args.searcher == "pb2" else 0,
     )  # fmt: skip
     way = Way(
         args.searcher, scheduler, args.max_concurrent, args.trials, args.address,
@@ -91,9 +94,24 @@ def plan(args: argparse.Namespace) -> Planned:
     return Planned(settings, space, way, hours * 3600)
 
 
+def _require_population(args: argparse.Namespace, space: Space, scheduler: str) -> None:
+    """Refuse a population that cannot be.
+
+    Raises:
+        UserError: naming the option.
+    """
+    changing(space)
+    if scheduler != "none":
+        raise UserError(f"--scheduler: {scheduler}: pb2 ranks its members itself; leave it out")
+    if args.population < 2:
+        raise UserError(f"--population: {args.population}: at least 2 members are needed")
+    if args.steps < PARTS:
+        raise UserError(f"--steps: {args.steps}: pb2 needs at least {PARTS}")
+
+
 def default_scheduler(searcher: str, objectives: tuple[str, ...]) -> str:
     """Halving where one objective says who is ahead."""
-    if len(objectives) > 1:
+    if len(objectives) > 1 or searcher == "pb2":
         return "none"
     return "hyperband" if searcher == "bohb" else "asha"
 

@@ -8,16 +8,18 @@ that a search needs to go on.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from data_shards.errors import UserError
-from trainer.commit import read_json, replace_durable
+from trainer.commit import committed, read_json, replace_durable, step_name
 
 STUDY, TRIAL, TRIALS = "study.json", "trial.json", "trials"
-PENDING, RUNNING, DONE = "pending", "running", "done"
+PENDING, RUNNING, DONE, PART = "pending", "running", "done", "part"
+"""`part`: the end of a part of the way (`population`), which never wins."""
 STOPPED, BUDGET, FAILED = "stopped", "budget", "failed"
 UNFINISHED = (PENDING, RUNNING, BUDGET)
 """Statuses of trials that the next life of the search goes on with."""
@@ -40,6 +42,8 @@ class Settings(NamedTuple):
     space: dict[str, Any]
     cap: float = 0.0
     """Most accelerator-seconds that one trial may hold; 0: no cap."""
+    population: int = 0
+    """Members of a population (searcher `pb2`)."""
 
     @property
     def width(self) -> float:
@@ -59,6 +63,12 @@ class Record(NamedTuple):
     scores: Mapping[str, float] = MappingProxyType({})
     rungs: tuple[tuple[int, float], ...] = ()
     process: tuple[str, int, int] | None = None
+    parent: str = ""
+    """Trial from whose checkpoint this one goes on."""
+    until: int = 0
+    """Step at which it ends; 0: where all do."""
+    changes: str = ""
+    """`train.changes` of its whole chain."""
 
 
 def folder_of(study: Path, trial: str) -> Path:
@@ -69,6 +79,19 @@ def folder_of(study: Path, trial: str) -> Path:
 def stop_mark(study: Path, trial: str) -> Path:
     """File by which the search tells a trial, wherever it runs, that it is stopped."""
     return folder_of(study, trial) / "trial.stop"
+
+
+def inherit(study: Path, record: Record) -> None:
+    """Give a trial's folder what its parent's chain has: the last checkpoint, and the log."""
+    ours, theirs = folder_of(study, record.id), folder_of(study, record.parent)
+    if not record.parent or (ours / "checkpoints").exists():
+        return
+    newest = theirs / "checkpoints" / step_name(committed(theirs / "checkpoints")[-1])
+    whole = ours / "inherited"
+    shutil.rmtree(whole, ignore_errors=True)
+    shutil.copytree(newest, whole / newest.name)
+    shutil.copyfile(theirs / "metrics.jsonl", ours / "metrics.jsonl")
+    whole.rename(ours / "checkpoints")
 
 
 def write_record(study: Path, record: Record) -> Record:

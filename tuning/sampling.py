@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from data_shards.errors import UserError
 from tuning.objectives import OBJECTIVES
@@ -19,10 +19,9 @@ from tuning.space import STATIC, TRANSIENT, Range, Space
 if TYPE_CHECKING:
     import optuna
 
-SEARCHERS = ("optuna", "bohb", "random", "grid")
-"""`bohb` is in the manner of BOHB (Falkner et al. 2018): one model over all settings together, told
-of what stopped trials reached at their rungs, beside HyperBand."""
 TPE = {"optuna": {"n_startup_trials": 8}, "bohb": {"n_startup_trials": 8, "multivariate": True}}
+"""Options of optuna's TPE by searcher. `bohb` is in the manner of BOHB (Falkner et al. 2018): one
+model over all settings together, told of what stopped trials reached, beside HyperBand."""
 INSTALL = "pip install 'navsynth[tune]'"
 
 
@@ -87,6 +86,16 @@ def told(space: Space, objectives: Sequence[str], record: Record) -> Any:
     )
 
 
+class Drawn(NamedTuple):
+    """A new trial: its name and values, and what it goes on from (see `records.Record`)."""
+
+    name: str
+    values: dict[str, Any]
+    parent: str = ""
+    until: int = 0
+    changes: str = ""
+
+
 class Sampler:
     """Draws the values of new trials and is told what they gave."""
 
@@ -102,8 +111,8 @@ class Sampler:
         self._grid = self._points(records) if searcher == "grid" else None
         self._drawn = len(records)
 
-    def draw(self) -> tuple[str, dict[str, Any]] | None:
-        """Identity and values of a new trial; None where a grid has no point left."""
+    def draw(self) -> Drawn | None:
+        """A new trial; None where a grid has no point left."""
         fixed = self._grid.pop(0) if self._grid else None
         if self._grid is not None and fixed is None:
             return None
@@ -111,7 +120,7 @@ class Sampler:
             fixed = self._first
         name = f"t{self._drawn:04d}"
         self._drawn += 1
-        return name, self.ask(name, fixed)
+        return Drawn(name, self.ask(name, fixed))
 
     def ask(self, name: str, fixed: dict[str, Any] | None = None) -> dict[str, Any]:
         """Values of a trial: `fixed` ones, or newly drawn."""

@@ -20,7 +20,7 @@ from pathlib import Path
 from data_shards.errors import UserError
 from tuning.guard import RayLost
 
-SEARCHERS = ("optuna", "bohb", "random", "grid")
+SEARCHERS = ("optuna", "bohb", "random", "grid", "pb2")
 SCHEDULERS = ("asha", "hyperband", "none")
 HOUR = 3600.0
 
@@ -48,6 +48,7 @@ def parser() -> argparse.ArgumentParser:
     add("--rates", action="store_true", help="search learning rates too")
     add("--total", type=int, help="keep D_s + D_t at this sum (default: both are free)")
     add("--searcher", choices=SEARCHERS, default="optuna", help="default: optuna (TPE)")
+    add("--population", type=int, default=4, help="members of a population, for pb2 (default: 4)")
     add("--scheduler", choices=SCHEDULERS, help="default: asha; hyperband with bohb; none "
         "with several objectives")  # fmt: skip
     add("--objective", nargs="+", default=["psnr"], help="psnr mcs fcs exchange bytes; several: "

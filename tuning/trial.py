@@ -31,10 +31,12 @@ from tuning.records import (
     BUDGET,
     DONE,
     FAILED,
+    PART,
     RUNNING,
     STOPPED,
     Settings,
     folder_of,
+    inherit,
     read_record,
     stop_mark,
     write_record,
@@ -91,6 +93,7 @@ class Trial:
             processes.end([processes.Process(*self.record.process)])
         self._stop_mark.unlink(missing_ok=True)
         self._thread.start()
+        inherit(self._study, self.record)
         self._spawn([*command(self._study, self._settings, self.record), *self._more])
         return True
 
@@ -146,7 +149,8 @@ class Trial:
                     scores = scores_of(
                         self._settings.objectives, self._run, self._settings.manifest
                     )
-                    self._note(status=DONE, scores=scores)
+                    whole = self.record.until in (0, self._settings.steps)
+                    self._note(status=DONE if whole else PART, scores=scores)
             elif self._refused.is_set():
                 self._cut_short("; saved")
             else:

@@ -15,6 +15,7 @@ from tests.support.footage import tiny_set
 from tests.support.training import differing, tensors, train
 from trainer import journal
 from trainer.changes import CHANGING, Change, Changing, parse, write
+from trainer.commit import read_json
 from trainer.config import resolve
 
 TWO = "train.changes=2: optim.gamma_rate=0.01 loss.margin=0.5; 4: latents.rate=0.002"
@@ -105,3 +106,23 @@ def test_a_run_resumed_beyond_a_change_ends_as_one_never_stopped(
         assert train(tmp_path, data, f"train.steps={stop}", TWO, name=name) == 0
         assert train(tmp_path, data, *whole, name=name) == 0
         assert differing(tensors(tmp_path / name, 6), expected) == []
+
+
+def test_a_run_that_ends_early_goes_on_as_one_of_the_whole_length(
+    tmp_path: Path, data: Path
+) -> None:
+    """`train.until` ends it done and scored; rates follow the whole length, so the end is equal."""
+    whole = ("train.steps=6", "train.log_steps=1", "optim.curve=cosine")
+    assert train(tmp_path, data, *whole, name="whole") == 0
+    for until in (2, 4, 6):
+        assert train(tmp_path, data, *whole, f"train.until={until}", name="parts") == 0
+        state = read_json(tmp_path / "parts" / "run.json")
+        assert (state["status"], state["step"]) == ("done", until) and state["final"]["psnr"] > 0
+    assert differing(tensors(tmp_path / "parts", 6), tensors(tmp_path / "whole", 6)) == []
+    rates = [
+        [line["lr/gamma"] for line in journal.read(tmp_path / name / "metrics.jsonl")]
+        for name in ("whole", "parts")
+    ]
+    assert rates[0] == rates[1] and len(rates[0]) == 6
+    with pytest.raises(UserError, match=r"^train\.until: 0 is below 1$"):
+        resolve(["train.until=0"])

@@ -27,7 +27,7 @@ def test_the_first_trial_is_what_was_given(searcher: str) -> None:
     sampler = Sampler(SPACE, ("psnr",), [], searcher=searcher, seed=3, first=given)
     seen = []
     for number in range(12):
-        name, values = sampler.draw() or ("", {})
+        name, values, *_ = sampler.draw() or ("", {})
         assert name == f"t{number:04d}"
         seen.append(values)
         stopped = number % 3 == 1

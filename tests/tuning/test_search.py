@@ -133,6 +133,8 @@ def test_a_killed_driver_loses_no_finished_trial(tmp_path: Path, data: Path) -> 
         (("--gpus-per-trial", "1"), "the budget is of cores"),
         (("--trial-cap", "0.01"), "--trial-cap: 0.01 accelerator-seconds are less than the"),
         (("--objective", "exchange"), "held-out|identities"),
+        (("--searcher", "pb2", "--scheduler", "asha"), "asha: pb2 ranks its members itself"),
+        (("--searcher", "pb2", "--population", "1"), "--population: 1: at least 2 members"),
         (("--objective", "speed"), "'speed' is none of"),
         (("train.steps=3",), "the search sets train.steps itself"),
         (("--manifest", "/nowhere"), "no manifest|nowhere"),

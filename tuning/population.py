@@ -1,0 +1,219 @@
+"""PB2 over histories: a population that is ranked at parts of the way, whose worst are replaced.
+
+Parker-Holder et al. 2020: members that are behind take over weights of one that is ahead, and new
+values for what may change on the way (`trainer.changes`), chosen by a bandit whose Gaussian process
+predicts what they improve (Ray's own, `ray.tune.schedulers.pb2`). Here a member's way is a chain
+of trials, one for each part: a trial goes on from its parent's checkpoint and has all changes of
+its chain as `train.changes`. What wins is therefore a config, which trains to the same figure from
+the beginning, and widths may differ between members: whoever takes over weights takes all that is
+older, too. Everything follows from the records, so a killed search goes on.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from data_shards.errors import UserError
+from trainer.changes import CHANGING, Change, parse, write
+from tuning.objectives import OBJECTIVES
+from tuning.records import DONE, PART, UNFINISHED, Record, Settings
+from tuning.sampling import INSTALL, Drawn, Sampler
+from tuning.space import Range, Space
+
+PARTS = 4
+"""Of the way, after each of which members are ranked."""
+REPLACED = 4
+"""One of so many members is replaced, at least one."""
+
+
+class Wait:
+    """No member can be drawn before others have ended."""
+
+
+WAIT = Wait()
+
+
+def ends(steps: int) -> tuple[int, ...]:
+    """Steps at which parts of the way end."""
+    return tuple(dict.fromkeys(max(1, steps * part // PARTS) for part in range(1, PARTS + 1)))
+
+
+def changing(space: Space) -> tuple[Range, ...]:
+    """Ranges of what may change on the way.
+
+    Raises:
+        UserError: there are none.
+    """
+    found = tuple(r for r in space.ranges if r.path in CHANGING and not r.choices)
+    if not found:
+        raise UserError(
+            "--searcher pb2: the space has no range of a setting that can change on the way; "
+            f"{', '.join(CHANGING)} can"
+        )
+    return found
+
+
+class Point(NamedTuple):
+    """What a part of the way gave: where it began, with which values, and the gain a step."""
+
+    until: int
+    before: float
+    values: tuple[float, ...]
+    gain: float
+
+
+class Population:
+    """Draws members; stands where `sampling.Sampler` does."""
+
+    def __init__(
+        self, space: Space, settings: Settings, read: Callable[[], list[Record]], *,
+        first: dict[str, Any] | None,
+    ) -> None:  # fmt: skip
+        """`read` gives all records; `first`: values of the first member."""
+        self._space, self._settings, self._read = space, settings, read
+        self._first, self._changing = first, changing(space)
+        self._ends, self._size = ends(settings.steps), settings.population
+        self._lost: set[str] = set()
+
+    def ask(self, name: str, fixed: dict[str, Any] | None = None) -> None:
+        """Nothing: an unfinished trial goes on as it is."""
+
+    def tell(self, record: Record) -> None:
+        """Do not wait for one that has ended without being finished; all else is in the records."""
+        if record.status in UNFINISHED:
+            self._lost.add(record.id)
+
+    def draw(self) -> Drawn | Wait | None:
+        """A new trial; `WAIT`, or None at the end of the way."""
+        records = self._read()
+        name, before = f"t{len(records):04d}", []
+        for until in self._ends:
+            part = [record for record in records if record.until == until]
+            if len(part) < self._size:
+                break
+            before = part
+        else:
+            return None
+        if until == self._ends[0]:
+            return self._founder(name, records, until)
+        if any(r.status in UNFINISHED and r.id not in self._lost for r in before):
+            return WAIT
+        return self._child(name, len(part), before, part, records, until)
+
+    def _founder(self, name: str, records: list[Record], until: int) -> Drawn:
+        sampler = Sampler(
+            self._space, self._settings.objectives, records, searcher="random",
+            seed=self._settings.seed, first=self._first,
+        )  # fmt: skip
+        drawn = sampler.draw()
+        assert drawn is not None
+        return drawn._replace(name=name, until=until)
+
+    def _child(
+        self, name: str, place: int, before: list[Record], part: list[Record],
+        records: list[Record], until: int,
+    ) -> Drawn | None:  # fmt: skip
+        ranked = sorted((r for r in before if r.status in (DONE, PART)), key=self._score)
+        if not ranked:
+            return None
+        own = before[place]
+        count = min(max(1, self._size // REPLACED), len(ranked) - 1)
+        last = [r.id for r in ranked[:count]]
+        if own.status in (DONE, PART) and own.id not in last:
+            return Drawn(name, own.values, own.id, until, own.changes)
+        donor = ranked[-1 - place % max(1, count)]
+        new = self._choose(donor, part, records)
+        change = Change(donor.until, tuple(new.items()))
+        lines = write((*parse(donor.changes), change))
+        return Drawn(name, {**donor.values, **new}, donor.id, until, lines)
+
+    def _score(self, record: Record) -> float:
+        name = self._settings.objectives[0]
+        sign = 1 if OBJECTIVES[name].direction == "maximize" else -1
+        return sign * record.scores[name]
+
+    def _choose(self, donor: Record, part: list[Record], records: list[Record]) -> dict[str, Any]:
+        """Values of what may change, for one who takes over the donor's weights."""
+        points = self._points(records)
+        new = [r for r in part if r.parent and r.values != _of(records, r.parent).values]
+        taken = [self._numbers(r) for r in new]
+        if points:
+            numbers = select(
+                points, taken, self._changing, until=donor.until, before=self._score(donor)
+            )
+        else:  # nobody has gone on from a known score yet
+            numbers = self._at_random(len(records))
+        return {
+            r.path: r.value(math.exp(x) if r.log else x)
+            for r, x in zip(self._changing, numbers, strict=True)
+        }
+
+    def _at_random(self, seed: int) -> list[float]:
+        import numpy as np
+
+        draw = np.random.default_rng([self._settings.seed, seed])
+        return [float(draw.uniform(*_limits(r))) for r in self._changing]
+
+    def _numbers(self, record: Record) -> tuple[float, ...]:
+        values = [float(record.values[r.path]) for r in self._changing]
+        pairs = zip(self._changing, values, strict=True)
+        return tuple(math.log(value) if r.log else value for r, value in pairs)
+
+    def _points(self, records: list[Record]) -> list[Point]:
+        found = []
+        for record in records:
+            if record.parent and record.status in (DONE, PART):
+                parent = _of(records, record.parent)
+                gain = self._score(record) - self._score(parent)
+                gain /= record.until - parent.until
+                point = Point(parent.until, self._score(parent), self._numbers(record), gain)
+                found.append(point)
+        return sorted(found)
+
+
+def select(
+    points: Sequence[Point], taken: Sequence[Sequence[float]], ranges: Sequence[Range], *,
+    until: int, before: float,
+) -> list[float]:  # fmt: skip
+    """Ray's choice of PB2: the values with the highest upper bound of what they may improve.
+
+    Args:
+        points: what is known, oldest first.
+        taken: values that others of the same part have been given just now.
+        ranges: of the values; logarithms of those that are `log`.
+        until: step at which the new part begins.
+        before: score there.
+    """
+    import numpy as np
+
+    try:
+        from ray.tune.schedulers.pb2 import _select_config
+    except ImportError:
+        raise UserError(f"scikit-learn is not installed: {INSTALL}") from None
+    from sklearn.exceptions import ConvergenceWarning
+
+    known = np.array([(p.until, p.before, *p.values) for p in points])
+    with warnings.catch_warnings():
+        # Scales at their bounds are usual with a handful of points, and no news to a user.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        chosen = _select_config(
+            known,
+            np.array([p.gain for p in points]),
+            np.array(taken) if taken else None,  # pyright: ignore
+            np.array([until, before]),
+            {r.path: _limits(r) for r in ranges},
+            num_f=2,
+        )
+    pairs = zip(chosen.tolist(), ranges, strict=True)
+    return [min(max(x, _limits(r)[0]), _limits(r)[1]) for x, r in pairs]
+
+
+def _limits(item: Range) -> tuple[float, float]:
+    return (math.log(item.low), math.log(item.high)) if item.log else (item.low, item.high)
+
+
+def _of(records: Sequence[Record], name: str) -> Record:
+    return next(record for record in records if record.id == name)
