@@ -187,6 +187,17 @@ def _new_record(study: Path, settings: Settings, space: Space, drawn: Drawn) -> 
     return write_record(study, record._replace(**more))
 
 
+def _make_sampler(study: Path, settings: Settings, space: Space, way: Way) -> Sampler | Population:
+    # What the user would have trained with: a search finds nothing worse.
+    first = values_of(space, resolve(settings.words))
+    if way.searcher == "pb2":
+        return Population(space, settings, lambda: read_records(study), first=first)
+    return Sampler(
+        space, settings.objectives, read_records(study), searcher=way.searcher,
+        seed=settings.seed, first=first,
+    )  # fmt: skip
+
+
 def make_searcher(
     study: Path, settings: Settings, space: Space, way: Way, on_change: Callable[[Record], None]
 ) -> Any:
@@ -194,16 +205,7 @@ def make_searcher(
     from ray.tune.search import Searcher
 
     records = read_records(study)
-    # What the user would have trained with: a search finds nothing worse.
-    first = values_of(space, resolve(settings.words))
-    sampler: Sampler | Population
-    if way.searcher == "pb2":
-        sampler = Population(space, settings, lambda: read_records(study), first=first)
-    else:
-        sampler = Sampler(
-            space, settings.objectives, records, searcher=way.searcher, seed=settings.seed,
-            first=first,
-        )  # fmt: skip
+    sampler = _make_sampler(study, settings, space, way)
     waiting = [record for record in records if record.status in UNFINISHED]
     least = settings.width * settings.interval
 
