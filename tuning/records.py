@@ -82,11 +82,18 @@ def stop_mark(study: Path, trial: str) -> Path:
 
 
 def inherit(study: Path, record: Record) -> None:
-    """Give a trial's folder what its parent's chain has: the last checkpoint, and the log."""
+    """Give a trial's folder what its parent's chain has: the last checkpoint, and the log.
+
+    Raises:
+        UserError: the parent has no checkpoint.
+    """
     ours, theirs = folder_of(study, record.id), folder_of(study, record.parent)
     if not record.parent or (ours / "checkpoints").exists():
         return
-    newest = theirs / "checkpoints" / step_name(committed(theirs / "checkpoints")[-1])
+    saved = committed(theirs / "checkpoints")
+    if not saved:
+        raise UserError(f"{theirs}: no checkpoint for {record.id} to go on from")
+    newest = theirs / "checkpoints" / step_name(saved[-1])
     whole = ours / "inherited"
     shutil.rmtree(whole, ignore_errors=True)
     shutil.copytree(newest, whole / newest.name)

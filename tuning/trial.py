@@ -83,7 +83,8 @@ class Trial:
         self._begun = 0.0
 
     def start(self) -> bool:
-        """Take the lease and start (or resume) the training; False where the budget is spent."""
+        """Take the lease and start (or resume) the training; False where it cannot: the budget or
+        its cap is spent, or what it goes on from is gone."""
         self._begun = time.monotonic()
         self._capped = self._over_cap()
         if self._capped or not self._hold():
@@ -93,7 +94,12 @@ class Trial:
             processes.end([processes.Process(*self.record.process)])
         self._stop_mark.unlink(missing_ok=True)
         self._thread.start()
-        inherit(self._study, self.record)
+        try:
+            inherit(self._study, self.record)
+        except (UserError, OSError) as error:
+            self._note(status=FAILED, reason=" ".join(str(error).split()))
+            self._release()
+            return False
         self._spawn([*command(self._study, self._settings, self.record), *self._more])
         return True
 

@@ -12,7 +12,15 @@ from tests.support.training import SMALL
 from tuning import processes
 from tuning.command import nursery_for, watched
 from tuning.ledger import Ledger
-from tuning.records import STOPPED, Record, Settings, read_record, stop_mark, write_record
+from tuning.records import (
+    FAILED,
+    STOPPED,
+    Record,
+    Settings,
+    read_record,
+    stop_mark,
+    write_record,
+)
 from tuning.trial import Trial
 
 
@@ -23,19 +31,23 @@ def until(condition, what: str) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.slow
-def test_a_mark_stops_a_trial_and_frees_what_it_held(tmp_path: Path) -> None:
-    """No process of it is left and its seconds are charged; the actor may take another trial."""
-    data = tiny_set(tmp_path / "data", identities=2, actions=2, frames=4, size=32)
+def endless(folder: Path) -> tuple[Path, Settings]:
+    """A study with one trial that would train for ever, and its settings."""
+    data = tiny_set(folder / "data", identities=2, actions=2, frames=4, size=32)
     words = (*SMALL, f"data.manifest={data}", "train.steps=1000000", "train.log_steps=1",
              "train.pictures=false", "name=t0000")  # fmt: skip
-    settings = Settings(
+    write_record(folder / "study", Record("t0000", {}, words))
+    Ledger(folder / "study").grant(1e6)
+    return folder / "study", Settings(
         manifest=str(data), words=(), steps=1000000, rungs=(1,), objectives=("psnr",), workers=1,
         cpus=1, gpus=0, interval=2, seed=0, vgg="", space={},
     )  # fmt: skip
-    study = tmp_path / "study"
-    write_record(study, Record("t0000", {}, words))
-    Ledger(study).grant(1e6)
+
+
+@pytest.mark.slow
+def test_a_mark_stops_a_trial_and_frees_what_it_held(tmp_path: Path) -> None:
+    """No process of it is left and its seconds are charged; the actor may take another trial."""
+    study, settings = endless(tmp_path)
     nursery = nursery_for(settings)
     trial = Trial(study, settings, "t0000", nursery=nursery)
     try:
@@ -60,16 +72,7 @@ def test_a_mark_stops_a_trial_and_frees_what_it_held(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_trial_over_its_cap_is_ended_for_good(tmp_path: Path) -> None:
     """It saves and leaves, its lease is closed, and no later life goes on or is charged."""
-    data = tiny_set(tmp_path / "data", identities=2, actions=2, frames=4, size=32)
-    words = (*SMALL, f"data.manifest={data}", "train.steps=1000000", "train.log_steps=1",
-             "train.pictures=false", "name=t0000")  # fmt: skip
-    settings = Settings(
-        manifest=str(data), words=(), steps=1000000, rungs=(1,), objectives=("psnr",), workers=1,
-        cpus=1, gpus=0, interval=2, seed=0, vgg="", space={}, cap=1e6,
-    )  # fmt: skip
-    study = tmp_path / "study"
-    write_record(study, Record("t0000", {}, words))
-    Ledger(study).grant(1e6)
+    study, settings = endless(tmp_path)
     nursery = nursery_for(settings)
     trial = Trial(study, settings, "t0000", nursery=nursery)
     try:
@@ -89,6 +92,17 @@ def test_a_trial_over_its_cap_is_ended_for_good(tmp_path: Path) -> None:
         trial.stop()
         if nursery is not None:
             nursery.close()
+
+
+def test_a_trial_whose_parent_is_gone_fails_and_gives_its_lease_back(tmp_path: Path) -> None:
+    """Nothing is started, the reason is noted, and nothing goes on charging the ledger."""
+    study, settings = endless(tmp_path)
+    write_record(study, Record("t0001", {}, (), parent="t0000"))
+    trial = Trial(study, settings, "t0001")
+    assert not trial.start()
+    record = read_record(study, "t0001")
+    assert record.status == FAILED and "no checkpoint for t0001 to go on from" in record.reason
+    assert not Ledger(study).account().open() and not trial._thread.is_alive()
 
 
 def test_a_watched_trial_is_labelled(tmp_path: Path) -> None:
