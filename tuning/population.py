@@ -142,8 +142,9 @@ class Population:
         taken = [self._numbers(r) for r in new]
         if points:
             numbers = select(
-                points, taken, self._changing, until=donor.until, before=self._score(donor)
-            )
+                points, taken, self._changing, until=donor.until, before=self._score(donor),
+                seed=self._settings.seed + len(records),
+            )  # fmt: skip
         else:  # nobody has gone on from a known score yet
             numbers = self._at_random(len(records))
         return {
@@ -176,7 +177,7 @@ class Population:
 
 def select(
     points: Sequence[Point], taken: Sequence[Sequence[float]], ranges: Sequence[Range], *,
-    until: int, before: float,
+    until: int, before: float, seed: int,
 ) -> list[float]:  # fmt: skip
     """Ray's choice of PB2: the values with the highest upper bound of what they may improve.
 
@@ -186,6 +187,7 @@ def select(
         ranges: of the values; logarithms of those that are `log`.
         until: step at which the new part begins.
         before: score there.
+        seed: of the search for the highest; the same choice for the same arguments.
     """
     import numpy as np
 
@@ -196,17 +198,22 @@ def select(
     from sklearn.exceptions import ConvergenceWarning
 
     known = np.array([(p.until, p.before, *p.values) for p in points])
-    with warnings.catch_warnings():
-        # Scales at their bounds are usual with a handful of points, and no news to a user.
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        chosen = _select_config(
-            known,
-            np.array([p.gain for p in points]),
-            np.array(taken) if taken else None,  # pyright: ignore
-            np.array([until, before]),
-            {r.path: _limits(r) for r in ranges},
-            num_f=2,
-        )
+    left = np.random.get_state()  # Ray draws from numpy's own generator
+    try:
+        np.random.seed(seed % 2**32)
+        with warnings.catch_warnings():
+            # Scales at their bounds are usual with a handful of points, and no news to a user.
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            chosen = _select_config(
+                known,
+                np.array([p.gain for p in points]),
+                np.array(taken) if taken else None,  # pyright: ignore
+                np.array([until, before]),
+                {r.path: _limits(r) for r in ranges},
+                num_f=2,
+            )
+    finally:
+        np.random.set_state(left)
     pairs = zip(chosen.tolist(), ranges, strict=True)
     return [min(max(x, _limits(r)[0]), _limits(r)[1]) for x, r in pairs]
 

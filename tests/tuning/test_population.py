@@ -147,10 +147,10 @@ def test_the_bandit_goes_where_gains_are() -> None:
         Point(20 * (1 + i % 3), 20.0 + i % 3, (float(x),), -((float(x) - 1.6) ** 2))
         for i, x in enumerate(draws)
     )
-    np.random.seed(0)
-    (chosen,) = select(points, [], ranges, until=60, before=22.0)
+    (chosen,) = select(points, [], ranges, until=60, before=22.0, seed=0)
     assert 1.3 <= chosen <= 1.9
-    (other,) = select(points, [(chosen,)], ranges, until=60, before=22.0)
+    assert select(points, [], ranges, until=60, before=22.0, seed=0) == [chosen]
+    (other,) = select(points, [(chosen,)], ranges, until=60, before=22.0, seed=0)
     assert 0.5 <= other <= 2.0
 
 
