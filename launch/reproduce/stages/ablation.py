@@ -172,16 +172,9 @@ def claims_of(footage: FootageSet, rows: Rows) -> tuple[Claim, ...]:
         kind: [abs(f.fcs - bound) for f in several] for kind, several in rows.found.items()
     }
     mean = {kind: float(np.mean([f.fcs for f in several])) for kind, several in rows.found.items()}
-    near = {kind: abs(mean[kind] - bound) <= 0.02 for kind in ("full", OWN)}
-    claims = [
-        Claim(
-            f"{name}: FCS of the {kind} within 0.02 of the bound",
-            near[key],
-            f"{mean[key]:.3f} against {bound:.3f}",
-            _why_far(footage, rows, key, own_holds=near[OWN]),
-        )
-        for key, kind in MODELS.items()
-    ]
+    near = {kind: abs(mean[kind] - bound) <= 0.02 for kind in MODELS}
+    figures = {kind: f"{mean[kind]:.3f} against {bound:.3f}" for kind in MODELS}
+    claims = _models(footage, rows, "FCS of the {} within 0.02 of the bound", near, figures)
     text = f"{name}: the full model is the closest of the ablation to the FCS bound"
     claims.append(_order(text, distances, digits=4))
     still = rows.references[FROZEN].mcs
@@ -189,18 +182,27 @@ def claims_of(footage: FootageSet, rows: Rows) -> tuple[Claim, ...]:
         return (*claims, Claim(f"{name}: MCS", None, "no feature network was given"))
     scores = {kind: [f.mcs or 0.0 for f in several] for kind, several in rows.found.items()}
     mcs = {kind: float(np.mean(several)) for kind, several in scores.items()}
-    low = {kind: mcs[kind] <= still - 1 for kind in ("full", OWN)}
-    claims += [
-        Claim(
-            f"{name}: MCS of the {kind} at least 1.0 below a frozen first frame",
-            low[key],
-            f"{mcs[key]:.2f} against {still:.2f}",
-            _why_far(footage, rows, key, own_holds=low[OWN]),
-        )
-        for key, kind in MODELS.items()
-    ]
+    low = {kind: mcs[kind] <= still - 1 for kind in MODELS}
+    figures = {kind: f"{mcs[kind]:.2f} against {still:.2f}" for kind in MODELS}
+    text = "MCS of the {} at least 1.0 below a frozen first frame"
+    claims += _models(footage, rows, text, low, figures)
     text = f"{name}: the full model has the lowest MCS of the ablation"
     return (*claims, _order(text, scores, digits=2))
+
+
+def _models(
+    footage: FootageSet, rows: Rows, text: str, holds: dict[str, bool], figures: dict[str, str]
+) -> list[Claim]:
+    """One claim for each of `MODELS`, whose name goes into the text."""
+    return [
+        Claim(
+            f"{footage.name}: {text.format(name)}",
+            holds[kind],
+            figures[kind],
+            _why_far(footage, rows, kind, own_holds=holds[OWN]),
+        )
+        for kind, name in MODELS.items()
+    ]
 
 
 def _order(text: str, values: dict[str, list[float]], *, digits: int) -> Claim:
