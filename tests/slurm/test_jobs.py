@@ -77,6 +77,22 @@ def test_asked_to_make_room_it_saves_is_queued_again_and_ends_as_if_never_stoppe
     assert [name for name in ended if not torch.equal(ended[name], straight[name])] == []
 
 
+def test_asked_before_it_has_begun_a_run_begins_saves_and_makes_room(
+    slurm: Cluster, data: Path
+) -> None:
+    """SLURM may send its signal a minute early, while srun itself is still being loaded: the
+    processes hear it as soon as they can, and no failure is counted."""
+    slow = 'srun() { touch loading; sleep 5; exec srun "$@"; }'
+    job = submit(data, "--setup", slow, "train.steps=1000000")
+    wait_for(Path("loading").exists, f"a start: {log()}")
+    slurm.run("scancel", "--batch", "--signal=USR1", job)
+    wait_for(lambda: slurm.show(job).get("Restarts") == "1", f"a requeue: {log()}")
+    assert record().get("status") == "preempted", log()
+    assert "failures" not in json.loads(Path("runs", "run", "slurm", "job.json").read_text())
+    slurm.run("scancel", job)
+    assert slurm.wait_end(job) == "CANCELLED", log()
+
+
 def test_a_time_limit_costs_nothing(slurm: Cluster, data: Path) -> None:
     """SLURM itself sends USR1 before the limit of a minute: the run saves, is queued again, and its
     next job goes on at that step. Nobody else asks."""
