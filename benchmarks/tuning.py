@@ -1,10 +1,11 @@
 """What a search is worth, against the preset and against chance, what it costs, what it charges.
 
-Run: make bench-tuning ARGS="--footage DIR/weizmann_strips --out DIR --minutes 110"
+Run: make bench-tuning ARGS="--footage DIR/weizmann_strips --vgg FILE --out DIR"
      python -m benchmarks.tuning --footage ... --out DIR --write docs/tuning.md
 Says first how long it takes. Each stage's result is kept in OUT/state.json: the same command goes
 on where it was. Person i's cell i % 3 is not trained on: those of persons 0 to 3 choose among
-trials (validation), those of persons 4 to 8 judge (test). Ends with a line of JSON.
+trials (validation), those of persons 4 to 8 judge (test). By default MCS of the held-out cells
+counts: it compares motion whatever its phase, which PSNR does not. Ends with a line of JSON.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from benchmarks.tuning_page import as_text, write_page
 from trainer import journal
 from trainer.commit import read_json, update_json
 from tuning.ledger import Ledger
+from tuning.objectives import OBJECTIVES
 from tuning.outcome import best
 from tuning.records import DONE, Record, folder_of, read_records
 
@@ -34,6 +36,7 @@ ACTIONS = ("bend", "wave1", "wave2")
 HELD_OUT = tuple((f"person{i}", ACTIONS[i % 3]) for i in range(9))
 VALIDATION, TEST = HELD_OUT[:4], HELD_OUT[4:]
 SEARCHERS = ("optuna", "random")
+JUDGED = ("exchange-mcs", "exchange-fcs", "exchange")
 KILL_SECONDS, START_SECONDS, TRIALS_OF_OVERHEAD = 24.0, 15.0, 8
 
 
@@ -44,6 +47,7 @@ class Bench:
         self.args, self.out = args, args.out.resolve()
         self.out.mkdir(parents=True, exist_ok=True)
         self.cores = len(os.sched_getaffinity(0))
+        self.weights = ["--vgg", str(args.vgg.resolve())]
 
     def once(self, name: str, make: Callable[[], Any]) -> Any:
         """A stage's result, from its file or made now."""
@@ -147,7 +151,7 @@ def searched(bench: Bench, data: str, out: Path, *words: str) -> dict[str, Any]:
         raise SystemExit(f"{out}: the search ended with code {code}; see {bench.out / 'log'}")
     wall, account, records = time.monotonic() - begun, Ledger(out).account(), read_records(out)
     spent = sum(seconds_trained(out, record) for record in records)
-    objectives = ("exchange",) if "exchange" in words else ("psnr",)
+    objectives = (words[words.index("--objective") + 1],) if "--objective" in words else ("psnr",)
     winner = best(records, objectives)
     given = records[0].scores.get(objectives[0]) if records else None
     return {
@@ -162,22 +166,19 @@ def searched(bench: Bench, data: str, out: Path, *words: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def judged(bench: Bench, run: Path, cells: str | None) -> float:
-    """Mean PSNR of held-out cells (None: the validation cells), evaluation.json left as it was."""
+def judged(bench: Bench, run: Path, cells: str | None) -> dict[str, float]:
+    """Scores of held-out cells (None: the validation cells), evaluation.json left as it was."""
     file = run / "evaluation.json"
     before = file.read_bytes() if file.is_file() else None
     where = ["--held-out", cells] if cells else []
-    bench.python("trainer.evaluate", str(run), "--videos", "1", "--no-mcs", *where)
-    found = read_json(file)["held_out"]["psnr"]
+    bench.python("trainer.evaluate", str(run), "--videos", "1", *bench.weights, *where)
+    found = read_json(file)["held_out"]
     if before is not None:
         file.write_bytes(before)
-    return float(found)
-
-
-def contender(bench: Bench, name: str, seed: int, steps: int, *words: str) -> dict[str, Any]:
-    """A training that is compared with others: where it is, how long it took, its PSNR."""
-    found = trained(bench, name, *words, f"seed={seed}", f"train.steps={steps}")
-    return {"run": name, **{key: found[key] for key in ("steps", "seconds", "psnr")}}
+    return {
+        "exchange": found["psnr"], "exchange-mcs": found["mcs"], "frozen": found["mcs_frozen"],
+        "exchange-fcs": abs(found["fcs"] - found["fcs_bound"]),
+    }  # fmt: skip
 
 
 def compare(bench: Bench, sets: dict[str, str], steps: int, winner: Path) -> list[dict[str, Any]]:
@@ -188,15 +189,18 @@ def compare(bench: Bench, sets: dict[str, str], steps: int, winner: Path) -> lis
     presets = {"preset": (*base, *bench.args.words)} | ({"plain": base} if bench.args.words else {})
 
     def one(seed: int) -> dict[str, Any]:
+        def train(name: str, steps: int, *words: str) -> dict[str, Any]:
+            found = trained(bench, name, *words, f"seed={seed}", f"train.steps={steps}")
+            return {"run": name, **{key: found[key] for key in ("steps", "seconds", "psnr")}}
+
         row: dict[str, Any] = {"seed": seed}
-        row["best"] = contender(bench, f"best-{seed}", seed, steps, "--config", str(winner))
+        row["best"] = train(f"best-{seed}", steps, "--config", str(winner))
         for kind, words in presets.items():
-            found = contender(bench, f"{kind}-{seed}", seed, steps, *words)
-            ratio = row["best"]["seconds"] / found["seconds"]
+            row[kind] = train(f"{kind}-{seed}", steps, *words)
+            ratio = row["best"]["seconds"] / row[kind]["seconds"]
             if ratio > 1.02:
                 more = round(1.02 * ratio * steps)
-                found = contender(bench, f"{kind}-{seed}-{more}", seed, more, *words)
-            row[kind] = found
+                row[kind] = train(f"{kind}-{seed}-{more}", more, *words)
         return row
 
     with ThreadPoolExecutor(bench.cores) as pool:
@@ -241,22 +245,25 @@ def run(bench: Bench) -> dict[str, Any]:
             name = f"{searcher}-{seed}"
             found = bench.once(name, lambda name=name, searcher=searcher, seed=seed: searched(
                 bench, sets["data"], bench.out / name, "--cpu-hours", str(hours), "--steps",
-                str(steps), "--searcher", searcher, "--seed", str(seed), "--objective", "exchange",
+                str(steps), "--searcher", searcher, "--seed", str(seed), "--objective",
+                args.objective, *bench.weights,
             ))  # fmt: skip
             run = folder_of(bench.out / name, found["best"] or "none")
             test = bench.once(f"{name}-test", lambda run=run: judged(bench, run, sets["test"]))
             studies[name] = {**found, "test": test}
     mine = [name for name in studies if name.startswith(SEARCHERS[0])]
     # Studies train with seeds of their own: compared is what each gained over what it was given.
-    gains = {n: s["scores"]["exchange"] - s["given"] for n, s in studies.items() if n in mine}
+    sign = 1 if OBJECTIVES[args.objective].direction == "maximize" else -1
+    gains = {name: sign * (s["scores"][args.objective] - s["given"])
+             for name, s in studies.items() if name in mine}  # fmt: skip
     winner = max(gains, key=lambda name: gains[name])
     rows = bench.once("compare", lambda: compare(
         bench, sets, steps, bench.out / winner / "best.yaml"))  # fmt: skip
     errors = [(k["charged"] - k["held"]) / INTERVAL for k in killed]
     return {
-        "words": args.words, "steps": steps, "cpu_hours": hours, "kills": killed,
-        "ledger_intervals": errors, "overhead": overhead, "studies": studies, "winner": winner,
-        "compare": rows,
+        "words": args.words, "objective": args.objective, "steps": steps, "cpu_hours": hours,
+        "kills": killed, "ledger_intervals": errors, "overhead": overhead, "studies": studies,
+        "winner": winner, "compare": rows,
     }  # fmt: skip
 
 
@@ -266,6 +273,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("words", nargs="*", help="settings of every training")
     parser.add_argument("--footage", type=Path, required=True, help="folder weizmann_strips")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--vgg", type=Path, required=True, help="VGG16 weights, for MCS")
+    parser.add_argument("--objective", choices=JUDGED, default=JUDGED[0])
     parser.add_argument("--minutes", type=float, default=110.0, help="of everything (110)")
     parser.add_argument("--trial-seconds", type=float, default=60.0)
     parser.add_argument("--steps", type=int, default=0, help="of a trial; default: as they fit")

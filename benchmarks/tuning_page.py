@@ -6,6 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+DIGITS = {"exchange-mcs": 2, "exchange-fcs": 4, "exchange": 2}
+UNITS = {
+    "exchange-mcs": "MCS",
+    "exchange-fcs": "FCS, distance to its bound",
+    "exchange": "PSNR, dB",
+}
 BEGIN, END = "<!-- study: written by benchmarks.tuning -->", "<!-- /study -->"
 
 
@@ -30,12 +36,13 @@ def intro(found: Mapping[str, Any]) -> str:
     """What was done."""
     shared = " ".join(f"`{word}`" for word in found["words"])
     shared = f", and {shared} in all of them" if shared else ""
+    aim = UNITS[found["objective"]]
     return (
         f"Weizmann strips, 9 persons x 3 actions, one cell of each person held out: 4 cells choose "
         f"among trials (validation), 5 judge (test). Trials of {found['steps']} steps on one core, "
         f"{60 * found['cpu_hours']:.0f} CPU-minutes a study, settings as above and the rates"
-        f"{shared}; objective `exchange`, no halving: training PSNR says little about cells never "
-        "seen."
+        f"{shared}; objective `{found['objective']}` ({aim} of the validation cells), no "
+        "halving: training PSNR says little about cells never seen."
     )
 
 
@@ -46,43 +53,60 @@ def against_preset(found: Mapping[str, Any]) -> str:
     if found["words"]:
         names["preset"] = f"preset, {' '.join(found['words'])}"
     kinds = [kind for kind in names if kind in rows[0]]
+    aim, digits = found["objective"], DIGITS[found["objective"]]
+    columns = [*DIGITS]
+
+    def figures(some: Sequence[Mapping[str, Any]]) -> list[str]:
+        test = [mean([row["test"][name] for row in some]) for name in columns]
+        told = [f"{value:.{DIGITS[name]}f}" for name, value in zip(columns, test, strict=True)]
+        return [
+            f"{mean([row['seconds'] for row in some]):.0f}",
+            f"{mean([row['psnr'] for row in some]):.2f}",
+            f"{mean([row['validation'][aim] for row in some]):.{digits}f}", *told,
+        ]  # fmt: skip
+
     lines = [
-        [row["seed"], names[kind], row[kind]["steps"], f"{row[kind]['seconds']:.0f}",
-         *(f"{row[kind][name]:.2f}" for name in ("psnr", "validation", "test"))]
+        [row["seed"], names[kind], row[kind]["steps"], *figures([row[kind]])]
         for row in rows for kind in kinds
     ]  # fmt: skip
-    gains = [row["best"]["test"] - row["preset"]["test"] for row in rows]
-    lines += [
-        ["mean", names[kind], "", f"{mean([row[kind]['seconds'] for row in rows]):.0f}",
-         *(f"{mean([row[kind][name] for row in rows]):.2f}"
-           for name in ("psnr", "validation", "test"))]
-        for kind in kinds
-    ]  # fmt: skip
-    head = ("seed", "configuration", "steps", "seconds", "training PSNR", "validation", "test")
+    lines += [["mean", names[kind], "", *figures([row[kind] for row in rows])] for kind in kinds]
+    gains = [row["best"]["test"][aim] - row["preset"]["test"][aim] for row in rows]
+    head = ("seed", "configuration", "steps", "seconds", "training PSNR",
+            f"validation, {UNITS[aim]}", *(f"test, {UNITS[name]}" for name in columns))  # fmt: skip
     return (
         f"**Against the {names['preset']}**, at no less training time, over training seeds that no "
-        f"search has seen: {mean(gains):+.2f} dB on the test cells ("
-        f"{', '.join(f'{gain:+.2f}' for gain in gains)}).\n\n{table(head, lines)}"
+        f"search has seen: {mean(gains):+.{digits}f} {UNITS[aim]} on the test cells ("
+        f"{', '.join(f'{gain:+.{digits}f}' for gain in gains)}; {better(aim)}). Test cells without "
+        f"motion have an MCS of {rows[0]['best']['test']['frozen']:.2f}.\n\n{table(head, lines)}"
     )
+
+
+def better(aim: str) -> str:
+    """Which way is better."""
+    return "higher is better" if aim == "exchange" else "lower is better"
 
 
 def against_chance(found: Mapping[str, Any]) -> str:
     """Optuna beside random search under the same ledger."""
+    aim, digits = found["objective"], DIGITS[found["objective"]]
     lines = [
         [name, study["trials"], study["done"], f"{study['held'] / 60:.1f}",
-         f"{study['scores']['exchange']:.2f}", f"{study['test']:.2f}"]
+         f"{study['given']:.{digits}f}", f"{study['scores'][aim]:.{digits}f}",
+         f"{study['test'][aim]:.{digits}f}"]
         for name, study in found["studies"].items()
     ]  # fmt: skip
     of = {
-        kind: [s["scores"]["exchange"] for n, s in found["studies"].items() if n.startswith(kind)]
+        kind: [s["scores"][aim] for n, s in found["studies"].items() if n.startswith(kind)]
         for kind in ("optuna", "random")
     }
-    won = sum(a > b for a, b in zip(of["optuna"], of["random"], strict=True))
-    head = ("study", "trials", "finished", "CPU-minutes", "best validation, dB", "its test, dB")
+    pairs = list(zip(of["optuna"], of["random"], strict=True))
+    won = sum(a > b if aim == "exchange" else a < b for a, b in pairs)
+    head = ("study", "trials", "finished", "CPU-minutes", f"first trial, {UNITS[aim]}",
+            "best validation", "its test")  # fmt: skip
     return (
-        f"**Against random search** with the same ledger: optuna {mean(of['optuna']):.2f} dB, "
-        f"random {mean(of['random']):.2f} dB (means of the best validation PSNR), better in {won} "
-        f"of {len(of['optuna'])}.\n\n{table(head, lines)}"
+        f"**Against random search** with the same ledger: optuna {mean(of['optuna']):.{digits}f}, "
+        f"random {mean(of['random']):.{digits}f} (means of the best validation {UNITS[aim]}; "
+        f"{better(aim)}), better in {won} of {len(pairs)}.\n\n{table(head, lines)}"
     )
 
 

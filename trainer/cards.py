@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from trainer.run import Run
+    from trainer.vgg import Vgg
 
 PSNR = "mean over videos of 10 log10(255^2 / MSE), MSE over all pixels of a video, 8 bits"
 SSIM = "mean over videos and frames, scikit-image, window 7, colour, range 255"
@@ -37,3 +38,8 @@ def protocol(run: Run, *, videos: str, definition: str, **more: str) -> dict[str
         "footage": f"{facts.name}, {facts.fingerprint[:12]}",
         **more,
     }
+
+
+def network(vgg: Vgg) -> dict[str, str]:
+    """What a card says of the feature network."""
+    return {"features": "VGG16 relu3_3", "weights SHA-256": vgg.sha256}

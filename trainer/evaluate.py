@@ -25,9 +25,9 @@ import torch
 from data_shards.errors import UserError
 from data_shards.manifest import MANIFEST
 from trainer import generate, render, scores, summary
-from trainer.cards import FCS, MCS, PSNR, SSIM, Score, protocol
+from trainer.cards import FCS, MCS, PSNR, SSIM, Score, network, protocol
 from trainer.distances import NOTHING, Wanted, add_options, extra_scores, open_wanted
-from trainer.held_out import held_out_cells
+from trainer.held_out import cell_scores, read_held_out, score_cells
 from trainer.progress import progress
 from trainer.vgg import ENVIRONMENT, Vgg, motion_of, open_vgg
 
@@ -80,6 +80,11 @@ def evaluate(
     pairs = generate.draw_pairs(run, count=randoms, seed=seed) if randoms else None
     chosen = f"{len(clips)} of {len(run.manifest.videos)}"
     table += extra_scores(run, clips, wanted, vgg=vgg, pairs=pairs, chosen=chosen)
+    cells = None
+    if held_out:
+        held = read_held_out(run, held_out)
+        cells = score_cells(run, held, vgg=vgg)
+        table += cell_scores(run, held, cells, vgg=vgg)
     show_extremes(run, names, clips, found.psnr_B)
     per_video = zip(names, found.psnr_B, found.ssim_B, strict=True)
     return {
@@ -87,7 +92,7 @@ def evaluate(
         "step": run.step,
         "scores": [score._asdict() for score in table],
         "videos": [{"name": n, "psnr": float(p), "ssim": float(s)} for n, p, s in per_video],
-        "held_out": held_out_cells(run, held_out) if held_out else None,
+        "held_out": cells,
         "left_out": [],
     }
 
@@ -124,7 +129,7 @@ def training_scores(run: Run, found: Scored, *, vgg: Vgg | None) -> list[Score]:
     ]
     if vgg and found.real_K is not None and found.fake_K is not None:
         still = scores.mcs(found.real_K, torch.zeros_like(found.real_K))
-        more = {**_network(vgg), "of a frozen first frame": f"{still:.2f}"}
+        more = {**network(vgg), "of a frozen first frame": f"{still:.2f}"}
         value = scores.mcs(found.real_K, found.fake_K)
         table.append(Score("MCS", value, "", "lower", None, None, card(MCS, **more)))
     return table
@@ -148,7 +153,7 @@ def random_scores(
     table = [Score("FCS, random", fcs, "", better, bound, abs(fcs - bound), card)]
     if vgg and found.real_K is not None:
         value = scores.mcs(found.real_K, torch.stack(motion).sum(dim=0) / count)
-        card = protocol(run, videos=chosen, definition=MCS, **_network(vgg))
+        card = protocol(run, videos=chosen, definition=MCS, **network(vgg))
         table.append(Score("MCS, random", value, "", "lower", None, None, card))
     return table
 
@@ -160,10 +165,6 @@ def show_extremes(run: Run, names: list[str], clips: list[int], psnr_B: np.ndarr
     chosen = [clips[i] for i in at]
     real, fake = render.real_clips(run, chosen), render.render_clips(run, chosen)
     summary.write_extremes(run.folder / "samples", [names[i] for i in at], real, fake)
-
-
-def _network(vgg: Vgg) -> dict[str, str]:
-    return {"features": "VGG16 relu3_3", "weights SHA-256": vgg.sha256}
 
 
 def _motion(vgg: Vgg, videos_BTHWC: np.ndarray) -> torch.Tensor:

@@ -77,6 +77,20 @@ OBJECTIVES: dict[str, Objective] = {
             "fcs", "minimize", "FCS's distance to its bound", True, _score("FCS", "distance")
         ),
         Objective("exchange", "maximize", "PSNR of held-out cells, dB", True, _exchange),
+        Objective(
+            "exchange-mcs",
+            "minimize",
+            "MCS of held-out cells",
+            True,
+            _score("MCS, held out", "value"),
+        ),
+        Objective(
+            "exchange-fcs",
+            "minimize",
+            "FCS of held-out cells, distance to its bound",
+            True,
+            _score("FCS, held out", "distance"),
+        ),
         Objective("bytes", "minimize", "bytes per video", False, bytes_per_video),
     )
 }
@@ -112,15 +126,20 @@ def require(names: tuple[str, ...], manifest: Manifest, *, where: str, vgg: str)
             raise UserError(f"--objective: {name!r} is none of {', '.join(OBJECTIVES)}")
     if len(set(names)) < len(names):
         raise UserError(f"--objective: {', '.join(names)} names one twice")
-    if "exchange" in names:
+    for name in names:
+        if not name.startswith("exchange"):
+            continue
         if not manifest.identities or not manifest.actions:
             raise UserError(
-                f"--objective: exchange needs footage with identities and actions; {where} has none"
+                f"--objective: {name} needs footage with identities and actions; {where} has none"
             )
         if not (Path(where) / "held-out").is_dir():
             raise UserError(
-                f"--objective: exchange needs {where}/held-out; prepare the footage with held-out "
+                f"--objective: {name} needs {where}/held-out; prepare the footage with held-out "
                 "cells"
             )
-    if "mcs" in names and not (vgg or os.environ.get(ENVIRONMENT)):
-        raise UserError(f"--objective: mcs needs VGG16 weights; give --vgg FILE or ${ENVIRONMENT}")
+    for name in names:
+        if name.endswith("mcs") and not (vgg or os.environ.get(ENVIRONMENT)):
+            raise UserError(
+                f"--objective: {name} needs VGG16 weights; give --vgg FILE or ${ENVIRONMENT}"
+            )

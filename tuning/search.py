@@ -51,8 +51,8 @@ def parser() -> argparse.ArgumentParser:
     add("--population", type=int, default=4, help="members of a population, for pb2 (default: 4)")
     add("--scheduler", choices=SCHEDULERS, help="default: asha; hyperband with bohb; none "
         "with several objectives")  # fmt: skip
-    add("--objective", nargs="+", default=["psnr"], help="psnr mcs fcs exchange bytes; several: "
-        "the Pareto front")  # fmt: skip
+    add("--objective", nargs="+", default=["psnr"], help="psnr mcs fcs exchange "
+        "exchange-mcs exchange-fcs bytes; several: the Pareto front")  # fmt: skip
     add("--max-concurrent", type=int, default=0, help="trials at a time (default: what fits)")
     add("--trials", type=int, default=0, help="at most so many (default: what the budget bears)")
     add("--interval", type=float, default=5.0, help="seconds between heartbeats (default: 5)")

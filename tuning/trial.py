@@ -187,7 +187,7 @@ class Trial:
         videos = "500" if asked & {"mcs", "fcs"} else "1"
         words = [sys.executable, "-m", "trainer.evaluate", str(self._run), "--videos", videos]
         words += ["--vgg", self._settings.vgg] if self._settings.vgg else []
-        words += [] if "mcs" in asked else ["--no-mcs"]
+        words += [] if any(name.endswith("mcs") for name in asked) else ["--no-mcs"]
         self._spawn(words)
         assert self._process is not None
         if self._process.wait() and not self._refused.is_set():

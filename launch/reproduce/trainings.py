@@ -136,7 +136,7 @@ def run_logged(context: Context, module: str, words: list[str], name: str, which
     """
     log = context.out / "logs" / f"{name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    print(f"training {name} ({which})", file=sys.stderr, flush=True)
+    sys.stderr.write(f"training {name} ({which})\n")  # in one piece: others write too
     code = context.start(module, words, log)
     if code != DONE.code:
         raise UserError(f"{log}: the training of {name} ended with code {code}; see its last lines")
