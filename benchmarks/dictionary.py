@@ -1,23 +1,26 @@
 """Does a dictionary step's time depend on the table's size, and is the promised memory kept?
 
-    python -m benchmarks.dictionary [--rows 5000 583508] [--steps 200] [--gpu] [--out FOLDER]
+    python -m benchmarks.dictionary [--rows 5000 583508] [--rounds 3] [--gpu] [--out FOLDER]
 
 Two ranks (with `--gpu` one, on a GPU) train tables of rows (16, 200) that are written in full
-before, resident on host and on disk, with the same random batches of distinct rows. Prints the
-median step time per size, each rank's growth in resident memory beside
-`LatentDictionary.promise_bytes`, and bytes and seconds of the low-rank methods; writes
-`dictionary.png`; ends with one line of JSON.
+before, resident on host and on disk, with the same random batches of distinct rows. Sizes take
+turns in rounds, up and down, each in fresh processes: disks and machines drift. Prints the median
+step time per size, each rank's growth in resident memory beside `LatentDictionary.promise_bytes`,
+and bytes and seconds of the low-rank methods; writes `dictionary.png`; ends with one line of JSON.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
+import gc
 import json
 import os
 import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -33,8 +36,14 @@ from trainer.lowrank import METHODS, find_basis
 FRAMES, WIDTH, WORLD = 16, 200, 2
 
 
-def resident_bytes() -> int:
-    """Memory of this process that is in RAM now (Linux)."""
+def resident_bytes(*, trim: bool = False) -> int:
+    """Memory of this process that is in RAM now (Linux); `trim` gives freed memory back before.
+
+    Without it what the heap keeps of an earlier stage would count as the next one's.
+    """
+    if trim:
+        gc.collect()
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 
 
@@ -73,8 +82,9 @@ def measure(
     device = torch.device("cuda" if gpu else "cpu")
     comm = Comm(device=device) if gpu else comm
     one_step(build(comm, 500, "host", ""), comm, torch.arange(batch))  # load what torch loads once
-    before = resident_bytes()
+    before = resident_bytes(trim=True)
     dictionary = build(comm, rows, where, scratch)
+    resident_bytes(trim=True)  # what the filling leaves is not the dictionary's
     # Not permutations of all rows, whose freed memory would count as the dictionary's.
     draw = np.random.default_rng(1)
     batches = [torch.from_numpy(draw.choice(rows, batch, replace=False)) for _ in range(steps + 11)]
@@ -140,6 +150,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--rows", type=int, nargs="+", default=[5_000, 50_000, 583_508])
     parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--rounds", type=int, default=3, help="of all sizes (default: 3)")
     parser.add_argument("--batch", type=int, default=64, help="clips of the global batch")
     parser.add_argument("--residences", nargs="+", default=["host", "disk"])
     parser.add_argument("--low-rank-rows", type=int, default=20_268)
@@ -151,7 +162,8 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
 def minutes(args: argparse.Namespace) -> float:
     """A guess from 25,000 rows written a second and 20 ms a step."""
     each = [rows / 25_000 + args.steps * 0.02 + 6 for rows in args.rows]
-    return (sum(each) * len(args.residences) + args.low_rank_rows / 500 + 10) / 60
+    sizes = args.rounds * len(args.residences) * sum(each)
+    return (sizes + args.low_rank_rows / 500 + 10) / 60
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -162,45 +174,67 @@ def main(argv: list[str] | None = None) -> int:
     print(
         f"about {minutes(args):.1f} minutes, {world} ranks, up to {disk:.1f} GB of memory or disk"
     )
-    sizes: list[dict[str, Any]] = []
     args.out.mkdir(parents=True, exist_ok=True)
     print("residence      rows  ms/step  resident MiB  promised MiB  (worst rank)")
-    for where in args.residences:
-        for rows in args.rows:
-            with tempfile.TemporaryDirectory(dir=args.out) as scratch:
-                ranks = run_ranks(
-                    measure, world, rows, where, args.steps, args.batch, scratch, args.gpu,
-                    timeout=3600,
-                )  # fmt: skip
-            worst = {key: max(r[key] for r in ranks) for key in ranks[0]}
-            sizes.append(worst)
-            print(
-                f"{where:9} {rows:9,} {worst['milliseconds']:8.2f} "
-                f"{worst['resident_mib']:13.1f} {worst['promised_mib']:13.1f}",
-                flush=True,
-            )
+    rounds = [one_round(args, world, down=number % 2 == 1) for number in range(args.rounds)]
+    sizes = [over_rounds(same) for same in zip(*rounds, strict=True)]
+    print(f"medians of {args.rounds} rounds, worst memory")
+    for size in sizes:
+        print(as_line(size))
     low = run_ranks(measure_low_rank, world, args.low_rank_rows, timeout=3600)[0]
     print("low rank         rows  MiB sent  seconds  (rank 0)")
     for r in low:
         print(f"{r['method']:9} {r['rows']:11,} {r['mib']:9.2f} {r['seconds']:8.2f}")
     plot(sizes, args.out / "dictionary.png")
-    print(
-        json.dumps(
-            {"benchmark": "dictionary", "growth": growth(sizes), "sizes": sizes, "low_rank": low}
-        )
-    )
+    figures = {"growth": growth(rounds), "sizes": sizes, "low_rank": low}
+    print(json.dumps({"benchmark": "dictionary", **figures}))
     return 0
 
 
-def growth(sizes: list[dict]) -> dict[str, dict[str, float]]:
-    """Per residence: step time of the largest table over the smallest's; worst memory ratio."""
+def one_round(args: argparse.Namespace, world: int, *, down: bool) -> list[dict[str, Any]]:
+    """Every size once, the largest first where `down`; by residence and rows."""
+    found = []
+    for where in args.residences:
+        for rows in sorted(args.rows, reverse=down):
+            with tempfile.TemporaryDirectory(dir=args.out) as scratch:
+                ranks = run_ranks(
+                    measure, world, rows, where, args.steps, args.batch, scratch, args.gpu,
+                    timeout=3600,
+                )  # fmt: skip
+            found.append({key: max(r[key] for r in ranks) for key in ranks[0]})
+            print(as_line(found[-1]), flush=True)
+    return sorted(found, key=lambda r: (args.residences.index(r["residence"]), r["rows"]))
+
+
+def over_rounds(same: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """One size over all rounds: median, least and most step time, worst memory."""
+    times = [r["milliseconds"] for r in same]
+    return {
+        **same[0], "milliseconds": statistics.median(times), "least": min(times),
+        "most": max(times), "resident_mib": max(r["resident_mib"] for r in same),
+    }  # fmt: skip
+
+
+def as_line(size: dict[str, Any]) -> str:
+    """A size's figures for the terminal."""
+    spread = f"  {size['least']:.2f} to {size['most']:.2f} ms" if "least" in size else ""
+    return (
+        f"{size['residence']:9} {size['rows']:9,} {size['milliseconds']:8.2f} "
+        f"{size['resident_mib']:13.1f} {size['promised_mib']:13.1f}{spread}"
+    )
+
+
+def growth(rounds: Sequence[list[dict]]) -> dict[str, dict[str, float]]:
+    """Per residence: step time of the largest table over the smallest's, the median over rounds of
+    the ratio within a round; worst memory ratio."""
     out = {}
-    for where in dict.fromkeys(r["residence"] for r in sizes):
-        mine = sorted((r for r in sizes if r["residence"] == where), key=lambda r: r["rows"])
+    for where in dict.fromkeys(r["residence"] for r in rounds[0]):
+        mine = [[r for r in sizes if r["residence"] == where] for sizes in rounds]
+        ratios = [sizes[-1]["milliseconds"] / sizes[0]["milliseconds"] for sizes in mine]
+        memory = [r["resident_mib"] / r["promised_mib"] for sizes in mine for r in sizes]
         out[where] = {
-            "step_time_ratio": mine[-1]["milliseconds"] / mine[0]["milliseconds"],
-            "memory_over_promise": max(r["resident_mib"] / r["promised_mib"] for r in mine),
-        }
+            "step_time_ratio": statistics.median(ratios), "memory_over_promise": max(memory),
+        }  # fmt: skip
     return out
 
 

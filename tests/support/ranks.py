@@ -14,6 +14,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -119,9 +120,10 @@ def _rank_main(
         answer = (False, traceback.format_exc())
     try:
         pipe.send(answer)
-        pipe.recv()  # stay until the parent has every answer: an early exit breaks the others
-    except (EOFError, OSError) as error:
+    except OSError as error:
         print(f"rank {rank}: nobody is left to tell: {error}", file=sys.stderr)
+    with suppress(EOFError, OSError):  # the parent hangs up when it has every answer:
+        pipe.recv()  # an early exit breaks the others
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)
