@@ -1,9 +1,10 @@
 """Stages under a budget of wall time: what each is given, what it took, what was left out.
 
 The plan gives every training the same minutes. Before a stage begins, what is left of the budget is
-compared with what this stage and those after it take at the pace seen so far. Where it is too
-little, trainings of the stages that stand for themselves are shortened, alike within a stage;
-those that are compared with another stage's are as planned or left out. The report says which.
+compared with what this stage and those after it take at the pace seen so far. Where it is less or
+more, trainings of the stages that stand for themselves are shortened or lengthened, alike within a
+stage; those that are compared with another stage's are as planned or left out. The report says
+which.
 """
 
 from __future__ import annotations

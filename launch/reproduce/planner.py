@@ -14,6 +14,8 @@ SHARE = 0.95
 OVERHEAD_MINUTES = 0.2
 """What starting and closing one training takes, on one core."""
 LEAST_MINUTES = 0.05
+LONGER = 2.0
+"""At most so many times as long as planned are trainings where time is left."""
 
 
 @dataclass(frozen=True)
@@ -174,8 +176,8 @@ def pace_of(done: Sequence[tuple[Need, float, float]]) -> float:
 def given(left: float, needs: Sequence[Need], *, planned: float, pace: float) -> float | None:
     """Minutes of a training of share 1 of the first of the stages that are still to come.
 
-    As planned while there is time; where there is not, trainings that need not be as long as those
-    of another stage are all shortened alike. None: not even the shortest fits.
+    As planned, but for trainings that need not be as long as those of another stage: they share
+    what is left, all alike, up to `LONGER` times as planned. None: not even the shortest fits.
 
     Args:
         left: minutes of the budget.
@@ -190,5 +192,7 @@ def given(left: float, needs: Sequence[Need], *, planned: float, pace: float) ->
         return planned if own <= left else None
     fixed = sum(need.units * planned for need in needs if need.fixed)
     free = sum(need.units for need in needs if not need.fixed)
-    each = min(planned, (left - sum(around) - fixed) / free)
+    rest = sum(around) + fixed
+    shortened, lengthened = (left - rest) / free, (SHARE * left - rest) / free
+    each = max(min(planned, shortened), min(LONGER * planned, lengthened))
     return each if each >= LEAST_MINUTES else None

@@ -148,18 +148,28 @@ def test_results_survive_as_json() -> None:
 def test_a_claim_that_fails_comes_with_its_likely_cause(done) -> None:
     """The order of the ablation against a slow look; causes only where a claim does not hold."""
     from launch.reproduce.context import Claim
+    from launch.reproduce.figures import Figures
+
+    found = {name: [Figures(None, 0.5, 20.0 + number)] * 3
+             for number, name in enumerate(ablation.VARIANTS)}  # fmt: skip
+    steps = {name: [100 + number] * 3 for number, name in enumerate(ablation.VARIANTS)}
+    rows = ablation.Rows({}, found, found, steps, {}, {})
+
+    def order(**given: list[float]) -> Claim:
+        values = {name: given.get(short, high) for name, (short, _) in ablation.VARIANTS.items()}
+        return ablation._order("t", values, rows, digits=1)
 
     low, high = [1.0, 1.2, 1.4], [2.0, 2.2, 2.4]
-    rows = {"full": low, **{name: high for name in ablation.VARIANTS if name != "full"}}
-    first = ablation._order("t", rows, digits=1)
+    first = order(full=low)
     assert first.holds and report.explained(first) == first.detail
-    other = ablation._order("t", {**rows, "full": high, "-l_triplet -l_static": low}, digits=1)
-    assert other.holds is False and "reconstruction is all" in report.explained(other)
-    close = ablation._order("t", {**rows, "full": [1.1, 1.3, 1.5], "+l_triplet -l_static": low},
-                            digits=1)  # fmt: skip
-    assert "less than one seed does" in report.explained(close)
-    one = {name: [float(number)] for number, name in enumerate(ablation.VARIANTS)}
-    assert "one seed does not settle" in report.explained(ablation._order("t", one, digits=1))
+    other = order(bare=low)
+    assert other.holds is False
+    assert (
+        "the full model took 103 steps to 23.0 dB and -l_triplet -l_static 100 steps to 20.0 "
+        in (report.explained(other))
+    )
+    assert "less than one seed does" in report.explained(order(full=[1.1, 1.3, 1.5], triplet=low))
+    assert "one seed does not settle" in report.explained(order(full=[2.0], bare=[1.0]))
     assert report.explained(Claim("t", None, "d", "c")) == "d"
     files = done[2]
     assert "likely cause" in files[0].read_text() and "likely cause" in files[1].read_text()
@@ -203,12 +213,15 @@ def test_a_budget_is_divided_over_its_trainings_and_too_small_a_one_is_refused()
     assert mean_std([1.0, 3.0], digits=1) == "2.0 ± 1.4" and mean_std([]) is None
 
 
-def test_a_slow_machine_shortens_what_stands_for_itself_and_leaves_out_the_rest() -> None:
-    """On time all is as planned; late, the free stages share what is left, or nothing runs."""
+def test_what_stands_for_itself_takes_the_time_that_is_left() -> None:
+    """Early, the free stages are longer, up to twice; late, they are shorter, or nothing runs."""
     fixed, free = Need(4, 4, 1.0, True), Need(6, 6, 1.0, False)
     none = Need(0, 0, 1.0, False)
-    on_time = planner.given(30, [fixed, free, none], planned=1.0, pace=1.0)
-    assert on_time == 1.0 == planner.given(30, [free, none], planned=1.0, pace=1.0)
+    assert planner.given(30, [fixed, free, none], planned=1.0, pace=1.0) == 1.0
+    assert planner.given(30, [free, none], planned=1.0, pace=1.0) == planner.LONGER
+    early = planner.given(12, [free, none], planned=1.0, pace=1.0)
+    assert early == pytest.approx((0.95 * 12 - 2 - 6 * planner.OVERHEAD_MINUTES) / 6) and early > 1
+    assert planner.given(9.4, [free, none], planned=1.0, pace=1.0) == 1.0
     late = planner.given(6.2, [free, none], planned=1.0, pace=1.0)
     assert late is not None and late < 1
     spent = 6 * (late + planner.OVERHEAD_MINUTES) + 2

@@ -173,8 +173,7 @@ def claims_of(footage: FootageSet, results: list[CellResult], judges: Judges) ->
                 f"{footage.name}: the right {what} in at least {need} of {len(results)} cells",
                 right >= need,
                 f"{right} of {len(results)}",
-                "the classifier is right on "
-                f"{judges.accuracy[index]:.0%} of the real clips of these cells",
+                _why_wrong(judges.accuracy[index]),
             )
         )
     if not footage.root:
@@ -187,6 +186,16 @@ def claims_of(footage: FootageSet, results: list[CellResult], judges: Judges) ->
             )
         )
     return tuple(claims)
+
+
+def _why_wrong(accuracy: float) -> str:
+    """Why cells are taken for others."""
+    if accuracy < 1:
+        return f"the classifier itself is right on {accuracy:.0%} of the real clips of these cells"
+    return (
+        "not the classifier, which is right on all real clips of these cells: people share the row "
+        "of an action and are not in phase, so that one motion stands for all of them, blurred"
+    )
 
 
 def _picture(context: Context, footage: FootageSet, truth: Clips, fake: np.ndarray) -> Picture:
