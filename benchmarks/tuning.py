@@ -4,8 +4,8 @@ Run: make bench-tuning ARGS="--footage DIR/weizmann_strips --vgg FILE --out DIR"
      python -m benchmarks.tuning --footage ... --out DIR --write docs/tuning.md
 Says first how long it takes. Each stage's result is kept in OUT/state.json: the same command goes
 on where it was. Person i's cell i % 3 is not trained on: those of persons 0 to 3 choose among
-trials (validation), those of persons 4 to 8 judge (test). By default MCS of the held-out cells
-counts: it compares motion whatever its phase, which PSNR does not. Ends with a line of JSON.
+trials (validation), those of persons 4 to 8 judge (test). By default MCS counts, of these videos
+after their latents were fitted with the networks frozen. Ends with a line of JSON.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from benchmarks.tuning_page import as_text, write_page
 from trainer import journal
 from trainer.commit import read_json, update_json
 from tuning.ledger import Ledger
-from tuning.objectives import OBJECTIVES
+from tuning.objectives import FIT_STEPS, OBJECTIVES
 from tuning.outcome import best
 from tuning.records import DONE, Record, folder_of, read_records
 
@@ -36,7 +36,7 @@ ACTIONS = ("bend", "wave1", "wave2")
 HELD_OUT = tuple((f"person{i}", ACTIONS[i % 3]) for i in range(9))
 VALIDATION, TEST = HELD_OUT[:4], HELD_OUT[4:]
 SEARCHERS = ("optuna", "random")
-JUDGED = ("exchange-mcs", "exchange-fcs", "exchange")
+JUDGED = ("unseen-mcs", "unseen-fcs", "unseen", "exchange")
 KILL_SECONDS, START_SECONDS, TRIALS_OF_OVERHEAD = 24.0, 15.0, 8
 
 
@@ -171,14 +171,12 @@ def judged(bench: Bench, run: Path, cells: str | None) -> dict[str, float]:
     file = run / "evaluation.json"
     before = file.read_bytes() if file.is_file() else None
     where = ["--held-out", cells] if cells else []
-    bench.python("trainer.evaluate", str(run), "--videos", "1", *bench.weights, *where)
-    found = read_json(file)["held_out"]
+    bench.python("trainer.evaluate", str(run), "--videos", "1", "--fit", str(FIT_STEPS),
+                 *bench.weights, *where)  # fmt: skip
+    found = {name: OBJECTIVES[name].read(run, "") for name in JUDGED}
     if before is not None:
         file.write_bytes(before)
-    return {
-        "exchange": found["psnr"], "exchange-mcs": found["mcs"], "frozen": found["mcs_frozen"],
-        "exchange-fcs": abs(found["fcs"] - found["fcs_bound"]),
-    }  # fmt: skip
+    return found
 
 
 def compare(bench: Bench, sets: dict[str, str], steps: int, winner: Path) -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
+    from data_shards.manifest import Manifest
     from trainer.run import Run
     from trainer.vgg import Vgg
 
@@ -35,9 +36,14 @@ def protocol(run: Run, *, videos: str, definition: str, **more: str) -> dict[str
         "clips": "the first of each video",
         "frames": f"{facts.frames}, stride {facts.stride}",
         "size": f"{facts.width} x {facts.height}",
-        "footage": f"{facts.name}, {facts.fingerprint[:12]}",
+        **footage_card(facts),
         **more,
     }
+
+
+def footage_card(facts: Manifest) -> dict[str, str]:
+    """What a card says of the footage that figures are about."""
+    return {"footage": f"{facts.name}, {facts.fingerprint[:12]}"}
 
 
 def network(vgg: Vgg) -> dict[str, str]:

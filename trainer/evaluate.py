@@ -15,9 +15,8 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -25,29 +24,21 @@ import torch
 from data_shards.errors import UserError
 from data_shards.manifest import MANIFEST
 from trainer import generate, render, scores, summary
-from trainer.cards import FCS, MCS, PSNR, SSIM, Score, network, protocol
+from trainer.cards import FCS, MCS, Score, footage_card, network, protocol
 from trainer.distances import NOTHING, Wanted, add_options, extra_scores, open_wanted
+from trainer.fit import fit_set
+from trainer.fitted import extended, open_like
+from trainer.fitting import FitConfig
 from trainer.held_out import cell_scores, read_held_out, score_cells
-from trainer.progress import progress
-from trainer.vgg import ENVIRONMENT, Vgg, motion_of, open_vgg
+from trainer.reconstruction import Scored, in_parts, motion_sum, score_clips, table_of
+from trainer.vgg import ENVIRONMENT, Vgg, open_vgg
 
 if TYPE_CHECKING:
     from trainer.run import Run
 
 RESULT = "evaluation.json"
-HIGHEST_DB = 100.0
-"""PSNR of equal frames, which is infinite, in means and files."""
-
-
-class Scored(NamedTuple):
-    """Figures of each video, and the mean motion features; of a part of them, their sums."""
-
-    psnr_B: np.ndarray
-    ssim_B: np.ndarray
-    fcs_B: np.ndarray
-    bound_B: np.ndarray
-    fake_K: torch.Tensor | None
-    real_K: torch.Tensor | None
+UNSEEN = "held-out"
+"""Name of the fitted videos of an evaluation."""
 
 
 def evaluate(
@@ -58,6 +49,7 @@ def evaluate(
     seed: int = 0,
     vgg: Vgg | None = None,
     held_out: str | None = None,
+    fit_steps: int = 0,
     wanted: Wanted = NOTHING,
 ) -> dict[str, Any]:
     """Every figure of a run, as evaluation.json holds them.
@@ -69,6 +61,7 @@ def evaluate(
         seed: of the random pairs.
         vgg: feature network of MCS; None leaves MCS out.
         held_out: manifest of cells that were not trained on; None for none.
+        fit_steps: steps of `trainer.fit` for the same videos, networks frozen; 0 leaves it out.
         wanted: figures beyond the paper's.
     """
     names = render.spread_videos(run, videos)
@@ -83,8 +76,10 @@ def evaluate(
     cells = None
     if held_out:
         held = read_held_out(run, held_out)
-        cells = score_cells(run, held, vgg=vgg)
-        table += cell_scores(run, held, cells, vgg=vgg)
+        if not fit_steps or (held.manifest.identities and held.manifest.actions):
+            cells = score_cells(run, held)
+            table += cell_scores(run, held, cells)
+        table += unseen_scores(run, held_out, steps=fit_steps, vgg=vgg) if fit_steps else []
     show_extremes(run, names, clips, found.psnr_B)
     per_video = zip(names, found.psnr_B, found.ssim_B, strict=True)
     return {
@@ -97,42 +92,26 @@ def evaluate(
     }
 
 
-def score_clips(run: Run, clips: Sequence[int], *, vgg: Vgg | None) -> Scored:
-    """Compare clips with their reconstructions, a few at a time."""
-    parts = []
-    for part in _in_parts(clips, label="scoring"):
-        real, fake = render.real_clips(run, part), render.render_clips(run, part)
-        psnr_B = np.minimum(scores.video_psnr(fake, real), HIGHEST_DB)
-        ssim_B = scores.ssim(fake, real).mean(axis=1)
-        features = (_motion(vgg, fake), _motion(vgg, real)) if vgg else (None, None)
-        parts.append(Scored(psnr_B, ssim_B, scores.fcs(fake), scores.fcs(real), *features))
-    return Scored(
-        *(np.concatenate([part[i] for part in parts]) for i in range(4)),  # pyright: ignore
-        *(sum(part[i] for part in parts) / len(clips) if vgg else None for i in (4, 5)),
-    )
-
-
 def training_scores(run: Run, found: Scored, *, vgg: Vgg | None) -> list[Score]:
     """PSNR, SSIM, FCS and MCS of reconstructed training videos."""
-    count = len(found.psnr_B)
+    seen = f"{len(found.psnr_B)} of {len(run.manifest.videos)}"
+    return table_of(run, found, vgg=vgg, about={"videos": seen})
 
-    def card(definition: str, **more: str) -> dict[str, str]:
-        return protocol(
-            run, videos=f"{count} of {len(run.manifest.videos)}", definition=definition, **more
-        )
 
-    fcs, bound = float(found.fcs_B.mean()), float(found.bound_B.mean())
-    table = [
-        Score("PSNR", float(found.psnr_B.mean()), "dB", "higher", None, None, card(PSNR)),
-        Score("SSIM", float(found.ssim_B.mean()), "", "higher", None, None, card(SSIM)),
-        Score("FCS", fcs, "", "higher, up to the bound", bound, abs(fcs - bound), card(FCS)),
-    ]
-    if vgg and found.real_K is not None and found.fake_K is not None:
-        still = scores.mcs(found.real_K, torch.zeros_like(found.real_K))
-        more = {**network(vgg), "of a frozen first frame": f"{still:.2f}"}
-        value = scores.mcs(found.real_K, found.fake_K)
-        table.append(Score("MCS", value, "", "lower", None, None, card(MCS, **more)))
-    return table
+def unseen_scores(run: Run, where: str, *, steps: int, vgg: Vgg | None) -> list[Score]:
+    """The same of videos that were not trained on, after `trainer.fit` has found their latents.
+
+    Unlike recombined ones they are in phase with their footage. Writes RUN/fitted/held-out.
+    """
+    fitted = fit_set(run, where, name=UNSEEN, config=FitConfig(steps=steps))
+    more, first = extended(run, UNSEEN), run.manifest.clips
+    clips = range(first, first + len(fitted.facts["videos"]))
+    about = {
+        "videos": f"{len(clips)} unseen, networks frozen, fitted in at most {steps} steps",
+        **footage_card(open_like(run, where).manifest),
+    }
+    found = score_clips(more, clips, vgg=vgg)
+    return table_of(more, found, vgg=vgg, about=about, suffix=", unseen")
 
 
 def random_scores(
@@ -141,11 +120,11 @@ def random_scores(
     """FCS and MCS of random pairs of rows against the same real videos (Sec. 4.4.1)."""
     static, transient = generate.draw_pairs(run, count=count, seed=seed)
     consistency, motion = [], []
-    for part in _in_parts(range(count), label="random videos"):
+    for part in in_parts(range(count), label="random videos"):
         videos = render.render(run, static[list(part)], transient[list(part)])
         consistency.append(scores.fcs(videos))
         if vgg:
-            motion.append(_motion(vgg, videos))
+            motion.append(motion_sum(vgg, videos))
     chosen = f"{count} random static x transient pairs, seed {seed}"
     fcs, bound = float(np.concatenate(consistency).mean()), float(found.bound_B.mean())
     card = protocol(run, videos=chosen, definition=FCS)
@@ -165,17 +144,6 @@ def show_extremes(run: Run, names: list[str], clips: list[int], psnr_B: np.ndarr
     chosen = [clips[i] for i in at]
     real, fake = render.real_clips(run, chosen), render.render_clips(run, chosen)
     summary.write_extremes(run.folder / "samples", [names[i] for i in at], real, fake)
-
-
-def _motion(vgg: Vgg, videos_BTHWC: np.ndarray) -> torch.Tensor:
-    """Motion feature, float64 (K,), times the number of videos."""
-    return motion_of(vgg, torch.from_numpy(videos_BTHWC)) * len(videos_BTHWC)
-
-
-def _in_parts(items: Sequence[int], *, label: str) -> Iterator[Sequence[int]]:
-    starts = range(0, len(items), render.CLIPS_AT_ONCE)
-    for start in progress(starts, label=label):
-        yield items[start : start + render.CLIPS_AT_ONCE]
 
 
 # Entry point ---------------------------------------------------------------------------------
@@ -217,6 +185,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--random", type=int, default=0, help="score N random pairs too")
     parser.add_argument("--seed", type=int, default=0, help="of the random pairs (default: 0)")
     parser.add_argument("--held-out", metavar="DIR", help="default: held-out beside the manifest")
+    parser.add_argument(
+        "--fit", metavar="STEPS", type=int, default=0,
+        help="also fit latents to the held-out videos, networks frozen, and score them",
+    )  # fmt: skip
     add_options(parser)
     options = parser.parse_args(argv)
     try:
@@ -232,13 +204,15 @@ def main(argv: list[str] | None = None) -> int:
 def _evaluate(options: argparse.Namespace) -> dict[str, Any]:
     from trainer.run import open_run
 
-    if options.videos < 1 or options.random < 0:
-        raise UserError("--videos must be at least 1 and --random at least 0")
+    if options.videos < 1 or options.random < 0 or options.fit < 0:
+        raise UserError("--videos must be at least 1, --random and --fit at least 0")
     wanted = open_wanted(options)
     vgg, why = (None, "--no-mcs") if options.no_mcs else find_vgg(options.vgg)
     run = open_run(options.run, checkpoint=render.checkpoint_of(options.checkpoint))
     beside = Path(run.config.data.manifest.removesuffix(MANIFEST)) / "held-out"
     held_out = options.held_out or (str(beside) if beside.is_dir() else None)
+    if options.fit and not held_out:
+        raise UserError(f"--fit: no {beside}; give --held-out DIR, a prepared set of new videos")
     found = evaluate(
         run,
         videos=options.videos,
@@ -246,6 +220,7 @@ def _evaluate(options: argparse.Namespace) -> dict[str, Any]:
         seed=options.seed,
         vgg=vgg,
         held_out=held_out,
+        fit_steps=options.fit,
         wanted=wanted,
     )
     if not vgg:

@@ -11,18 +11,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import torch
 
 from data_shards.errors import UserError
 from data_shards.manifest import Manifest
 from trainer import render, scores
-from trainer.cards import FCS, MCS, Score, network, protocol
+from trainer.cards import FCS, Score, footage_card, protocol
+from trainer.fitted import open_like
 from trainer.progress import progress
-from trainer.vgg import motion_of
 
 if TYPE_CHECKING:
     from trainer.run import Run
-    from trainer.vgg import Vgg
 
 MOST_PAIRS = 8
 """Pairs of rows tried for a cell where several videos share its identity or action; their mean
@@ -45,37 +43,30 @@ def read_held_out(run: Run, where: str) -> HeldOut:
         UserError: unreadable, or cut otherwise than what the run was trained on.
     """
     from data_shards.dataset import ClipReader, Request
-    from data_shards.stream import open_manifest
 
-    opened = open_manifest(where, config=run.config.data)
-    facts, trained = opened.manifest, run.manifest
-    for name in ("frames", "stride", "height", "width"):
-        ours, theirs = getattr(trained, name), getattr(facts, name)
-        if ours != theirs:
-            raise UserError(f"{where}: {name} is {theirs}, the run was trained on {ours}")
+    opened = open_like(run, where)
     _, first = np.unique(opened.table["video"], return_index=True)
     part = ClipReader(opened)[Request(0, first, np.zeros(len(first), np.int64))]
     if part.error or part.damages:
         raise UserError(part.error or part.damages[0].reason)
     from trainer.pictures import channels_last
 
-    return HeldOut(facts, channels_last(part.frames_BTCHW))
+    return HeldOut(opened.manifest, channels_last(part.frames_BTCHW))
 
 
-def score_cells(run: Run, held: HeldOut, *, vgg: Vgg | None = None) -> dict[str, Any]:
+def score_cells(run: Run, held: HeldOut) -> dict[str, Any]:
     """PSNR and SSIM of each held-out video, against its footage; and of the nearest training video.
 
-    `psnr`, `ssim` and `fcs` of a cell are means over at most 8 pairs of rows. Of all cells:
-    `fcs` beside its `fcs_bound`, the footage's own; with `vgg` `mcs`, every cell weighing the same,
-    beside `mcs_frozen`, that of videos without motion (Sec. 4.2). Both compare motion as such, so a
-    cell's action may be at another phase than its footage, which PSNR and SSIM punish.
+    `psnr`, `ssim` and `fcs` of a cell are means over at most 8 pairs of rows; `fcs_bound` is the
+    footage's own. MCS is left out: the differences that it averages telescope to the last frame
+    less the first, so that an action at another phase scores worse than no motion at all.
 
     Raises:
         UserError: no held-out video can be made of the run's rows.
     """
     clips = render.clips_of(run, render.spread_videos(run, MOST_COMPARED))
     trained = render.real_clips(run, clips)
-    cells, skipped, motions = [], [], []
+    cells, skipped = [], []
     for index in progress(range(len(held.manifest.videos)), label="held-out cells"):
         video, truth = held.manifest.videos[index], held.frames_BTHWC[index]
         pairs = _pairs(run, held.manifest, index)
@@ -96,9 +87,6 @@ def score_cells(run: Run, held: HeldOut, *, vgg: Vgg | None = None) -> dict[str,
                 "pairs": len(pairs),
             }
         )
-        if vgg:
-            pair = (np.ascontiguousarray(truth[None]), fakes)
-            motions.append([motion_of(vgg, torch.from_numpy(videos)) for videos in pair])
     if not cells:
         raise UserError(
             f"{held.manifest.name}: no held-out video shares an identity and an action with the "
@@ -106,28 +94,16 @@ def score_cells(run: Run, held: HeldOut, *, vgg: Vgg | None = None) -> dict[str,
         )
     names = ("psnr", "ssim", "nearest_psnr", "fcs", "fcs_bound")
     means = {name: float(np.mean([cell[name] for cell in cells])) for name in names}
-    if vgg:
-        real_K, fake_K = (torch.stack(part).mean(dim=0) for part in zip(*motions, strict=True))
-        means["mcs"] = scores.mcs(real_K, fake_K)
-        means["mcs_frozen"] = scores.mcs(real_K, torch.zeros_like(real_K))
     return {**means, "cells": cells, "skipped": skipped}
 
 
-def cell_scores(run: Run, held: HeldOut, found: dict[str, Any], *, vgg: Vgg | None) -> list[Score]:
-    """FCS and MCS of what `score_cells` found, with their protocol cards."""
-    facts = held.manifest
+def cell_scores(run: Run, held: HeldOut, found: dict[str, Any]) -> list[Score]:
+    """FCS of what `score_cells` found, with its protocol card."""
     videos = f"{len(found['cells'])} held out, up to {MOST_PAIRS} pairs of rows each"
-    footage = f"{facts.name}, {facts.fingerprint[:12]}"
-    card = protocol(run, videos=videos, definition=FCS) | {"footage": footage}
+    card = protocol(run, videos=videos, definition=FCS) | footage_card(held.manifest)
     fcs, bound = found["fcs"], found["fcs_bound"]
     better = "higher, up to the bound"
-    table = [Score("FCS, held out", fcs, "", better, bound, abs(fcs - bound), card)]
-    if vgg:
-        still = {"of a frozen first frame": f"{found['mcs_frozen']:.2f}"}
-        card = protocol(run, videos=videos, definition=MCS, **network(vgg), **still)
-        card["footage"] = footage
-        table.append(Score("MCS, held out", found["mcs"], "", "lower", None, None, card))
-    return table
+    return [Score("FCS, held out", fcs, "", better, bound, abs(fcs - bound), card)]
 
 
 def _pairs(run: Run, facts: Manifest, index: int) -> np.ndarray:

@@ -52,7 +52,7 @@ def parser() -> argparse.ArgumentParser:
     add("--scheduler", choices=SCHEDULERS, help="default: asha; hyperband with bohb; none "
         "with several objectives")  # fmt: skip
     add("--objective", nargs="+", default=["psnr"], help="psnr mcs fcs exchange "
-        "exchange-mcs exchange-fcs bytes; several: the Pareto front")  # fmt: skip
+        "unseen unseen-mcs unseen-fcs bytes; several: the Pareto front")  # fmt: skip
     add("--max-concurrent", type=int, default=0, help="trials at a time (default: what fits)")
     add("--trials", type=int, default=0, help="at most so many (default: what the budget bears)")
     add("--interval", type=float, default=5.0, help="seconds between heartbeats (default: 5)")

@@ -26,7 +26,7 @@ from tuning import processes
 from tuning.command import command, environment
 from tuning.ledger import Ledger
 from tuning.nursery import Child, Nursery
-from tuning.objectives import OBJECTIVES, scores_of
+from tuning.objectives import FIT_STEPS, OBJECTIVES, UNSEEN, scores_of
 from tuning.records import (
     BUDGET,
     DONE,
@@ -187,6 +187,7 @@ class Trial:
         videos = "500" if asked & {"mcs", "fcs"} else "1"
         words = [sys.executable, "-m", "trainer.evaluate", str(self._run), "--videos", videos]
         words += ["--vgg", self._settings.vgg] if self._settings.vgg else []
+        words += ["--fit", str(FIT_STEPS)] if asked & set(UNSEEN) else []
         words += [] if any(name.endswith("mcs") for name in asked) else ["--no-mcs"]
         self._spawn(words)
         assert self._process is not None

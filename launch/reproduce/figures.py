@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from trainer import evaluate, render, scores
+from trainer import cards, render, scores
 from trainer.run import Run
 from trainer.vgg import Vgg, motion_of
 
@@ -92,7 +92,7 @@ def scored_clips(run: Run, most: int) -> list[int]:
 
 def card(run: Run, *, videos: str, vgg: Vgg | None) -> dict[str, str]:
     """Protocol of PSNR, FCS and MCS on a run's footage."""
-    features = {"features": "VGG16 relu3_3", "weights SHA-256": vgg.sha256} if vgg else {}
-    about = evaluate.protocol(run, videos=videos, definition="", **features)
-    definitions = {"FCS": evaluate.FCS, "PSNR": evaluate.PSNR, "MCS": evaluate.MCS}
+    features = cards.network(vgg) if vgg else {}
+    about = cards.protocol(run, videos=videos, definition="", **features)
+    definitions = {"FCS": cards.FCS, "PSNR": cards.PSNR, "MCS": cards.MCS}
     return {**{k: v for k, v in about.items() if v}, **definitions}

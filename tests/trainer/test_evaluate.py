@@ -171,10 +171,8 @@ def test_held_out_cells_are_made_of_content_and_motion_of_others(tmp_path: Path,
     assert cell["nearest_psnr"] < 100 and found["psnr"] == cell["psnr"]
 
 
-def test_motion_and_consistency_of_held_out_cells_agree_with_a_loop(
-    tmp_path: Path, features: vgg.Vgg
-):
-    """Each cell weighs the same, however many pairs of rows make it; cards name the footage."""
+def test_consistency_of_held_out_cells_agrees_with_a_loop(tmp_path: Path):
+    """Each cell weighs the same, however many pairs of rows make it; the card names the footage."""
     full, trained, missing = tiny_manifest(), tiny_manifest(), tiny_manifest()
     object.__setattr__(trained, "videos", full.videos[1:5])
     object.__setattr__(trained, "shards", (trained.shards[0]._replace(clips=4),))
@@ -182,29 +180,29 @@ def test_motion_and_consistency_of_held_out_cells_agree_with_a_loop(
     object.__setattr__(missing, "fingerprint", "f" * 64)
     run = TinyRun(tmp_path, trained, "video", "video")
     truth = held(TinyRun(tmp_path, full, "identity", "action"), missing, [0, 5])
-    found = held_out.score_cells(run, truth, vgg=features)  # pyright: ignore
-    motion, frozen, consistency, bound = 0.0, 0.0, [], []
+    found = held_out.score_cells(run, truth)  # pyright: ignore
+    consistency, bound = [], []
     for index, video in enumerate(truth.frames_BTHWC):
         fakes = render.render(run, *held_out._pairs(run, missing, index).T)  # pyright: ignore
-        means = [
-            sum(
-                vgg.features(features, torch.from_numpy(v[None, [t + 1]]))[0, 0].double()
-                - vgg.features(features, torch.from_numpy(v[None, [t]]))[0, 0].double()
-                for v in videos for t in range(len(video) - 1)
-            ) / (len(videos) * (len(video) - 1))
-            for videos in (video[None], fakes)
-        ]  # fmt: skip
-        motion, frozen = motion + (means[0] - means[1]) / 2, frozen + means[0] / 2
         consistency.append(np.mean([scores.fcs(fake[None])[0] for fake in fakes]))
         bound.append(scores.fcs(video[None])[0])
     assert found["cells"][0]["pairs"] == 2
-    assert found["mcs"] == pytest.approx(np.log10((motion**2).sum()), rel=1e-5)
-    assert found["mcs_frozen"] == pytest.approx(np.log10((frozen**2).sum()), rel=1e-5)
-    assert found["fcs"] == pytest.approx(np.mean(consistency))
-    table = held_out.cell_scores(run, truth, found, vgg=features)  # pyright: ignore
-    assert [score.name for score in table] == ["FCS, held out", "MCS, held out"]
-    assert table[0].distance == pytest.approx(abs(np.mean(consistency) - np.mean(bound)))
-    assert all(score.protocol["footage"].endswith("f" * 12) for score in table)
+    (score,) = held_out.cell_scores(run, truth, found)  # pyright: ignore
+    assert score.name == "FCS, held out" and score.value == pytest.approx(np.mean(consistency))
+    assert score.distance == pytest.approx(abs(np.mean(consistency) - np.mean(bound)))
+    assert score.protocol["footage"] == "tiny, " + "f" * 12
+
+
+def test_fitting_needs_videos_that_were_held_out(run: TinyRun, capsys) -> None:
+    """One line that names the folder and the option."""
+    assert evaluate.main([str(run.folder), "--fit", "5"]) == 2
+    told = capsys.readouterr().err
+    assert told == (
+        f"--fit: no {run.config.data.manifest}/held-out; give --held-out DIR, a prepared set of "
+        "new videos\n"
+    )
+    assert evaluate.main([str(run.folder), "--fit", "-1"]) == 2
+    assert "--random and --fit at least 0" in capsys.readouterr().err
 
 
 def test_held_out_cells_of_unknown_labels_are_refused(tmp_path: Path):
