@@ -1,7 +1,6 @@
 """What a search is worth, against the preset and against chance, what it costs, what it charges.
 
 Run: make bench-tuning ARGS="--footage DIR/weizmann_strips --vgg FILE --out DIR"
-     python -m benchmarks.tuning --footage ... --out DIR --write docs/tuning.md
 Says first how long it takes. Each stage's result is kept in OUT/state.json: the same command goes
 on where it was. Person i's cell i % 3 is not trained on: those of persons 0 to 3 choose among
 trials (validation), those of persons 4 to 8 judge (test). By default MCS counts, of these videos
@@ -34,8 +33,7 @@ from tuning.records import DONE, Record, folder_of, read_records
 ROOT = Path(__file__).resolve().parent.parent
 ACTIONS = ("bend", "wave1", "wave2")
 HELD_OUT = tuple((f"person{i}", ACTIONS[i % 3]) for i in range(9))
-VALIDATION, TEST = HELD_OUT[:4], HELD_OUT[4:]
-SEARCHERS = ("optuna", "random")
+VALIDATION, TEST, SEARCHERS = HELD_OUT[:4], HELD_OUT[4:], ("optuna", "random")
 JUDGED = ("unseen-mcs", "unseen-fcs", "unseen", "exchange")
 KILL_SECONDS, START_SECONDS, TRIALS_OF_OVERHEAD = 24.0, 15.0, 8
 
@@ -48,6 +46,9 @@ class Bench:
         self.out.mkdir(parents=True, exist_ok=True)
         self.cores = len(os.sched_getaffinity(0))
         self.weights = ["--vgg", str(args.vgg.resolve())]
+        asked = {key: str(value) for key, value in vars(args).items() if key != "write"}
+        if self.once("asked", lambda: asked) != asked:
+            raise SystemExit(f"{args.out}: holds figures of other settings; choose another --out")
 
     def once(self, name: str, make: Callable[[], Any]) -> Any:
         """A stage's result, from its file or made now."""
@@ -156,8 +157,7 @@ def searched(bench: Bench, data: str, out: Path, *words: str) -> dict[str, Any]:
     given = records[0].scores.get(objectives[0]) if records else None
     return {
         "wall": wall, "held": account.spent, "budget": account.budget, "trained": spent,
-        # Unknown where an earlier life of this bench began the study.
-        "overhead": 1 - spent / (bench.cores * wall) if whole else None,
+        "overhead": 1 - spent / (bench.cores * wall) if whole else None,  # begun before: unknown
         "overhead_of_trials": 1 - spent / account.spent,
         "trials": len(records), "done": sum(r.status == DONE for r in records),
         "given": given,
@@ -249,19 +249,21 @@ def run(bench: Bench) -> dict[str, Any]:
             run = folder_of(bench.out / name, found["best"] or "none")
             test = bench.once(f"{name}-test", lambda run=run: judged(bench, run, sets["test"]))
             studies[name] = {**found, "test": test}
-    mine = [name for name in studies if name.startswith(SEARCHERS[0])]
     # Studies train with seeds of their own: compared is what each gained over what it was given.
     sign = 1 if OBJECTIVES[args.objective].direction == "maximize" else -1
     gains = {name: sign * (s["scores"][args.objective] - s["given"])
-             for name, s in studies.items() if name in mine}  # fmt: skip
+             for name, s in studies.items()
+             if name.startswith(SEARCHERS[0]) and s["given"] is not None}  # fmt: skip
+    if not gains:
+        raise SystemExit("in no study the first trial was finished: nothing to compare with")
     winner = max(gains, key=lambda name: gains[name])
     rows = bench.once("compare", lambda: compare(
         bench, sets, steps, bench.out / winner / "best.yaml"))  # fmt: skip
-    errors = [(k["charged"] - k["held"]) / INTERVAL for k in killed]
     return {
         "words": args.words, "objective": args.objective, "steps": steps, "cpu_hours": hours,
-        "kills": killed, "ledger_intervals": errors, "overhead": overhead, "studies": studies,
-        "winner": winner, "compare": rows,
+        "kills": killed, "overhead": overhead, "studies": studies, "winner": winner,
+        "ledger_intervals": [(k["charged"] - k["held"]) / INTERVAL for k in killed],
+        "compare": rows,
     }  # fmt: skip
 
 

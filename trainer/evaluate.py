@@ -73,12 +73,16 @@ def evaluate(
     pairs = generate.draw_pairs(run, count=randoms, seed=seed) if randoms else None
     chosen = f"{len(clips)} of {len(run.manifest.videos)}"
     table += extra_scores(run, clips, wanted, vgg=vgg, pairs=pairs, chosen=chosen)
-    cells = None
+    cells, left_out = None, []
     if held_out:
         held = read_held_out(run, held_out)
-        if not fit_steps or (held.manifest.identities and held.manifest.actions):
+        try:
             cells = score_cells(run, held)
             table += cell_scores(run, held, cells)
+        except UserError as error:
+            if not fit_steps:  # to fit, videos need nothing in common with the training footage
+                raise
+            left_out.append({"name": "held-out cells", "why": str(error)})
         table += unseen_scores(run, held_out, steps=fit_steps, vgg=vgg) if fit_steps else []
     show_extremes(run, names, clips, found.psnr_B)
     per_video = zip(names, found.psnr_B, found.ssim_B, strict=True)
@@ -88,7 +92,7 @@ def evaluate(
         "scores": [score._asdict() for score in table],
         "videos": [{"name": n, "psnr": float(p), "ssim": float(s)} for n, p, s in per_video],
         "held_out": cells,
-        "left_out": [],
+        "left_out": left_out,
     }
 
 

@@ -14,6 +14,7 @@ import torch
 from torch.nn import functional
 
 from trainer import cards, render, scores
+from trainer.generate import draw_pairs
 from trainer.run import Run
 from trainer.vgg import Vgg, motion_of
 
@@ -88,6 +89,21 @@ def references(real_BTHWC: np.ndarray, *, vgg: Vgg | None) -> dict[str, Figures]
 def scored_clips(run: Run, most: int) -> list[int]:
     """The clips of a run that are scored."""
     return render.clips_of(run, render.spread_videos(run, most))
+
+
+def random_pairs(run: Run, count: int, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Random static and transient rows, no pair twice: all of them where there are fewer."""
+    rows = render.trained_rows(run)
+    return draw_pairs(run, count=min(count, rows.static_N.size * rows.transient_N.size), seed=seed)
+
+
+def drawn(run: Run, count: int) -> str:
+    """For the card of random videos: how many there are, and whether they are new."""
+    rows = render.trained_rows(run)
+    pairs = rows.static_N.size * rows.transient_N.size
+    text = f"{min(count, pairs)} of {pairs} pairs of rows, at random"
+    single = rows.static_N.size == 1
+    return f"{text}; with one static row they are the training videos" if single else text
 
 
 def card(run: Run, *, videos: str, vgg: Vgg | None) -> dict[str, str]:

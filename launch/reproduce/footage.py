@@ -104,7 +104,7 @@ def prepared(
     length: int = 0,
     windows: str = "first",
     hold_out: Sequence[Cell] = (),
-    only: Sequence[str] = (),
+    only: Sequence[str] | None = None,
 ) -> Path:
     """Prepare a variant of a set into out/data, once; returns its folder.
 
@@ -118,10 +118,12 @@ def prepared(
         length: frames of each synthetic video; 0: what a clip takes.
         windows: `first` or `all`.
         hold_out: cells prepared apart, in a folder `held-out`.
-        only: names of the videos wanted; none: all.
+        only: names of the videos wanted, at least one (UserError); None: all.
     """
     list_file = ""
-    if only:
+    if only is not None:
+        if not only:
+            raise UserError(f"{footage.name}: no video is left for the set {name!r}")
         digest = hashlib.sha256("\n".join(only).encode()).hexdigest()[:8]
         path = out / "lists" / f"{footage.name}-{name}-{digest}.txt"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -138,7 +140,7 @@ def prepared(
         width=size,
         hold_out=tuple(hold_out),
         list_file=list_file,
-        videos=0 if only else footage.limit,
+        videos=0 if only is not None else footage.limit,
         about=SourceOptions(
             identities=footage.identities,
             actions=footage.actions,

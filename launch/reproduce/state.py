@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 
 from data_shards.errors import UserError
@@ -20,7 +21,7 @@ FORMAT = 1
 
 def inputs_of(context: Context, name: str) -> str:
     """Hash of everything that a stage's result depends on: plan, sets and their files, features,
-    and the code of the reproduction."""
+    and the code of the reproduction and of what it uses."""
     facts = {
         "stage": name,
         "plan": asdict(context.plan),
@@ -41,8 +42,11 @@ def _footage_of(footage: FootageSet) -> str:
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
+@cache
 def _code() -> str:
-    files = sorted(Path(__file__).parent.rglob("*.py"))
+    here = Path(__file__).resolve().parent
+    rooms = (here, *(here.parent.parent / name for name in ("trainer", "data_shards")))
+    files = sorted(path for room in rooms for path in room.rglob("*.py"))
     return hashlib.sha256(b"\0".join(path.read_bytes() for path in files)).hexdigest()
 
 

@@ -21,7 +21,9 @@ from launch.reproduce.context import Context, seeds_on
 from launch.reproduce.footage import FootageSet, manifest_of, prepared
 from launch.reproduce.planner import Plan
 from trainer.commit import read_json
+from trainer.config import resolve
 from trainer.leaving import DONE, RUN_FILE
+from trainer.settings import to_yaml
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 TRAINER = "trainer.main"
@@ -41,6 +43,8 @@ class Training(NamedTuple):
     words: tuple[str, ...] = ()
     """Settings over the preset."""
     seed: int = 0
+    steps: int = 0
+    """As many as this, where the plan gives minutes; 0: as many as its minutes allow."""
 
 
 def start_process(module: str, words: list[str], log: Path) -> int:
@@ -106,15 +110,17 @@ def trained(context: Context, *wanted) -> Path:
 def _settings(context: Context, one: Training) -> list[str]:
     plan = context.plan
     threads = threads_of(plan)
+    length = (f"train.steps={one.steps}",) if one.steps else plan.length_on(one.footage.name)
     return [
         f"preset={one.footage.preset}", f"data.manifest={one.data}", f"seed={one.seed}", *ALWAYS,
         *([f"train.threads={threads}"] if threads else []),
-        *plan.length_on(one.footage.name), *one.words, *plan.words,
+        *length, *plan.words, *one.words,  # what an experiment is about comes last, so it holds
     ]  # fmt: skip
 
 
 def _name(context: Context, one: Training) -> str:
-    facts = "\n".join([*_settings(context, one), manifest_of(one.data).fingerprint])
+    # Of settings as resolved: a preset or a default that changes is another training.
+    facts = to_yaml(resolve(_settings(context, one))) + manifest_of(one.data).fingerprint
     digest = hashlib.sha256(facts.encode()).hexdigest()[:8]
     return f"{one.footage.name}-{one.variant}-s{one.seed}-{digest}"
 

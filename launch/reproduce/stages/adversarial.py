@@ -32,7 +32,6 @@ from launch.reproduce.figures import Figures
 from launch.reproduce.footage import FootageSet, manifest_of
 from launch.reproduce.planner import Plan
 from trainer import pictures, render
-from trainer.generate import draw_pairs
 from trainer.run import open_run
 
 MODULE = "launch.reproduce.baselines"
@@ -105,7 +104,7 @@ def _one(context: Context, footage: FootageSet) -> StageResult:
         trained = open_run(trainings.full_model(context, footage, seed=seed))
         real = render.real_clips(trained, figures.scored_clips(trained, context.plan.videos))
         bound = figures.bound_of(real)
-        pairs = draw_pairs(trained, count=context.plan.randoms, seed=seed)
+        pairs = figures.random_pairs(trained, context.plan.randoms, seed=seed)
         ours = render.render(trained, *pairs)
         others = {
             one.name: load_file(_file(context, one))["videos"].numpy()
@@ -115,15 +114,23 @@ def _one(context: Context, footage: FootageSet) -> StageResult:
             rows[name].append(figures.measure(videos, real, vgg=context.vgg, paired=False))
             if not seed:
                 sheet += [pictures.Row(name, video, len(sheet) // 3) for video in videos[:3]]
-        card = figures.card(trained, videos=f"{context.plan.randoms} random ones", vgg=context.vgg)
+        shown = f"{context.plan.randoms} random ones of each baseline; of ours "
+        shown += figures.drawn(trained, context.plan.randoms)
+        card = figures.card(trained, videos=shown, vgg=context.vgg)
     path = context.picture(f"fig5-baselines-{footage.name}.png")
     pictures.write_png(path, pictures.sheet(sheet))
     title = f"Fig. 5: random videos of the baselines and of ours; {footage.name}"
     return StageResult(
-        (_table(footage, rows, bound, {**card, "training": "equal wall time"}),),
+        (_table(footage, rows, bound, {**card, "training": _lengths(context)}),),
         claims_of(footage, rows, bound),
         (Picture(title, str(path.relative_to(context.out))),),
     )
+
+
+def _lengths(context: Context) -> str:
+    if context.plan.minutes is not None:
+        return "equal wall time"
+    return f"ours as long as its preset says, each baseline {UNTIMED_MINUTES:g} minutes"
 
 
 def _table(

@@ -58,9 +58,14 @@ class Judges(NamedTuple):
 
 def run(context: Context) -> StageResult:
     """Every data set that has a matrix."""
-    sets = [footage for footage in context.sets if footage.held_out]
-    trainings.train(context, [wanted(context, footage) for footage in sets])
-    return merged([_one(context, footage) for footage in sets])
+    results, able = [], []
+    for footage in (footage for footage in context.sets if footage.held_out):
+        try:
+            able.append((footage, wanted(context, footage)))
+        except UserError as error:
+            results.append(StageResult(notes=(f"{footage.name}: no exchange: {error}",)))
+    trainings.train(context, [training for _, training in able])
+    return merged([*results, *(_one(context, footage) for footage, _ in able)])
 
 
 def _same(context: Context, footage: FootageSet) -> dict[str, Any]:

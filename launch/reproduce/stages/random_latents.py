@@ -20,7 +20,6 @@ from launch.reproduce.figures import Figures
 from launch.reproduce.footage import FootageSet
 from launch.reproduce.planner import Plan
 from trainer import render
-from trainer.generate import draw_pairs
 from trainer.pictures import to_pixels
 from trainer.projections import unit_ball_
 from trainer.run import Run, open_run
@@ -36,17 +35,30 @@ def run(context: Context) -> StageResult:
 def random_videos(run: Run, count: int, *, seed: int) -> np.ndarray:
     """Videos of Gaussian latents that were never learned, in the unit ball: uint8 (B, T, H, W, 3).
 
-    A static code and T transient ones are drawn independently, about as long as fresh rows are.
+    A static code and T transient ones are drawn independently, on average as long as learned ones.
     """
     draw = torch.Generator().manual_seed(seed)
     layout, frames = run.config.latents, run.manifest.frames
+    lengths = learned_lengths(run)
     parts = []
     for part in torch.arange(count).split(render.CLIPS_AT_ONCE):
         static = torch.randn(len(part), layout.static, generator=draw)
         moving = torch.randn(len(part), frames, layout.transient, generator=draw)
-        codes = [unit_ball_(x / x.shape[-1] ** 0.5 * layout.init_scale) for x in (static, moving)]
+        codes = [
+            unit_ball_(x / x.shape[-1] ** 0.5 * length)
+            for x, length in zip((static, moving), lengths, strict=True)
+        ]
         parts.append(to_pixels(run.networks(*codes)[0]))
     return np.concatenate(parts)
+
+
+def learned_lengths(run: Run) -> tuple[float, float]:
+    """Mean l2 norm of learned static and transient codes, over at most 512 rows of each."""
+    static, moving = (rows[render.spread(512, len(rows))] for rows in render.trained_rows(run))
+    codes_BS = run.latents(torch.as_tensor(static), torch.zeros(len(static), dtype=torch.int64))[0]
+    codes_BTM = run.latents(torch.zeros(len(moving), dtype=torch.int64), torch.as_tensor(moving))[1]
+    own_BS = codes_BS[:, : run.config.latents.static]  # without labels
+    return float(own_BS.norm(dim=-1).mean()), float(codes_BTM.norm(dim=-1).mean())
 
 
 def _one(context: Context, footage: FootageSet) -> StageResult:
@@ -57,14 +69,16 @@ def _one(context: Context, footage: FootageSet) -> StageResult:
         trained = open_run(trainings.full_model(context, footage, seed=seed))
         real = render.real_clips(trained, figures.scored_clips(trained, context.plan.videos))
         count = context.plan.randoms
-        pairs = draw_pairs(trained, count=count, seed=seed)
+        pairs = figures.random_pairs(trained, count, seed=seed)
         for found, videos in (
             (learned, render.render(trained, *pairs)),
             (drawn, random_videos(trained, count, seed=seed)),
         ):
             found.append(figures.measure(videos, real, vgg=context.vgg, paired=False))
         bound = figures.bound_of(real)
-        card = figures.card(trained, videos=f"{count} random ones", vgg=context.vgg)
+        shown = f"+Z: {figures.drawn(trained, count)}; -Z: {count} of Gaussian codes, each frame's "
+        shown += "drawn by itself, on average as long as learned ones"
+        card = figures.card(trained, videos=shown, vgg=context.vgg)
     rows = {"-Z": drawn, "+Z": learned}
     quoted = paper.TABLE_4A if footage.paper == "chair_cad" else {}
     name = "bound (real videos)"

@@ -10,7 +10,7 @@ from launch.reproduce.context import Context, Picture, Stage, StageResult, merge
 from launch.reproduce.footage import FootageSet
 from launch.reproduce.planner import Plan
 from launch.reproduce.plots import Line, write_plot
-from launch.reproduce.stages.ablation import VARIANTS
+from launch.reproduce.stages.ablation import VARIANTS, variant
 from launch.reproduce.stages.random_latents import random_videos
 from trainer import explorer, pictures, render
 from trainer.generate import draw_pairs
@@ -61,9 +61,9 @@ def _latent_rows(run: Run) -> list[pictures.Row]:
 
 
 def _loss_rows(context: Context, footage: FootageSet) -> list[pictures.Row]:
-    rows, data = [], trainings.whole_set(context, footage)
-    for name, (short, words) in VARIANTS.items():
-        run = open_run(trainings.trained(context, footage, data, short, words))
+    rows = []
+    for name in VARIANTS:
+        run = open_run(trainings.trained(context, *variant(context, footage, name, 0)))
         clips = render.clips_of(run, render.spread_videos(run, 2))
         if not rows:
             rows += [pictures.Row("footage", video, 0) for video in render.real_clips(run, clips)]

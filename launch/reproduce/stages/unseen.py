@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from data_shards.errors import UserError
 from data_shards.manifest import Manifest
 from data_shards.sources import synthetic
 from launch.reproduce import figures, trainings
@@ -58,14 +59,22 @@ class Series(NamedTuple):
 
 def run(context: Context) -> StageResult:
     """All trainings, then every data set in turn; the first series of a set is judged."""
-    series = [series_of(context, footage) for footage in context.sets]
+    series, results = [], []
+    for footage in context.sets:
+        try:
+            series.append(series_of(context, footage))
+        except UserError as error:
+            results.append(StageResult(notes=(f"{footage.name}: nothing is unseen: {error}",)))
     every = [one for several in series for s in several for one in s.trainings.values()]
     trainings.train(context, every)
     return merged(
         [
-            _one(context, one, judged=not number)
-            for several in series
-            for number, one in enumerate(several)
+            *results,
+            *(
+                _one(context, one, judged=not number)
+                for several in series
+                for number, one in enumerate(several)
+            ),
         ]
     )
 
