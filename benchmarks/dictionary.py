@@ -37,14 +37,23 @@ FRAMES, WIDTH, WORLD = 16, 200, 2
 
 
 def resident_bytes(*, trim: bool = False) -> int:
-    """Memory of this process that is in RAM now (Linux); `trim` gives freed memory back before.
+    """Memory of this process that is in RAM now (Linux), without pages of libraries' files, which
+    the system drops and reads again as it likes; `trim` gives freed memory back before.
 
     Without it what the heap keeps of an earlier stage would count as the next one's.
     """
     if trim:
         gc.collect()
         ctypes.CDLL("libc.so.6").malloc_trim(0)
-    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+    lines = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
+    return sum(int(lines[name].split()[0]) * 1024 for name in ("RssAnon", "RssShmem"))
+
+
+def read_from_disk() -> int:
+    """Bytes that this process had fetched from disks: what the system's cache did not have."""
+    path = Path("/proc/self/io")
+    lines = dict(line.split(": ") for line in path.read_text().splitlines())
+    return int(lines["read_bytes"])
 
 
 def build(comm: Comm, rows: int, where: str, scratch: str) -> LatentDictionary:
@@ -81,14 +90,18 @@ def measure(
     """Median seconds of a step and the growth of memory, on one rank."""
     device = torch.device("cuda" if gpu else "cpu")
     comm = Comm(device=device) if gpu else comm
-    one_step(build(comm, 500, "host", ""), comm, torch.arange(batch))  # load what torch loads once
+    warm = build(comm, 500, where, scratch)  # load what is loaded once
+    warm.fetch_ahead(torch.zeros(1, dtype=torch.int64), torch.arange(batch))
+    one_step(warm, comm, torch.arange(batch))
+    warm.close()
+    del warm
     before = resident_bytes(trim=True)
     dictionary = build(comm, rows, where, scratch)
     resident_bytes(trim=True)  # what the filling leaves is not the dictionary's
     # Not permutations of all rows, whose freed memory would count as the dictionary's.
     draw = np.random.default_rng(1)
     batches = [torch.from_numpy(draw.choice(rows, batch, replace=False)) for _ in range(steps + 11)]
-    seconds, peak = [], 0
+    seconds, peak, on_disk = [], 0, read_from_disk()
     for now, ahead in pairwise(batches):
         comm.barrier()
         start = time.perf_counter()
@@ -107,6 +120,7 @@ def measure(
         "rows": rows,
         "residence": where,
         "milliseconds": 1e3 * statistics.median(seconds[10:]),
+        "read_kib": (read_from_disk() - on_disk) / 1024 / len(seconds),
         "resident_mib": (peak - before) / 2**20,
         "promised_mib": (promise.host + promise.device) / 2**20,
     }
@@ -175,7 +189,7 @@ def main(argv: list[str] | None = None) -> int:
         f"about {minutes(args):.1f} minutes, {world} ranks, up to {disk:.1f} GB of memory or disk"
     )
     args.out.mkdir(parents=True, exist_ok=True)
-    print("residence      rows  ms/step  resident MiB  promised MiB  (worst rank)")
+    print("residence      rows  ms/step  resident MiB  promised MiB  KiB/step from disk (worst)")
     rounds = [one_round(args, world, down=number % 2 == 1) for number in range(args.rounds)]
     sizes = [over_rounds(same) for same in zip(*rounds, strict=True)]
     print(f"medians of {args.rounds} rounds, worst memory")
@@ -212,6 +226,7 @@ def over_rounds(same: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {
         **same[0], "milliseconds": statistics.median(times), "least": min(times),
         "most": max(times), "resident_mib": max(r["resident_mib"] for r in same),
+        "read_kib": statistics.median(r["read_kib"] for r in same),
     }  # fmt: skip
 
 
@@ -220,7 +235,7 @@ def as_line(size: dict[str, Any]) -> str:
     spread = f"  {size['least']:.2f} to {size['most']:.2f} ms" if "least" in size else ""
     return (
         f"{size['residence']:9} {size['rows']:9,} {size['milliseconds']:8.2f} "
-        f"{size['resident_mib']:13.1f} {size['promised_mib']:13.1f}{spread}"
+        f"{size['resident_mib']:13.1f} {size['promised_mib']:13.1f} {size['read_kib']:9.0f}{spread}"
     )
 
 

@@ -115,6 +115,7 @@ class Stream:
         videos = opened.manifest.videos
         self._identity_V = np.array([video.identity for video in videos], dtype=np.int64)
         self._action_V = np.array([video.action for video in videos], dtype=np.int64)
+        self._seed, self._looking = seed, None
         self._source = self._open(progress, together)
 
     def __iter__(self) -> Stream:
@@ -173,6 +174,22 @@ class Stream:
         stored_B = self.opened.table["frames"][part.clip_B]
         start_B = self.plan.windows(part, stored_B=stored_B, frames=self.opened.manifest.frames)
         return Request(step, part.clip_B, start_B)
+
+    def rows(self, step: int, kind: str) -> torch.Tensor:
+        """Rows, int64 (batch,), that the whole global batch of any step has in a table of a key
+        kind; without the rows of absent labels."""
+        if self._looking is None:  # a plan of its own: loader threads use the other one
+            size = self.plan.batch_size
+            self._looking = make_plan(self.opened, self.config, seed=self._seed, batch=size)
+        clip_B = self._looking.batch(step).clip_B
+        if kind == "dataset":
+            return torch.zeros(min(1, len(clip_B)), dtype=torch.int64)
+        if kind == "clip":
+            return torch.from_numpy(clip_B.copy())
+        row_B = self.opened.table["video"][clip_B].astype(np.int64)
+        if kind != "video":
+            row_B = (self._identity_V if kind == "identity" else self._action_V)[row_B]
+        return torch.from_numpy(row_B[row_B >= 0])
 
     def _requests(self) -> Iterator[Request]:
         step = self.step

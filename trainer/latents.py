@@ -182,8 +182,9 @@ class LatentDictionary:
         if self.config.residence != "disk":
             return
         self._prefetcher = self._prefetcher or Prefetcher()
-        self._prefetcher.fetch(self.tables["static"], static_rows)
-        self._prefetcher.fetch(self.tables["transient"], transient_rows)
+        for kind, rows in (("static", static_rows), ("transient", transient_rows)):
+            if self.tables[kind].store.residence == "disk":  # small tables are in memory
+                self._prefetcher.fetch(self.tables[kind], rows)
 
     def snapshot(self) -> Iterator[tuple[str, torch.Tensor]]:
         """This rank's pages as they are now, while training goes on: read it in any one thread."""
@@ -225,9 +226,9 @@ class LatentDictionary:
 
     def close(self) -> None:
         """End the fetch-ahead thread."""
-        if self._prefetcher is not None:
-            self._prefetcher.close()
-            self._prefetcher = None
+        prefetcher, self._prefetcher = self._prefetcher, None
+        if prefetcher is not None:
+            prefetcher.close()
 
     @staticmethod
     def promise_bytes(config: LatentsConfig, **sizes: int) -> Promise:

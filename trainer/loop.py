@@ -104,6 +104,7 @@ def train(
             with engine.phases("data"):
                 if loaded != visit or batch is None:
                     (batch, problem), loaded = read(stream), visit
+                    fetch_ahead(parts, stream, visit + 1)
             stage = schedule.stage(step, pace=engine.pace)
             factor = rate(config, steps, begin._replace(step=step, seconds=seconds))
             parts.watchdog.beat(step, stage.name)
@@ -199,6 +200,14 @@ def read(stream: Stream) -> tuple[ClipBatch, str]:
         shape = (0, facts.frames, 3, facts.height, facts.width)
         frames_BTCHW = torch.zeros(shape, dtype=torch.uint8)
         return ClipBatch(frames_BTCHW, none, none, none, none, none, none.bool()), str(error)
+
+
+def fetch_ahead(parts: Parts, stream: Stream, visit: int) -> None:
+    """Begin to read the rows of a coming visit, where they are on disk, while this one computes."""
+    layout = parts.config.latents
+    if layout.residence == "disk":
+        keys = layout.static_key, layout.transient_key
+        parts.engine.dictionary.fetch_ahead(*(stream.rows(visit, key) for key in keys))
 
 
 def first_of(problems: list[str]) -> str:

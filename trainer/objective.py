@@ -48,8 +48,9 @@ class LossConfig:
     """Negatives are drawn more than so many frames away; at least `radius`."""
     margin: float = 2.0
     """Margin of the hinge (alpha in Tab. 6)."""
-    triplet_on: str = "motion"
-    """Codes that the triplet condition is put on: motion (output of R) | latents (z^t)."""
+    triplet_on: str = "latents"
+    """Codes that the triplet condition is put on: latents (z^t, as Eq. 6 has it) | motion (output
+    of R, as the authors' code has it)."""
     negatives: str = "random"
     """Negatives of the triplet condition: random | semi_hard (the nearest that is farther than the
     positive), as the authors' code has."""

@@ -33,7 +33,9 @@ class Prefetcher:
         self._under_way.append(self._pool.submit(table.store.touch, slots))
 
     def close(self) -> None:
-        """Wait for what is under way and end the thread."""
-        while self._under_way:
-            self._under_way.popleft().result()
-        self._pool.shutdown()
+        """Wait for what is under way and end the thread; an error of the thread is raised."""
+        try:
+            while self._under_way:
+                self._under_way.popleft().result()
+        finally:
+            self._pool.shutdown(cancel_futures=True)

@@ -152,6 +152,8 @@ class Store:
             return {name: self._tensors[name].index_select(0, at) for name in names}
         ready = self._ready.index_select(0, slots)
         if self._file is not None:
+            if len(slots) > 1:
+                self.touch(slots)  # all at once, where they are not in the system's cache
             rows = self._file.read(slots, names)
         else:
             rows = {name: self._tensors[name].index_select(0, slots) for name in names}

@@ -78,7 +78,7 @@ class RowFile:
             try:
                 written = os.pwritev(self._file.fileno(), [*parts, *padding], at)
             except OSError as error:
-                if error.errno != errno.ENOSPC:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                     raise
                 written = -1
             if written != size + sum(map(len, padding)):

@@ -41,8 +41,10 @@ from launch.reproduce.stages.compact import Point, at_bytes
 from launch.reproduce.stages.unseen import counts_of, split
 from launch.reproduce.state import State
 from tests.support.training import SMALL
+from trainer.config import resolve
 from trainer.main import main as train
 from trainer.networks import NavSynth, NetworksConfig
+from trainer.presets import PRESETS
 
 pytestmark = pytest.mark.xdist_group("reproduce")
 
@@ -175,6 +177,33 @@ def test_a_claim_that_fails_comes_with_its_likely_cause(done) -> None:
     assert report.explained(Claim("t", None, "d", "c")) == "d"
     files = done[2]
     assert "likely cause" in files[0].read_text() and "likely cause" in files[1].read_text()
+
+
+def test_a_run_is_named_by_what_it_comes_to(done, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an experiment is about wins over words of the command line; a preset that changes, or
+    other footage, makes another run."""
+    context = done[0]
+    data = trainings.whole_set(context, TINY)
+    bare = trainings.Training(TINY, data, "bare", ("loss.lambda_triplet=0",))
+    plan = replace(context.plan, words=(*context.plan.words, "loss.lambda_triplet=0.5"))
+    told = replace(context, plan=plan)
+    assert resolve(trainings._settings(told, bare)).loss.lambda_triplet == 0
+    assert trainings._name(told, bare) == trainings._name(context, bare)
+    full = bare._replace(words=())
+    assert trainings._name(told, full) != trainings._name(context, full)
+    before = trainings._name(context, bare)
+    changed = {**PRESETS[TINY.preset], "optim": {"theta_rate": 0.123}}
+    monkeypatch.setitem(PRESETS, TINY.preset, changed)
+    assert trainings._name(context, bare) != before
+
+
+def test_a_set_that_cannot_serve_is_a_note(tmp_path: Path) -> None:
+    """No cell to hold out, nothing that would be unseen: one line each, and the rest goes on."""
+    single = replace(TINY, identities=1, actions=1)
+    context = Context(tmp_path, (single,), PLAN, None, "", Trainer())
+    for name, text in (("exchange", "no exchange: "), ("unseen", "nothing is unseen: ")):
+        result = STAGES[name].run(context)
+        assert not result.claims and result.notes[0].startswith(f"{single.name}: {text}")
 
 
 def test_a_killed_reproduction_leaves_no_training_behind(tmp_path: Path) -> None:

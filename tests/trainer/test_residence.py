@@ -10,9 +10,12 @@ import torch
 
 from data_shards.errors import UserError
 from tests.support.dictionaries import contents, make, train
+from tests.support.footage import tiny_set
 from tests.support.ranks import run_ranks
+from tests.support.training import train as training
 from trainer import residence, rowfile
 from trainer.comm import Comm
+from trainer.latents import LatentDictionary, Latents
 from trainer.residence import initial_rows
 
 
@@ -159,9 +162,34 @@ def test_an_error_of_the_fetching_thread_is_raised(
     dictionary = make(Comm(), residence="disk", scratch=str(tmp_path))
     dictionary.fetch_ahead(torch.tensor([0]), torch.tensor([0]))
     monkeypatch.setattr(dictionary.tables["static"].store, "_file", object())
-    dictionary.fetch_ahead(torch.tensor([0]), torch.tensor([0]))
-    with pytest.raises(AttributeError, match="fetch"):
+    with pytest.raises(AttributeError, match="fetch"):  # by the next fetch, or at the end
+        dictionary.fetch_ahead(torch.tensor([0]), torch.tensor([0]))
         dictionary.close()
+
+
+@pytest.mark.parametrize("keys", [("identity", "action"), ("dataset", "clip")])
+def test_a_training_announces_the_rows_of_each_coming_visit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keys: tuple[str, str]
+) -> None:
+    """What a visit asks for was being read from disk while the one before it computed."""
+    announced, asked = [], []
+    ahead, gather = LatentDictionary.fetch_ahead, LatentDictionary.gather
+
+    def seen_ahead(self: LatentDictionary, *rows: torch.Tensor) -> None:
+        announced.append([sorted(set(r.tolist())) for r in rows])
+        ahead(self, *rows)
+
+    def seen_gather(self: LatentDictionary, *rows: torch.Tensor) -> Latents:
+        asked.append([sorted(set(r.tolist())) for r in rows])
+        return gather(self, *rows)
+
+    monkeypatch.setattr(LatentDictionary, "fetch_ahead", seen_ahead)
+    monkeypatch.setattr(LatentDictionary, "gather", seen_gather)
+    data = tiny_set(tmp_path, size=32)
+    words = (f"latents.static_key={keys[0]}", f"latents.transient_key={keys[1]}")
+    disk = ("latents.residence=disk", f"latents.scratch={tmp_path}", "begin.latents=random")
+    assert training(tmp_path / "runs", data, *words, *disk, "train.steps=7") == 0
+    assert len(announced) == 7 and announced[:-1] == asked[1:7]  # then the final evaluation asks
 
 
 def test_a_table_of_huge_pages_is_a_table() -> None:
