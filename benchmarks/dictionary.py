@@ -66,7 +66,7 @@ def build(comm: Comm, rows: int, where: str, scratch: str) -> LatentDictionary:
     table = dictionary.tables["transient"]
     for part in table.owned(torch.arange(rows)).split(64):
         slots = table.slots(part)
-        table.write_(slots, table.store.read(slots))
+        table.write_(slots, table.read(slots))
     os.sync()  # the system is not to write the filling back while steps are timed
     comm.barrier()
     return dictionary

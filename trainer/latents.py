@@ -27,6 +27,7 @@ from trainer.comm import Comm
 from trainer.latents_config import LatentsConfig, Promise, promise_bytes
 from trainer.lowrank import Basis, find_basis, truncate
 from trainer.prefetch import Prefetcher
+from trainer.projections import inside
 from trainer.reshard import Reader, Restored, restore_table
 from trainer.table import Route, ShardedTable, TableSpec
 
@@ -97,7 +98,7 @@ class LatentDictionary:
         static_BS, static_route = self.tables["static"].gather(static_rows_B)
         transient_BTM, transient_route = self.tables["transient"].gather(transient_rows_B)
         if self._basis_MR is not None:
-            transient_BTM = transient_BTM @ self._basis_MR @ self._basis_MR.T
+            transient_BTM = inside(transient_BTM, self._basis_MR)
         return Latents(
             static_BS.requires_grad_(),
             transient_BTM.requires_grad_(),
@@ -160,13 +161,13 @@ class LatentDictionary:
 
     def _set_basis(self, basis: Basis) -> None:
         self.basis = basis
-        self._basis_MR = basis.vectors_MR.to(self.tables["transient"].device, torch.float32)
+        self._basis_MR = basis.vectors_MR.to(self.tables["transient"].device)
 
     def rows(self, kind: str, rows: torch.Tensor) -> torch.Tensor:
         """Values (n, ...) of any rows of the table `kind`, without gradient; on every rank."""
         values, _ = self.tables[kind].gather(rows)
         if kind == "transient" and self._basis_MR is not None:
-            return values @ self._basis_MR @ self._basis_MR.T
+            return inside(values, self._basis_MR)
         return values
 
     def assign(self, kind: str, values_N: torch.Tensor | None) -> None:

@@ -103,8 +103,7 @@ def train(
             parts.watchdog.beat(step, "data")
             with engine.phases("data"):
                 if loaded != visit or batch is None:
-                    (batch, problem), loaded = read(stream), visit
-                    fetch_ahead(parts, stream, visit + 1)
+                    (batch, problem), loaded = read(parts, stream, visit), visit
             stage = schedule.stage(step, pace=engine.pace)
             factor = rate(config, steps, begin._replace(step=step, seconds=seconds))
             parts.watchdog.beat(step, stage.name)
@@ -190,11 +189,13 @@ def rate(config: Config, steps: int | None, at: Progress) -> float:
     return factor * config.train.rollback_rate**at.rollbacks
 
 
-def read(stream: Stream) -> tuple[ClipBatch, str]:
-    """The next batch; or an empty one and why, so that this rank takes part in the step in which
-    all ranks learn of it."""
+def read(parts: Parts, stream: Stream, visit: int) -> tuple[ClipBatch, str]:
+    """The batch of a visit; or an empty one and why, so that this rank takes part in the step in
+    which all ranks learn of it. Rows of the visit after it are asked of the disk."""
     try:
-        return next(stream), ""
+        batch = next(stream)
+        fetch_ahead(parts, stream, visit + 1)
+        return batch, ""
     except UserError as error:
         facts, none = stream.opened.manifest, torch.zeros(0, dtype=torch.int64)
         shape = (0, facts.frames, 3, facts.height, facts.width)

@@ -98,7 +98,7 @@ def fix_signs(vectors_MR: torch.Tensor) -> torch.Tensor:
 def _chunks(table: ShardedTable, page: int) -> Iterator[torch.Tensor]:
     """Frames (rows T, M) of an owned page in float64 on the CPU, `CHUNK` rows at a time."""
     for rows in page_rows(page, table.count).split(CHUNK):
-        values = table.store.read(table.slots(rows), ("value",))["value"]
+        values = table.read(table.slots(rows), ("value",))["value"]
         yield values.reshape(-1, values.shape[-1]).to("cpu", torch.float64)
 
 

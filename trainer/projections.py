@@ -55,6 +55,15 @@ def top_directions(gram_MM: torch.Tensor, rank: int) -> torch.Tensor:
     return basis_MR * torch.where(basis_MR.gather(0, largest_1R) < 0, -1.0, 1.0).to(basis_MR)
 
 
+def inside(transient_BTM: torch.Tensor, vectors_MR: torch.Tensor) -> torch.Tensor:
+    """Rows projected on the directions (float64), each row by a product of its own: a library
+    chooses how to add up by the size of a product, and a row's bits are not to depend on how many
+    others a rank happens to hold."""
+    basis_BMR = vectors_MR.expand(len(transient_BTM), *vectors_MR.shape)
+    parts_BTR = torch.bmm(transient_BTM.to(torch.float64), basis_BMR)
+    return torch.bmm(parts_BTR, basis_BMR.transpose(1, 2)).to(transient_BTM.dtype)
+
+
 def project_rows(rows_XM: torch.Tensor, basis_MR: torch.Tensor) -> torch.Tensor:
     """Orthogonal projection of each vector onto the span of an orthonormal basis."""
     with torch.no_grad():

@@ -40,7 +40,7 @@ def restore_table(table: ShardedTable, reader: Reader) -> Restored:
     )
     _check_shapes(table, reader)
     differ = table.comm.max_(torch.tensor([0 if same else 1]))
-    table.store.reset_()
+    table.reset_()
     if not int(differ):
         for page in table.pages:
             _fill(table, reader, page, ownership.page_rows(page, table.count), None)

@@ -23,6 +23,7 @@ import torch
 from data_shards.errors import UserError
 from trainer import ownership
 from trainer.comm import Comm
+from trainer.projections import inside
 from trainer.residence import Store, initial_rows
 from trainer.rowfile import Field
 from trainer.rowopt import RULES
@@ -89,7 +90,10 @@ class ShardedTable:
             fresh=self._fresh,
         )
         self._pending: list[tuple[torch.Tensor, torch.Tensor]] = []
-        self._moved: tuple[torch.Tensor, torch.Tensor] | None = None
+        self._moved: tuple[torch.Tensor, dict[str, torch.Tensor]] | None = None
+        """Slots and rows of the last step until they are projected; `_owing`: not stored yet, so
+        that they are written once."""
+        self._owing = False
         self.touched = 0
         """Rows of this rank that steps have moved so far, a row once per step."""
         # Weak: a snapshot that nobody reads any more must not go on keeping rows.
@@ -132,7 +136,12 @@ class ShardedTable:
         return out, route
 
     def _read_values(self, rows: torch.Tensor) -> torch.Tensor:
-        return self.store.read(self.slots(rows), ("value",))["value"]
+        return self.read(self.slots(rows), ("value",))["value"]
+
+    def read(self, slots: torch.Tensor, names: tuple[str, ...] | None = None) -> dict:
+        """Copies of rows of held slots, per field, on the device."""
+        self.settle_()
+        return self.store.read(slots, names)
 
     def accumulate(self, route: Route, grad_B: torch.Tensor, keep_B: torch.Tensor | None) -> None:
         """Send gradients to the owners of their rows, without those where `keep_B` is False."""
@@ -167,22 +176,34 @@ class ShardedTable:
         self._pending = []
         self.touched += len(rows)
         slots = self.slots(rows)
-        state = self.store.read(slots)
+        state = self.read(slots)
         if basis is not None:
-            state["value"] = state["value"] @ basis @ basis.T
+            state["value"] = inside(state["value"], basis)
         self.rule.update_(state, grad, rate=rate, **settings)
-        self.write_(slots, state)
-        self._moved = (slots, state["value"])
+        self._moved, self._owing = (slots, state), True
 
     def moved(self) -> torch.Tensor | None:
         """Values of the rows that the last step moved, until `replace_moved_`."""
-        return None if self._moved is None else self._moved[1]
+        return None if self._moved is None else self._moved[1]["value"]
 
     def replace_moved_(self, values: torch.Tensor) -> None:
-        """Write projected values of the rows that the last step moved."""
+        """Projected values of the rows that the last step moved."""
         if self._moved is not None:
-            self.write_(self._moved[0], {"value": values})
-            self._moved = None
+            slots, state = self._moved
+            rows = {"value": values}
+            self._moved, self._owing, owing = None, False, self._owing
+            self.write_(slots, {**state, **rows} if owing else rows)
+
+    def settle_(self) -> None:
+        """Store what the last step moved, if nobody has yet; `replace_moved_` may still come."""
+        if self._owing and self._moved is not None:
+            self._owing = False
+            self.write_(*self._moved)
+
+    def reset_(self) -> None:
+        """Every row as it was in the beginning."""
+        self._moved, self._owing = None, False
+        self.store.reset_()
 
     def write_(self, slots: torch.Tensor, rows: Mapping[str, torch.Tensor]) -> None:
         """Store rows of owned slots, after a running snapshot has kept what they held."""
@@ -198,13 +219,14 @@ class ShardedTable:
         held = ownership.owner_of(rows, self._place[1]) == self._place[0]
         slots = self.slots(rows[held])
         new = values.detach()[held.to(values.device)].to(self.device, torch.float32)
-        self.write_(slots, self.store.read(slots) | {"value": new})
+        self.write_(slots, self.read(slots) | {"value": new})
 
     def snapshot(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Names and tensors of this rank's pages as they are now; read them in any one thread."""
         running = self._snapshot()
         if running is not None and not running.done:
             raise RuntimeError(f"{self.name}: the last snapshot is still being read")
+        self.settle_()
         sizes = {page: len(self.page_keys(page)) for page in self.own_pages}
         picture = Snapshot(self.store, self.lock, sizes, self.pages.start, self.depth)
         self._snapshot = weakref.ref(picture)

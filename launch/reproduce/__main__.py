@@ -22,7 +22,7 @@ import torch
 
 from data_shards.errors import UserError
 from launch.reproduce import planner, report, state, trainings
-from launch.reproduce.context import Context, Stage
+from launch.reproduce.context import Context, Stage, first_users
 from launch.reproduce.footage import FootageSet, find_sets, manifest_of, prepared
 from launch.reproduce.pacing import Pacing
 from launch.reproduce.planner import Budget, Plan
@@ -50,7 +50,8 @@ def plan_of(
     )  # fmt: skip
     if budget.minutes is None:
         return plan
-    needs = [stage.need(sets, plan) for stage in stages.values()]
+    makers = first_users(stages, sets, plan)
+    needs = [stage.need(sets, plan, first=name in makers) for name, stage in stages.items()]
     return replace(plan, minutes=planner.divide(budget.minutes, needs))
 
 
@@ -148,7 +149,11 @@ def _main(options: argparse.Namespace, command: str) -> list[Path]:
 
 def length_of(plan: Plan, stages: Mapping[str, Stage], sets: Sequence[FootageSet]) -> str:
     """How many trainings there are, and how long ones, in words."""
-    count = sum(stage.trainings(footage, plan) for stage in stages.values() for footage in sets)
+    makers = first_users(stages, sets, plan)
+    count = sum(
+        stage.count(footage, plan, first=name in makers)
+        for name, stage in stages.items() for footage in sets
+    )  # fmt: skip
     if plan.minutes is None:
         return f"{count} trainings, as long as presets say, {plan.jobs} at a time"
     each = ", ".join(f"{f.name} {plan.minutes_on(f.name):.2f}" for f in sets)

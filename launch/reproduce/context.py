@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -66,10 +66,17 @@ class Stage(NamedTuple):
     its seeds and 100 random videos."""
     fixed: bool = False
     """Its trainings are compared with those of another stage, so they are never shortened."""
+    uses: Callable[[FootageSet, Plan], int] = lambda footage, plan: 0
+    """Trainings of the ablation that it looks at, and makes itself where they are not there."""
 
-    def need(self, sets: Sequence[FootageSet], plan: Plan) -> Need:
+    def count(self, footage: FootageSet, plan: Plan, *, first: bool) -> int:
+        """Trainings that it asks for on a data set; `first`: no stage before it has made those
+        that it uses."""
+        return self.trainings(footage, plan) + (self.uses(footage, plan) if first else 0)
+
+    def need(self, sets: Sequence[FootageSet], plan: Plan, *, first: bool = False) -> Need:
         """What it takes on these data sets."""
-        counts = {footage.name: self.trainings(footage, plan) for footage in sets}
+        counts = {footage.name: self.count(footage, plan, first=first) for footage in sets}
         seconds = sum(
             self.rest[0] + self.rest[1] * seeds_on(footage, plan) * plan.randoms / 100
             for footage in sets
@@ -78,8 +85,19 @@ class Stage(NamedTuple):
             sum(counts.values()) / plan.jobs,
             sum(count * plan.share(name) for name, count in counts.items()) / plan.jobs,
             seconds / 60,
-            self.fixed,
+            self.fixed or first,  # other stages look at the same ones
         )
+
+
+def first_users(stages: Mapping[str, Stage], sets: Sequence[FootageSet], plan: Plan) -> set[str]:
+    """Names of the stages that make trainings of the ablation, where it is not among them: each
+    that uses more of them than any before it."""
+    most, found = 0, set()
+    for name, stage in stages.items():
+        used = sum(stage.uses(footage, plan) for footage in sets)
+        if used > most:
+            most, found = used, found | {name}
+    return set() if "ablation" in stages else found
 
 
 def seeds_on(footage: FootageSet, plan: Plan) -> int:

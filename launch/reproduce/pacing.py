@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from launch.reproduce import planner, state
-from launch.reproduce.context import Context, Stage, StageResult, Table
+from launch.reproduce.context import Context, Stage, StageResult, Table, first_users
 from launch.reproduce.planner import Need
 
 
@@ -31,6 +31,7 @@ class Pacing:
         budget: float | None,
     ) -> None:
         self.context, self.stages, self.kept, self.budget = context, stages, kept, budget
+        self.makers = first_users(stages, context.sets, context.plan)
         self.left = budget or 0.0
         """Minutes."""
         self.done: list[tuple[Need, float, float]] = []
@@ -38,12 +39,14 @@ class Pacing:
 
     def need(self, name: str) -> Need:
         """What a stage takes, by plan."""
-        return self.stages[name].need(self.context.sets, self.context.plan)
+        first = name in self.makers
+        return self.stages[name].need(self.context.sets, self.context.plan, first=first)
 
     def trainings(self, name: str) -> int:
         """How many trainings a stage asks for."""
         sets, plan = self.context.sets, self.context.plan
-        return sum(self.stages[name].trainings(footage, plan) for footage in sets)
+        first = name in self.makers
+        return sum(self.stages[name].count(footage, plan, first=first) for footage in sets)
 
     def run(self, name: str) -> StageResult:
         """A stage's result; one that says why where it was left out."""

@@ -32,7 +32,15 @@ from launch.reproduce import (
 )
 from launch.reproduce.baselines import BASELINES
 from launch.reproduce.baselines.__main__ import main as play
-from launch.reproduce.context import Context, Stage, StageResult, from_json, mean_std, to_json
+from launch.reproduce.context import (
+    Context,
+    Stage,
+    StageResult,
+    first_users,
+    from_json,
+    mean_std,
+    to_json,
+)
 from launch.reproduce.footage import SYNTHETIC, find_sets
 from launch.reproduce.pacing import Pacing
 from launch.reproduce.planner import Need, Plan
@@ -177,6 +185,18 @@ def test_a_claim_that_fails_comes_with_its_likely_cause(done) -> None:
     assert report.explained(Claim("t", None, "d", "c")) == "d"
     files = done[2]
     assert "likely cause" in files[0].read_text() and "likely cause" in files[1].read_text()
+
+
+def test_stages_by_themselves_count_the_models_that_they_make() -> None:
+    """The first that looks at models of the ablation makes them, and all look at equal ones."""
+    plan, sets = Plan(1.0, 3), (TINY,)
+    chosen = {name: STAGES[name] for name in ("random_latents", "compact", "sheets")}
+    assert first_users(chosen, sets, plan) == {"random_latents", "sheets"}
+    need = chosen["random_latents"].need(sets, plan, first=True)
+    assert (need.units, need.fixed) == (3, True)
+    assert chosen["compact"].need(sets, plan).units == 0
+    assert chosen["sheets"].need(sets, plan, first=True).starts == len(ablation.VARIANTS)
+    assert first_users(STAGES, sets, plan) == set()
 
 
 def test_a_run_is_named_by_what_it_comes_to(done, monkeypatch: pytest.MonkeyPatch) -> None:

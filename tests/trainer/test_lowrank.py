@@ -28,7 +28,7 @@ def bases(comm: Comm) -> dict:
     for count in COUNTS:
         table = make(comm, rows={"static": 1, "transient": count}).tables["transient"]
         rows = table.owned(torch.arange(count))
-        full = table.store.read(table.slots(rows))
+        full = table.read(table.slots(rows))
         table.write_(table.slots(rows), full | {"value": spectrum(count)[rows]})
         for method in METHODS:
             out[count, method] = find_basis(table, rank=3, method=method)

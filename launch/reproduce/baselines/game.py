@@ -6,7 +6,7 @@ The loop reads the same stream of clips as the main job and stops after the same
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn import functional
 
 from data_shards.stream import DataConfig, Stream, open_manifest
+from trainer.devices import own_device
 from trainer.objective import to_pixels
 
 RATE = 2e-4
@@ -83,6 +84,11 @@ def _norm(layers: list[nn.Module], kind: type[nn.Module], width: int) -> list[nn
     return [*([kind(width)] if layers else []), nn.LeakyReLU(0.2)]
 
 
+def gaussian(shape: Sequence[int], draw: torch.Generator, player: nn.Module) -> torch.Tensor:
+    """N(0, 1) where a player is; the same numbers on every device."""
+    return torch.randn(*shape, generator=draw).to(next(player.parameters()).device)
+
+
 def dcgan_(module: nn.Module) -> None:
     """First weights of DCGAN: normal, sd 0.02."""
     for layer in module.modules():
@@ -95,7 +101,10 @@ def dcgan_(module: nn.Module) -> None:
 def play(
     game: Game, data: str, *, seed: int, minutes: float | None = None, steps: int | None = None
 ) -> int:
-    """Train until the minutes or the steps are over; returns the steps taken."""
+    """Train until the minutes or the steps are over, where ours would; returns the steps taken."""
+    device = own_device()
+    for player in (game.generator, *(critic.network for critic in game.critics)):
+        player.to(device)
     opened = open_manifest(data, config=DataConfig(manifest=data))
     draw = torch.Generator().manual_seed(seed)
     adams = {
@@ -105,7 +114,7 @@ def play(
     done = 0
     with Stream(opened, DataConfig(manifest=data), seed=seed, batch=BATCH) as stream:
         for step in _lasting(minutes, steps):
-            real_BTCHW = to_pixels(next(stream).frames_BTCHW)
+            real_BTCHW = to_pixels(next(stream).frames_BTCHW.to(device))
             fake = game.generator(len(real_BTCHW), draw)
             for critic in game.critics:
                 shown = (critic.view(x, draw) for x in (real_BTCHW, fake.videos_BTCHW.detach()))
@@ -141,7 +150,5 @@ def sample(game: Game, count: int, *, seed: int) -> torch.Tensor:
     """Videos of a trained generator, (count, T, 3, H, W) in [-1, 1]."""
     draw = torch.Generator().manual_seed(seed)
     game.generator.eval()
-    parts = [
-        game.generator(len(part), draw).videos_BTCHW for part in torch.arange(count).split(BATCH)
-    ]
-    return torch.cat(parts)
+    counts = [len(part) for part in torch.arange(count).split(BATCH)]
+    return torch.cat([game.generator(n, draw).videos_BTCHW.cpu() for n in counts])

@@ -13,6 +13,7 @@ from launch.reproduce.baselines.game import (
     Game,
     Videos,
     dcgan_,
+    gaussian,
     image_critic,
     one_frame,
     video_critic,
@@ -42,9 +43,8 @@ class Generator(nn.Module):
 
     def forward(self, count: int, draw: torch.Generator) -> Videos:
         """`count` videos of random codes."""
-        content_BC = torch.randn(count, CONTENT, generator=draw)
-        first_1BM = torch.randn(1, count, MOTION, generator=draw)
-        noise_BTM = torch.randn(count, self.frames, MOTION, generator=draw)
+        shapes = (count, CONTENT), (1, count, MOTION), (count, self.frames, MOTION)
+        content_BC, first_1BM, noise_BTM = (gaussian(s, draw, self) for s in shapes)
         motion_BTM, _ = self.gru(noise_BTM, first_1BM)
         content_BTC = content_BC[:, None].expand(-1, self.frames, -1)
         codes = torch.cat([content_BTC, motion_BTM], dim=2).flatten(0, 1)[..., None, None]

@@ -5,7 +5,15 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from launch.reproduce.baselines.game import Critic, Game, Videos, dcgan_, video_critic, whole
+from launch.reproduce.baselines.game import (
+    Critic,
+    Game,
+    Videos,
+    dcgan_,
+    gaussian,
+    video_critic,
+    whole,
+)
 
 CODE = 100
 SPARSE = 0.1
@@ -36,7 +44,7 @@ class Generator(nn.Module):
 
     def forward(self, count: int, draw: torch.Generator) -> Videos:
         """`count` videos of random codes, and the penalty on their masks."""
-        code = torch.randn(count, CODE, generator=draw)
+        code = gaussian((count, CODE), draw, self)
         moving = self.moving(code[..., None, None, None])
         mask = self.mask(moving)[:, :, : self.frames].sigmoid()
         front = self.colour(moving)[:, :, : self.frames].tanh()

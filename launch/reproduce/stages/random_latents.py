@@ -15,6 +15,7 @@ from launch.reproduce.context import (
     Table,
     mean_std,
     merged,
+    seeds_on,
 )
 from launch.reproduce.figures import Figures
 from launch.reproduce.footage import FootageSet
@@ -114,4 +115,4 @@ def count(footage: FootageSet, plan: Plan) -> int:
     return 0
 
 
-STAGE = Stage("Tab. 4a: learned and random latents", count, run, (5.0, 14.0))
+STAGE = Stage("Tab. 4a: learned and random latents", count, run, (5.0, 14.0), uses=seeds_on)

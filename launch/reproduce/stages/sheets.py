@@ -135,4 +135,4 @@ def count(footage: FootageSet, plan: Plan) -> int:
     return 0
 
 
-STAGE = Stage("Pictures", count, run, (45.0, 0.0))
+STAGE = Stage("Pictures", count, run, (45.0, 0.0), uses=lambda footage, plan: len(VARIANTS))
