@@ -178,7 +178,7 @@ def claims_of(footage: FootageSet, results: list[CellResult], judges: Judges) ->
                 f"{footage.name}: the right {what} in at least {need} of {len(results)} cells",
                 right >= need,
                 f"{right} of {len(results)}",
-                _why_wrong(judges.accuracy[index]),
+                _why_wrong(footage, judges.accuracy[index]),
             )
         )
     if not footage.root:
@@ -193,13 +193,16 @@ def claims_of(footage: FootageSet, results: list[CellResult], judges: Judges) ->
     return tuple(claims)
 
 
-def _why_wrong(accuracy: float) -> str:
+def _why_wrong(footage: FootageSet, accuracy: float) -> str:
     """Why cells are taken for others."""
     if accuracy < 1:
         return f"the classifier itself is right on {accuracy:.0%} of the real clips of these cells"
+    sound = "not the classifier, which is right on all real clips of these cells"
+    if not footage.root:
+        return f"{sound}: too short a training"
     return (
-        "not the classifier, which is right on all real clips of these cells: people share the row "
-        "of an action and are not in phase, so that one motion stands for all of them, blurred"
+        f"{sound}: people share the row of an action and are not in phase, so that one motion "
+        "stands for all of them, blurred"
     )
 
 
