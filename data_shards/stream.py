@@ -115,7 +115,7 @@ class Stream:
         videos = opened.manifest.videos
         self._identity_V = np.array([video.identity for video in videos], dtype=np.int64)
         self._action_V = np.array([video.action for video in videos], dtype=np.int64)
-        self._seed, self._looking = seed, None
+        self._looking: Plan | None = None
         self._source = self._open(progress, together)
 
     def __iter__(self) -> Stream:
@@ -179,17 +179,12 @@ class Stream:
         """Rows, int64 (batch,), that the whole global batch of any step has in a table of a key
         kind; without the rows of absent labels."""
         if self._looking is None:  # a plan of its own: loader threads use the other one
-            size = self.plan.batch_size
-            self._looking = make_plan(self.opened, self.config, seed=self._seed, batch=size)
-        clip_B = self._looking.batch(step).clip_B
-        if kind == "dataset":
-            return torch.zeros(min(1, len(clip_B)), dtype=torch.int64)
-        if kind == "clip":
-            return torch.from_numpy(clip_B.copy())
-        row_B = self.opened.table["video"][clip_B].astype(np.int64)
-        if kind != "video":
-            row_B = (self._identity_V if kind == "identity" else self._action_V)[row_B]
-        return torch.from_numpy(row_B[row_B >= 0])
+            seed, size = self.plan.seed, self.plan.batch_size
+            self._looking = make_plan(self.opened, self.config, seed=seed, batch=size)
+        none = torch.zeros(0)
+        labels = self._labels(self._looking.batch(step).clip_B)
+        rows = ClipBatch(none, **labels, slot_B=none, valid_B=none).rows(kind)
+        return rows[rows >= 0]
 
     def _requests(self) -> Iterator[Request]:
         step = self.step
@@ -225,14 +220,19 @@ class Stream:
                 self.damaged.append(damage)
 
     def _batch(self, part: Part) -> ClipBatch:
-        clip_B = part.request.clip_B
-        video_B = self.opened.table["video"][clip_B].astype(np.int64)
         return ClipBatch(
             frames_BTCHW=part.frames_BTCHW,
-            clip_B=torch.from_numpy(clip_B.copy()),
-            video_B=torch.from_numpy(video_B),
-            identity_B=torch.from_numpy(self._identity_V[video_B]),
-            action_B=torch.from_numpy(self._action_V[video_B]),
+            **self._labels(part.request.clip_B),
             slot_B=torch.arange(self.slots.start, self.slots.stop),
             valid_B=part.valid_B,
         )
+
+    def _labels(self, clip_B: np.ndarray) -> dict[str, torch.Tensor]:
+        """Columns of a batch that say what its clips belong to."""
+        video_B = self.opened.table["video"][clip_B].astype(np.int64)
+        return {
+            "clip_B": torch.from_numpy(clip_B.copy()),
+            "video_B": torch.from_numpy(video_B),
+            "identity_B": torch.from_numpy(self._identity_V[video_B]),
+            "action_B": torch.from_numpy(self._action_V[video_B]),
+        }
