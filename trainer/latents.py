@@ -27,7 +27,7 @@ from trainer.comm import Comm
 from trainer.latents_config import LatentsConfig, Promise, promise_bytes
 from trainer.lowrank import Basis, find_basis, truncate
 from trainer.prefetch import Prefetcher
-from trainer.projections import inside
+from trainer.projections import project_rows
 from trainer.reshard import Reader, Restored, restore_table
 from trainer.table import Route, ShardedTable, TableSpec
 
@@ -98,7 +98,7 @@ class LatentDictionary:
         static_BS, static_route = self.tables["static"].gather(static_rows_B)
         transient_BTM, transient_route = self.tables["transient"].gather(transient_rows_B)
         if self._basis_MR is not None:
-            transient_BTM = inside(transient_BTM, self._basis_MR)
+            transient_BTM = project_rows(transient_BTM, self._basis_MR)
         return Latents(
             static_BS.requires_grad_(),
             transient_BTM.requires_grad_(),
@@ -167,7 +167,7 @@ class LatentDictionary:
         """Values (n, ...) of any rows of the table `kind`, without gradient; on every rank."""
         values, _ = self.tables[kind].gather(rows)
         if kind == "transient" and self._basis_MR is not None:
-            return inside(values, self._basis_MR)
+            return project_rows(values, self._basis_MR)
         return values
 
     def assign(self, kind: str, values_N: torch.Tensor | None) -> None:

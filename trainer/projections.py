@@ -55,19 +55,17 @@ def top_directions(gram_MM: torch.Tensor, rank: int) -> torch.Tensor:
     return basis_MR * torch.where(basis_MR.gather(0, largest_1R) < 0, -1.0, 1.0).to(basis_MR)
 
 
-def inside(transient_BTM: torch.Tensor, vectors_MR: torch.Tensor) -> torch.Tensor:
-    """Rows projected on the directions (float64), each row by a product of its own: a library
-    chooses how to add up by the size of a product, and a row's bits are not to depend on how many
-    others a rank happens to hold."""
-    basis_BMR = vectors_MR.expand(len(transient_BTM), *vectors_MR.shape)
-    parts_BTR = torch.bmm(transient_BTM.to(torch.float64), basis_BMR)
-    return torch.bmm(parts_BTR, basis_BMR.transpose(1, 2)).to(transient_BTM.dtype)
+def project_rows(rows_BXM: torch.Tensor, basis_MR: torch.Tensor) -> torch.Tensor:
+    """Orthogonal projection of each vector (last dimension) onto the span of an orthonormal basis.
 
-
-def project_rows(rows_XM: torch.Tensor, basis_MR: torch.Tensor) -> torch.Tensor:
-    """Orthogonal projection of each vector onto the span of an orthonormal basis."""
+    Each of the B rows by a product of its own, in float64: a library chooses how to add up by the
+    size of a product, and a row's bits are not to depend on how many others a rank happens to hold.
+    """
+    wide_BXM = rows_BXM.double()[:, None] if rows_BXM.ndim == 2 else rows_BXM.double()
+    basis_BMR = basis_MR.expand(len(wide_BXM), *basis_MR.shape)
     with torch.no_grad():
-        return ((rows_XM.double() @ basis_MR) @ basis_MR.mT).to(rows_XM.dtype)
+        kept_BXM = torch.bmm(torch.bmm(wide_BXM, basis_BMR), basis_BMR.mT)
+    return kept_BXM.to(rows_BXM.dtype).view_as(rows_BXM)
 
 
 def rank_energy(values_R: torch.Tensor) -> torch.Tensor:

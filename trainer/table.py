@@ -23,7 +23,7 @@ import torch
 from data_shards.errors import UserError
 from trainer import ownership
 from trainer.comm import Comm
-from trainer.projections import inside
+from trainer.projections import project_rows
 from trainer.residence import Store, initial_rows
 from trainer.rowfile import Field
 from trainer.rowopt import RULES
@@ -178,7 +178,7 @@ class ShardedTable:
         slots = self.slots(rows)
         state = self.read(slots)
         if basis is not None:
-            state["value"] = inside(state["value"], basis)
+            state["value"] = project_rows(state["value"], basis)
         self.rule.update_(state, grad, rate=rate, **settings)
         self._moved, self._owing = (slots, state), True
 
