@@ -152,8 +152,6 @@ class Store:
             return {name: self._tensors[name].index_select(0, at) for name in names}
         ready = self._ready.index_select(0, slots)
         if self._file is not None:
-            if len(slots) > 1:
-                self.touch(slots)  # all at once, where they are not in the system's cache
             rows = self._file.read(slots, names)
         else:
             rows = {name: self._tensors[name].index_select(0, slots) for name in names}
@@ -189,6 +187,5 @@ class Store:
 
     def touch(self, slots: torch.Tensor) -> None:
         """Bring rows from disk into the system's cache; safe beside another thread's work."""
-        known = slots[self._ready.index_select(0, slots)]
         if self._file is not None:
-            self._file.fetch(known)
+            self._file.fetch(slots[self._ready.index_select(0, slots)])

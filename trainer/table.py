@@ -136,7 +136,9 @@ class ShardedTable:
         return out, route
 
     def _read_values(self, rows: torch.Tensor) -> torch.Tensor:
-        return self.read(self.slots(rows), ("value",))["value"]
+        slots = self.slots(rows)
+        self.store.touch(slots)  # all at once, where they are on disk; the step finds them read
+        return self.read(slots, ("value",))["value"]
 
     def read(self, slots: torch.Tensor, names: tuple[str, ...] | None = None) -> dict:
         """Copies of rows of held slots, per field, on the device."""
