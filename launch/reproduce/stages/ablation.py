@@ -107,6 +107,7 @@ def measured(context: Context, footage: FootageSet) -> Rows:
     found: dict[str, list[Figures]] = {name: [] for name in variants}
     random: dict[str, list[Figures]] = {name: [] for name in variants}
     steps: dict[str, list[int]] = {name: [] for name in variants}
+    drawn: dict[str, str] = {}
     cards: list[dict[str, str]] = []
     references: dict[str, Figures] = {}
     for name in variants:
@@ -118,13 +119,14 @@ def measured(context: Context, footage: FootageSet) -> Rows:
             found[name].append(figures.measure(fake, real, vgg=context.vgg))
             random[name].append(_random(context, trained, real, seed))
             steps[name].append(trained.step)
+            drawn[name] = figures.drawn(trained, context.plan.randoms)
             if not cards:
                 seen = f"{len(clips)} of {len(trained.manifest.videos)}"
-                drawn = figures.drawn(trained, context.plan.randoms)
-                cards = [figures.card(trained, videos=v, vgg=context.vgg) for v in (seen, drawn)]
+                cards = [figures.card(trained, videos=seen, vgg=context.vgg)]
                 references = figures.references(real, vgg=context.vgg)
     references |= _other_windows(context, footage)
-    return Rows(references, found, random, steps, *cards)
+    shown = f"{drawn['full']}; {OWN}: {drawn[OWN]}"
+    return Rows(references, found, random, steps, cards[0], {**cards[0], "videos": shown})
 
 
 def _random(context: Context, trained, real: np.ndarray, seed: int) -> Figures:
