@@ -1,10 +1,14 @@
-"""The recorded study as text: for the terminal, and between two marks of docs/tuning.md."""
+"""The recorded study as text: for the terminal, and between two marks of docs/tuning.md.
+
+Held-out test figures come first, validation second: what chose among trials flatters them. A figure
+that is not there is a dash, and what it belongs to counts in no mean and in no comparison.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 DIGITS = {"unseen-mcs": 2, "unseen-fcs": 4, "unseen": 2, "exchange": 2}
 UNITS = {
@@ -13,12 +17,24 @@ UNITS = {
 }  # fmt: skip
 HIGHER = ("unseen", "exchange")
 BEGIN, END = "<!-- study: written by benchmarks.tuning -->", "<!-- /study -->"
+NOTHING = "-"
+
+Figure = float | None
+
+
+class Pairs(NamedTuple):
+    """Two configurations' figures over seeds, both there."""
+
+    ours: list[float]
+    theirs: list[float]
+    asked: int
+    """Seeds in all."""
 
 
 def as_text(found: Mapping[str, Any]) -> str:
     """Everything that was found, as Markdown."""
-    return "\n\n".join((intro(found), against_preset(found), against_chance(found), values(found),
-                        costs(found)))  # fmt: skip
+    parts = (lead, intro, against_preset, against_chance, values, costs)
+    return "\n\n".join(part(found) for part in parts)
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
@@ -27,9 +43,75 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 
-def mean(numbers: Sequence[float]) -> float:
-    """The mean of some numbers."""
-    return sum(numbers) / len(numbers)
+def mean(numbers: Sequence[Figure]) -> Figure:
+    """The mean of the numbers that are there; None without any."""
+    there = [number for number in numbers if number is not None]
+    return sum(there) / len(there) if there else None
+
+
+def spell(figure: Figure, digits: int, *, sign: str = "") -> str:
+    """A figure with its digits, or a dash."""
+    return NOTHING if figure is None else f"{figure:{sign}.{digits}f}"
+
+
+def pairs_of(both: Sequence[tuple[Figure, Figure]]) -> Pairs:
+    """What there is in full."""
+    there = [(a, b) for a, b in both if a is not None and b is not None]
+    return Pairs([a for a, _ in there], [b for _, b in there], len(both))
+
+
+def won(pairs: Pairs, aim: str) -> str:
+    """In how many seeds the first is better."""
+    count = sum(
+        a > b if aim in HIGHER else a < b for a, b in zip(pairs.ours, pairs.theirs, strict=True)
+    )
+    lost = pairs.asked - len(pairs.ours)
+    return f"{count} of {len(pairs.ours)}" + (f", {lost} without figures" if lost else "")
+
+
+def better(aim: str) -> str:
+    """Which way is better."""
+    return "higher is better" if aim in HIGHER else "lower is better"
+
+
+def of_compared(found: Mapping[str, Any], judgement: str) -> Pairs:
+    """Best and preset over training seeds."""
+    aim = found["objective"]
+    return pairs_of([
+        (row["best"][judgement].get(aim), row["preset"][judgement].get(aim))
+        for row in found["compare"]
+    ])  # fmt: skip
+
+
+def of_chance(found: Mapping[str, Any], part: str) -> Pairs:
+    """Optuna's and chance's best trials over the seeds of the studies."""
+    aim, all_ = found["objective"], found["studies"]
+    seeds = [name.rpartition("-")[2] for name in all_ if name.startswith("optuna")]
+    return pairs_of([
+        (all_[f"optuna-{seed}"][part].get(aim), all_[f"random-{seed}"][part].get(aim))
+        for seed in seeds
+    ])  # fmt: skip
+
+
+def lead(found: Mapping[str, Any]) -> str:
+    """What counts: means over seeds on cells that neither training nor choice has seen."""
+    aim, digits = found["objective"], DIGITS[found["objective"]]
+    lines = []
+    for name, test, validation in (
+        ("best of the searches, preset",
+         of_compared(found, "test"), of_compared(found, "validation")),
+        ("optuna, random search", of_chance(found, "test"), of_chance(found, "scores")),
+    ):  # fmt: skip
+        line: list[str] = [name]
+        for pairs in (test, validation):
+            means = [spell(mean(side), digits) for side in (pairs.ours, pairs.theirs)]
+            line += [", ".join(means), won(pairs, aim)]
+        lines.append(line)
+    head = ("", "test", "better in", "validation", "better in")
+    return (
+        f"**Test cells first**, means over seeds of {UNITS[aim]} ({better(aim)}); the validation "
+        f"cells, which chose, second:\n\n{table(head, lines)}"
+    )
 
 
 def intro(found: Mapping[str, Any]) -> str:
@@ -47,71 +129,68 @@ def intro(found: Mapping[str, Any]) -> str:
 
 
 def against_preset(found: Mapping[str, Any]) -> str:
-    """The best of the searches beside the preset."""
+    """The best of the searches beside the preset, every seed."""
     rows = found["compare"]
+    if not rows:
+        return ("**Against the preset**: not compared, since in no study of optuna both the "
+                "configuration given and a best one were finished.")  # fmt: skip
     names = {"plain": "preset", "preset": "preset", "best": "best"}
     if found["words"]:
         names["preset"] = f"preset, {' '.join(found['words'])}"
     kinds = [kind for kind in names if kind in rows[0]]
     aim, digits = found["objective"], DIGITS[found["objective"]]
-    columns = [*DIGITS]
 
     def figures(some: Sequence[Mapping[str, Any]]) -> list[str]:
-        test = [mean([row["test"][name] for row in some]) for name in columns]
-        told = [f"{value:.{DIGITS[name]}f}" for name, value in zip(columns, test, strict=True)]
-        return [
-            f"{mean([row['seconds'] for row in some]):.0f}",
-            f"{mean([row['psnr'] for row in some]):.2f}",
-            f"{mean([row['validation'][aim] for row in some]):.{digits}f}", *told,
-        ]  # fmt: skip
+        test = [spell(mean([row["test"].get(n) for row in some]), DIGITS[n]) for n in DIGITS]
+        chosen = mean([row["validation"].get(aim) for row in some])
+        seconds, psnr = (mean([row[name] for row in some]) for name in ("seconds", "psnr"))
+        return [*test, spell(chosen, digits), spell(psnr, 2), spell(seconds, 0)]
 
     lines = [
-        [row["seed"], names[kind], row[kind]["steps"], *figures([row[kind]])]
+        [row["seed"], names[kind], row[kind]["steps"] or "not finite", *figures([row[kind]])]
         for row in rows for kind in kinds
     ]  # fmt: skip
-    lines += [["mean", names[kind], "", *figures([row[kind] for row in rows])] for kind in kinds]
-    gains = [row["best"]["test"][aim] - row["preset"]["test"][aim] for row in rows]
-    head = ("seed", "configuration", "steps", "seconds", "training PSNR",
-            f"validation, {UNITS[aim]}", *(f"test, {UNITS[name]}" for name in columns))  # fmt: skip
-    each = ", ".join(f"{gain:+.{digits}f}" for gain in gains)
+    for kind in kinds:
+        there = [row[kind] for row in rows if row[kind]["steps"]]
+        lines.append([f"mean of {len(there)}", names[kind], "", *figures(there)])
+    head = ("seed", "configuration", "steps", *(f"test, {UNITS[name]}" for name in DIGITS),
+            f"validation, {UNITS[aim]}", "training PSNR", "seconds")  # fmt: skip
+    pairs = of_compared(found, "test")
+    gains = [a - b for a, b in zip(pairs.ours, pairs.theirs, strict=True)]
+    each = ", ".join(f"{gain:+.{digits}f}" for gain in gains) or "no seed has both figures"
     return (
         f"**Against the {names['preset']}**, at no less training time, over training seeds that no "
-        f"search has seen: {mean(gains):+.{digits}f} {UNITS[aim]} on the test cells ("
-        f"{each}; {better(aim)}).\n\n{table(head, lines)}"
+        f"search has seen: {spell(mean(gains), digits, sign='+')} {UNITS[aim]} on the test cells "
+        f"({each}; {better(aim)}), better in {won(pairs, aim)}.\n\n{table(head, lines)}"
     )
 
 
-def better(aim: str) -> str:
-    """Which way is better."""
-    return "higher is better" if aim in HIGHER else "lower is better"
-
-
 def against_chance(found: Mapping[str, Any]) -> str:
-    """Optuna beside random search under the same ledger."""
+    """Optuna beside random search under the same ledger, every study."""
     aim, digits = found["objective"], DIGITS[found["objective"]]
     lines = [
         [name, study["trials"], study["done"], f"{study['held'] / 60:.1f}",
-         f"{study['given']:.{digits}f}", f"{study['scores'][aim]:.{digits}f}",
-         f"{study['test'][aim]:.{digits}f}"]
+         spell(study["test"].get(aim), digits), spell(study["scores"].get(aim), digits),
+         spell(study["given"], digits)]
         for name, study in found["studies"].items()
     ]  # fmt: skip
-    of = {
-        kind: [s["scores"][aim] for n, s in found["studies"].items() if n.startswith(kind)]
-        for kind in ("optuna", "random")
-    }
-    pairs = list(zip(of["optuna"], of["random"], strict=True))
-    won = sum(a > b if aim in HIGHER else a < b for a, b in pairs)
-    head = ("study", "trials", "finished", "CPU-minutes", f"first trial, {UNITS[aim]}",
-            "best validation", "its test")  # fmt: skip
+    test, chosen = of_chance(found, "test"), of_chance(found, "scores")
+    head = ("study", "trials", "finished", "CPU-minutes", f"test of its best, {UNITS[aim]}",
+            "its validation", "validation of the configuration given")  # fmt: skip
+    sides = [[spell(mean(side), digits) for side in (pairs.ours, pairs.theirs)]
+             for pairs in (test, chosen)]  # fmt: skip
     return (
-        f"**Against random search** with the same ledger: optuna {mean(of['optuna']):.{digits}f}, "
-        f"random {mean(of['random']):.{digits}f} (means of the best validation {UNITS[aim]}; "
-        f"{better(aim)}), better in {won} of {len(pairs)}.\n\n{table(head, lines)}"
+        f"**Against random search** with the same ledger, {UNITS[aim]} of the best trial on the "
+        f"test cells: optuna {sides[0][0]}, random {sides[0][1]} (means; {better(aim)}), better in "
+        f"{won(test, aim)}. On the validation cells: {sides[1][0]} and {sides[1][1]}, better in "
+        f"{won(chosen, aim)}.\n\n{table(head, lines)}"
     )
 
 
 def values(found: Mapping[str, Any]) -> str:
     """The best configuration."""
+    if not found["winner"]:
+        return "**The best configuration**: none to be named."
     best = found["studies"][found["winner"]]["values"]
     told = ", ".join(
         f"`{path}` {value:.3g}" if isinstance(value, float) else f"`{path}` {value}"
@@ -122,19 +201,26 @@ def values(found: Mapping[str, Any]) -> str:
 
 def costs(found: Mapping[str, Any]) -> str:
     """Ledger and overhead."""
-    errors, overhead = found["ledger_intervals"], found["overhead"]
+    errors, alone = found["ledger_intervals"], found["overhead"]
+    victims = ", ".join(sorted({kill["victim"] for kill in found["kills"]}))
+    ledger = "no search was killed"
+    if errors:
+        ledger = (
+            f"{len(errors)} kills with -9 at random moments ({victims} in turn): charged minus "
+            f"held is {min(errors):+.2f} to {max(errors):+.2f} report intervals"
+        )
     known = [study["overhead"] for study in found["studies"].values()]
-    studies = [share for share in known if share is not None] or [float("nan")]
-    share = float("nan") if overhead["overhead"] is None else overhead["overhead"]
-    kinds = sorted({kill["victim"] for kill in found["kills"]})
+    shares = [share for share in known if share is not None]
+    lost = len(known) - len(shares)
+    among = f"{100 * min(shares):.1f} to {100 * max(shares):.1f} %" if shares else "not known"
+    among += f" ({lost} went on after an interruption: not known)" if shares and lost else ""
+    each = alone["trained"] / alone["trials"] if alone["trials"] else None
+    share = None if alone["overhead"] is None else 100 * alone["overhead"]
     return (
-        f"**Ledger**: {len(errors)} kills with -9 at random moments ({', '.join(kinds)} in turn): "
-        f"charged minus held is {min(errors):+.2f} to {max(errors):+.2f} report intervals.\n\n"
+        f"**Ledger**: {ledger}.\n\n"
         f"**Overhead**, the share of all cores' time from the search's start to its end in which "
-        f"no trial trained: {100 * share:.1f} % with {overhead['trials']} trials "
-        f"of {overhead['trained'] / overhead['trials']:.0f} s; "
-        f"{100 * min(studies):.1f} to {100 * max(studies):.1f} % in the studies above, which "
-        "evaluate held-out cells after every trial."
+        f"no trial trained: {spell(share, 1)} % with {alone['trials']} trials of {spell(each, 0)} "
+        f"s; {among} in the studies above, which evaluate held-out cells after every trial."
     )
 
 

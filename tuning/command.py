@@ -7,10 +7,11 @@ import sys
 from pathlib import Path
 
 from tuning.nursery import AVAILABLE, Nursery
-from tuning.objectives import OBJECTIVES
+from tuning.objectives import FIT_STEPS, OBJECTIVES, UNSEEN
 from tuning.records import Record, Settings
 
 ROOT = Path(__file__).resolve().parent.parent
+THREADS = "OMP_NUM_THREADS"
 MODULES = ("trainer.main", "trainer.job", "torch._dynamo")
 """What a training imports; torch's optimisers import the last one in their first step, in 3 s."""
 
@@ -28,19 +29,33 @@ def command(study: Path, settings: Settings, record: Record) -> list[str]:
     return [*launch, "--runs", str(study / "trials"), *record.words]
 
 
-def environment() -> dict[str, str]:
-    """Environment of a training: this process's, with the project's packages."""
+def evaluation(settings: Settings) -> list[str]:
+    """Options of `trainer.evaluate` that give a study's objectives; empty where none needs it."""
+    wanted = set(settings.objectives)
+    if not any(OBJECTIVES[name].evaluated for name in wanted):
+        return []
+    # Held-out cells are scored whole; of training videos no more than the objectives ask for.
+    options = ["--videos", "500" if wanted & {"mcs", "fcs"} else "1"]
+    options += ["--vgg", settings.vgg] if settings.vgg else []
+    options += ["--fit", str(FIT_STEPS)] if wanted & set(UNSEEN) else []
+    options += [] if any(name.endswith("mcs") for name in wanted) else ["--no-mcs"]
+    return options
+
+
+def environment(*, threads: int) -> dict[str, str]:
+    """Environment of a training or an evaluation: this process's, with the project's packages, and
+    as many CPU threads for what does not ask for a number (`trainer.evaluate`)."""
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-    return {**os.environ, "PYTHONPATH": path}
+    return {**os.environ, "PYTHONPATH": path, THREADS: str(threads)}
 
 
 def nursery_for(settings: Settings) -> Nursery | None:
     """What forks the trainings of a study; None where they have several processes."""
     if settings.workers > 1 or not AVAILABLE:
         return None
-    evaluated = any(OBJECTIVES[name].evaluated for name in settings.objectives)
-    more = ["trainer.evaluate"] if evaluated else []
-    return Nursery([*MODULES, *more], environment=environment())
+    more = ["trainer.evaluate"] if evaluation(settings) else []
+    # Its own environment counts: the number of threads is read when torch is imported.
+    return Nursery([*MODULES, *more], environment=environment(threads=settings.threads))
 
 
 def watched(study: Path, trial: str, targets: str) -> tuple[str, ...]:

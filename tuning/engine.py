@@ -11,32 +11,22 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from data_shards.errors import UserError
 from trainer.commit import read_json, replace_durable
-from trainer.config import resolve
 from tuning import processes
 from tuning.actor import make_trainable
+from tuning.asking import make_callback, make_searcher
 from tuning.guard import Guard, RayLost, rays_own, terminable
 from tuning.halving import make_scheduler
 from tuning.ledger import Ledger
-from tuning.population import Population, Wait
-from tuning.records import (
-    STOPPED,
-    UNFINISHED,
-    Record,
-    Settings,
-    folder_of,
-    read_record,
-    read_records,
-    stop_mark,
-    write_record,
-)
-from tuning.sampling import INSTALL, Drawn, Sampler
-from tuning.space import Space, values_of, words_of
+from tuning.records import Record, Settings, read_records
+from tuning.sampling import INSTALL
+from tuning.space import Space
+from tuning.turns import RETRIES, Turns
 
 DRIVER = "driver.json"
 SCRATCH = "ray"
@@ -48,13 +38,12 @@ QUIET = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # the record has the reason, in one line
     # Ray nices its workers to 15, and trainings inherit it: beside other work they would starve.
     "RAY_worker_niceness": "0",
 }
 LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 """Makes a local Ray listen on 127.0.0.1 only, on every system and not just on those it names."""
-RETRIES = 2
-"""Times that a trial whose worker was killed is taken up again, from its training's checkpoint."""
 STORE_BYTES = 100 << 20
 """Ray's object store: nothing but small dicts travels."""
 
@@ -108,14 +97,20 @@ def clear_up(study: Path) -> list[str]:
 
 def search(
     study: Path, settings: Settings, space: Space, way: Way, *, on_change: Callable[[Record], None]
-) -> None:
-    """Run trials until the budget, the trials or the grid are used up."""
+) -> str:
+    """Run trials until the budget, the trials or the grid are used up.
+
+    Returns:
+        Why it gave up before, in one line; empty where it did not.
+    """
     ray = import_ray(local=not way.address)
     _connect(ray, settings, way)
     guard = Guard({} if way.address else rays_own())
     try:
         with terminable():
-            _tune(ray, study, settings, space, way, on_change)
+            turns = Turns(study, settings, space, way, on_change)
+            _tune(ray, study, settings, way, turns, guard)
+            return turns.gave_up
     except KeyboardInterrupt:
         if guard.lost:
             raise RayLost(f"Ray lost its {guard.lost}; the same command goes on") from None
@@ -127,10 +122,7 @@ def search(
         clear_up(study)
 
 
-def _tune(
-    ray: Any, study: Path, settings: Settings, space: Space, way: Way,
-    on_change: Callable[[Record], None],
-) -> None:  # fmt: skip
+def _tune(ray: Any, study: Path, settings: Settings, way: Way, turns: Turns, guard: Guard) -> None:
     below = [list(known) for known in processes.descendants(os.getpid())]
     replace_durable(study / DRIVER, json.dumps({"pid": os.getpid(), "left": below}).encode())
     place = {"cpu": settings.cpus, "gpu": settings.gpus}
@@ -139,12 +131,13 @@ def _tune(
         param_space={"study": str(study), "targets": way.targets},
         tune_config=ray.tune.TuneConfig(
             num_samples=-1, max_concurrent_trials=way.concurrent or None, reuse_actors=True,
-            search_alg=make_searcher(study, settings, space, way, on_change),
+            search_alg=make_searcher(turns),
             scheduler=make_scheduler(study, settings, way.scheduler),
         ),
         run_config=ray.tune.RunConfig(
             name=SCRATCH, storage_path=str(study), verbose=0,
             failure_config=ray.tune.FailureConfig(max_failures=RETRIES),
+            callbacks=[make_callback(turns, lost=guard.gone)],
         ),
     ).fit()  # fmt: skip
 
@@ -165,98 +158,28 @@ def _connect(ray: Any, settings: Settings, way: Way) -> None:
         ray.init(
             address="local", include_dashboard=False, object_store_memory=STORE_BYTES, **quiet,
         )  # fmt: skip
-    there = ray.cluster_resources()
-    for name, option, wanted in (
-        ("GPU", "--gpus-per-trial", settings.gpus),
-        ("CPU", "--cpus-per-trial", settings.cpus),
-    ):
-        if wanted > there.get(name, 0):
-            ray.shutdown()
-            raise UserError(f"{option}: {wanted:g}, and there are {there.get(name, 0):g}")
+    try:
+        require_room(settings, [node["Resources"] for node in ray.nodes() if node["Alive"]])
+    except UserError:
+        ray.shutdown()
+        raise
 
 
-def _new_record(study: Path, settings: Settings, space: Space, drawn: Drawn) -> Record:
-    if drawn.parent:
-        words = read_record(study, drawn.parent).words
-    else:
-        words = (*settings.words, *words_of(space, drawn.values, fixed=settings.words))
-    if drawn.until:
-        words = (*words, f"train.until={drawn.until}", f"train.changes={drawn.changes}")
-    record = Record(drawn.name, drawn.values, (*words, f"name={drawn.name}"))
-    more = {"parent": drawn.parent, "until": drawn.until, "changes": drawn.changes}
-    return write_record(study, record._replace(**more))
+def require_room(settings: Settings, nodes: Sequence[Mapping[str, float]]) -> None:
+    """Refuse trials that fit on no node, since a trial lies within one.
 
+    Args:
+        nodes: resources of each node, as Ray names them.
 
-def _make_sampler(study: Path, settings: Settings, space: Space, way: Way) -> Sampler | Population:
-    # What the user would have trained with: a search finds nothing worse.
-    first = values_of(space, resolve(settings.words))
-    if way.searcher == "pb2":
-        return Population(space, settings, lambda: read_records(study), first=first)
-    return Sampler(
-        space, settings.objectives, read_records(study), searcher=way.searcher,
-        seed=settings.seed, first=first,
-    )  # fmt: skip
-
-
-def make_searcher(
-    study: Path, settings: Settings, space: Space, way: Way, on_change: Callable[[Record], None]
-) -> Any:
-    """Ray's view of our sampler: unfinished trials first, then new ones."""
-    from ray.tune.search import Searcher
-
-    records = read_records(study)
-    sampler = _make_sampler(study, settings, space, way)
-    waiting = [record for record in records if record.status in UNFINISHED]
-    least = settings.width * settings.interval
-
-    class Ours(Searcher):
-        def __init__(self) -> None:
-            super().__init__(metric="score", mode="max")
-            self._names: dict[str, str] = {}
-            self._made = len(records)
-
-        def suggest(self, trial_id: str) -> Any:
-            if Ledger(study).account().left < least:
-                return Searcher.FINISHED
-            if waiting:
-                record = waiting.pop(0)
-                sampler.ask(record.id, record.values)
-            else:
-                drawn = None if way.trials and self._made >= way.trials else sampler.draw()
-                if isinstance(drawn, Wait):
-                    return None
-                if drawn is None:
-                    return Searcher.FINISHED
-                self._made += 1
-                record = _new_record(study, settings, space, drawn)
-            self._names[trial_id] = record.id
-            return {"trial": record.id}
-
-        def on_trial_result(self, trial_id: str, result: dict) -> None:
-            on_change(read_record(study, self._names[trial_id]))
-
-        def on_trial_complete(
-            self, trial_id: str, result: dict | None = None, error: bool = False
-        ) -> None:
-            record = read_record(study, self._names[trial_id])
-            if record.status == "running" and not error:
-                stop_mark(study, record.id).touch()
-                record = record._replace(status=STOPPED)  # its own process writes this down
-            sampler.tell(record)
-            on_change(record)
-
-        def save(self, checkpoint_path: str) -> None:
-            """Nothing: the records are what is kept."""
-
-        def restore(self, checkpoint_path: str) -> None:
-            """Nothing."""
-
-    return Ours()
-
-
-def unfinished(study: Path) -> list[str]:
-    """Trials that a larger budget would go on with."""
-    return [record.id for record in read_records(study) if record.status in UNFINISHED]
-
-
-__all__ = ["Way", "clear_up", "folder_of", "import_ray", "search", "unfinished"]
+    Raises:
+        UserError: naming the option.
+    """
+    wanted = {"GPU": settings.gpus, "CPU": settings.cpus}
+    for name, option in (("GPU", "--gpus-per-trial"), ("CPU", "--cpus-per-trial")):
+        most = max((node.get(name, 0) for node in nodes), default=0)
+        if wanted[name] > most:
+            raise UserError(f"{option}: {wanted[name]:g}, and no node has more than {most:g}")
+    if not any(all(node.get(n, 0) >= w for n, w in wanted.items()) for node in nodes):
+        raise UserError(
+            f"--gpus-per-trial: {settings.gpus:g} and {settings.cpus:g} cores, and no node has both"
+        )

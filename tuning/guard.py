@@ -59,6 +59,14 @@ class Guard:
         self._thread = threading.Thread(target=self._watch, name="guard", daemon=True)
         self._thread.start()
 
+    def __getstate__(self) -> dict:
+        """What `gone` needs: Ray pickles whatever it is given, and a thread cannot be."""
+        return {"lost": self.lost, "_watched": self._watched}
+
+    def gone(self) -> list[str]:
+        """Names of those that have ended, as of now."""
+        return [name for name, known in self._watched.items() if not processes.alive(known)]
+
     def stop(self) -> None:
         """Watch no longer. Safe to call twice."""
         self._over.set()
@@ -66,8 +74,7 @@ class Guard:
 
     def _watch(self) -> None:
         while not self._over.wait(EVERY):
-            gone = [name for name, known in self._watched.items() if not processes.alive(known)]
-            if gone:
+            if gone := self.gone():
                 self.lost = gone[0]
                 os.kill(os.getpid(), signal.SIGTERM)
                 return

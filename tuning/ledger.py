@@ -7,6 +7,7 @@ it really held when it lets go (`end`). So at any moment, whatever is killed whe
     spent = sum over leases of width * (held if ended, else held ahead)
 
 is never below what was held, and above it by less than one interval for each lease that is open.
+Who has to let go may take one interval more (`beyond`): a trial overspends by that, and no more.
 No clock is kept: seconds are those of a lease, so time in which nothing runs costs nothing.
 """
 
@@ -137,21 +138,27 @@ class Ledger:
             return apply(account, self._append(file, kind="grant", budget=budget))
 
     def hold(
-        self, lease: str, *, trial: str, width: float, until: float, cap: float | None = None
-    ) -> bool:
+        self, lease: str, *, trial: str, width: float, until: float, cap: float | None = None,
+        beyond: bool = False,
+    ) -> bool:  # fmt: skip
         """Reserve ahead: the lease may hold until `until` seconds after its start.
 
         Args:
             width: accelerators held.
             cap: most accelerator-seconds of this trial in all its lives.
+            beyond: charge it whether the budget bears it or not, since it is held in any case.
 
         Returns:
-            False where the budget or the cap does not bear it; then nothing is written, and the
-            holder has to let go within what it has reserved already.
+            False where the budget or the cap does not bear it, or the lease has ended; then nothing
+            is written, and the holder has to let go within what it has reserved already.
         """
         with self._locked() as file:
             account = self._read(file)
-            if not may_hold(account, lease=lease, trial=trial, width=width, until=until, cap=cap):
+            known = account.leases.get(lease)
+            bears = beyond or may_hold(
+                account, lease=lease, trial=trial, width=width, until=until, cap=cap
+            )
+            if not bears or (known and known.ended):
                 return False
             self._append(file, kind="hold", lease=lease, trial=trial, width=width, until=until)
             return True

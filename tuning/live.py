@@ -27,6 +27,10 @@ class Live:
         if sys.stdout.isatty():
             self._screen = Screen(console=Console(), refresh_per_second=2, get_renderable=self.page)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the terminal, which holds locks: Ray pickles whoever listens to its searcher."""
+        return {**self.__dict__, "_screen": None}
+
     def __enter__(self) -> Live:
         if self._screen:
             self._screen.start()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from pathlib import Path
 from trainer.commit import replace_durable
 from trainer.config import Config, resolve
 from trainer.settings import to_yaml
+from tuning.command import THREADS, evaluation
 from tuning.ledger import Account
 from tuning.objectives import OBJECTIVES
 from tuning.records import DONE, Record, Settings, folder_of
@@ -76,15 +78,20 @@ def trials_csv(records: Sequence[Record], settings: Settings, account: Account) 
 
 
 def best_yaml(study: Path, record: Record, settings: Settings) -> str:
-    """Config of a trial as a file to train with, its command above it."""
+    """Config of a trial as a file to train with; above it the command that trains it and, where the
+    objectives come from an evaluation, the one that gives them."""
     config = resolve(file=str(folder_of(study, record.id) / "config.yaml"))
-    lines = yaml_of(config, name=f"{study.name}-best")
+    title = f"{study.name}-best"
     scores = ", ".join(f"{name} {record.scores[name]!r}" for name in settings.objectives)
-    return (
-        f"# Trial {record.id}: {scores}. Train it again, on as many processes as the trial had:\n"
-        f"# accelerate launch --config_file accelerate_config.yaml --num_processes "
-        f"{settings.workers} trainer/main.py --config {BEST}\n{lines}"
-    )
+    launch = "accelerate launch --config_file accelerate_config.yaml --num_processes "
+    head = [
+        f"Trial {record.id}: {scores}. Train it again, on as many processes as the trial had:",
+        f"{launch}{settings.workers} trainer/main.py --config {BEST}",
+    ]
+    if options := evaluation(settings):
+        words = shlex.join(["python", "-m", "trainer.evaluate", f"runs/{title}", *options])
+        head += ["Then have it judged as the trial was:", f"{THREADS}={settings.threads} {words}"]
+    return "".join(f"# {line}\n" for line in head) + yaml_of(config, name=title)
 
 
 def yaml_of(config: Config, *, name: str) -> str:

@@ -15,7 +15,7 @@ from tuning.engine import Way
 from tuning.halving import rungs
 from tuning.objectives import require
 from tuning.population import PARTS, changing
-from tuning.records import Settings
+from tuning.records import Settings, threads_of
 from tuning.space import Space, check, default_space, load_space, words_of
 
 OURS = (
@@ -70,10 +70,10 @@ def plan(args: argparse.Namespace) -> Planned:
         if args.space
         else default_space(rates=args.rates, total=args.total)
     )
-    workers = args.workers or max(1, math.ceil(gpus))
+    workers = _workers(args, gpus)
     words = (
         *given, f"data.manifest={where}", f"train.steps={args.steps}", f"seed={args.seed}",
-        f"train.threads={max(1, int(args.cpus_per_trial) // workers)}", "train.pictures=false",
+        f"train.threads={threads_of(args.cpus_per_trial, workers)}", "train.pictures=false",
     )  # fmt: skip
     check(space, words)
     require_labels(resolve([*words, *_any(space, words)]), opened.manifest, where=where)
@@ -141,6 +141,24 @@ def require_labels(config: Config, manifest: Manifest, *, where: str) -> None:
 
 def _any(space: Space, fixed: tuple[str, ...]) -> list[str]:
     return words_of(space, {item.path: item.ends()[0] for item in space.ranges}, fixed=fixed)
+
+
+def _workers(args: argparse.Namespace, gpus: float) -> int:
+    """Processes of a trial.
+
+    Raises:
+        UserError: more of them than accelerators that the trial is charged.
+    """
+    workers = args.workers or max(1, math.ceil(gpus))
+    width = gpus or args.cpus_per_trial
+    kind, option = ("GPU", "--gpus-per-trial") if gpus else ("core", "--cpus-per-trial")
+    if workers > max(1, width):
+        charged = f"{width:g} {kind}{'' if width == 1 else 's'}"
+        raise UserError(
+            f"--workers: {workers} processes, and a trial is charged {charged}; give {option} "
+            f"{workers}"
+        )
+    return workers
 
 
 def _gpus(args: argparse.Namespace) -> float:

@@ -7,6 +7,7 @@ import signal
 import socket
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -67,3 +68,19 @@ def end(processes: Iterable[Process], *, patience: float = 30.0) -> list[Process
         while any(map(alive, living)) and time.monotonic() < over:
             time.sleep(0.05)
     return living
+
+
+def kill(known: Process) -> bool:
+    """Kill a process of this machine, its group and all below it; False where it is gone already.
+
+    What torchrun starts leads groups of its own, so the group alone is not enough.
+    """
+    if not alive(known):
+        return False
+    below = descendants(known.pid)
+    with suppress(ProcessLookupError):  # it has ended meanwhile, or leads no group yet
+        os.killpg(known.pid, signal.SIGKILL)
+    for one in filter(alive, (known, *below)):
+        with suppress(ProcessLookupError):
+            os.kill(one.pid, signal.SIGKILL)
+    return True

@@ -25,6 +25,11 @@ UNFINISHED = (PENDING, RUNNING, BUDGET)
 """Statuses of trials that the next life of the search goes on with."""
 
 
+def threads_of(cpus: float, workers: int) -> int:
+    """CPU threads of each of a trial's processes."""
+    return max(1, int(cpus) // workers)
+
+
 class Settings(NamedTuple):
     """What every trial of a study shares; a study never changes any of it."""
 
@@ -49,6 +54,11 @@ class Settings(NamedTuple):
     def width(self) -> float:
         """Accelerators that a trial holds: GPUs where it has some, else cores."""
         return self.gpus or self.cpus
+
+    @property
+    def threads(self) -> int:
+        """CPU threads of each process of a trial, of its evaluation too."""
+        return threads_of(self.cpus, self.workers)
 
 
 class Record(NamedTuple):

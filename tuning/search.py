@@ -109,12 +109,20 @@ def run(args: argparse.Namespace) -> int:
             print(f"ended what a dead search had left: {', '.join(ended)}", flush=True)
         Ledger(study).grant(planned.budget)
         with Live(study, planned.settings) as live:
-            search(study, planned.settings, planned.space, planned.way, on_change=live.change)
-        return conclude(study)
+            told = live.change
+            gave_up = search(study, planned.settings, planned.space, planned.way, on_change=told)
+        return conclude(study, gave_up=gave_up)
 
 
-def conclude(study: Path) -> int:
-    """Write trials.csv, best.yaml and report.html, and say what was found; 1 without a winner."""
+def conclude(study: Path, *, gave_up: str = "") -> int:
+    """Write trials.csv, best.yaml and report.html, and say what was found.
+
+    Args:
+        gave_up: why the search did not go on to its end; empty where it did.
+
+    Returns:
+        The exit code: 1 without a winner, or where the search gave up.
+    """
     from tuning.ledger import Ledger
     from tuning.outcome import write_outcome
     from tuning.records import read_records, read_settings
@@ -125,18 +133,22 @@ def conclude(study: Path) -> int:
     report = write_report(study)
     print(f"{len(records)} trials, {account.spent:.0f} of {account.budget:.0f} accelerator-seconds")
     print(f"{study / 'trials.csv'}\n{report}")
+    if gave_up:
+        print(f"error: {gave_up}", file=sys.stderr)
     if winner is None:
-        print("no trial has finished; give a larger budget and run the same again")
+        if not gave_up:
+            print("no trial has finished; give a larger budget and run the same again")
         return 1
     scores = ", ".join(f"{name} {winner.scores[name]:.4g}" for name in settings.objectives)
     print(f"best: {winner.id}, {scores}\nnext: accelerate launch --config_file "
           f"accelerate_config.yaml --num_processes {settings.workers} trainer/main.py --config "
           f"{study / 'best.yaml'}")  # fmt: skip
-    return 0
+    return int(bool(gave_up))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point: 0 done, 1 no trial finished, 2 bad input, 130 stopped (Ctrl-C, SIGTERM)."""
+    """Entry point: 0 done, 1 no trial finished or too many failed in a row, 2 bad input, 130
+    stopped (Ctrl-C, SIGTERM)."""
     args = parser().parse_intermixed_args(argv)
     try:
         return run(args)

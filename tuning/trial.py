@@ -1,20 +1,18 @@
 """One trial: a training like any other, in a process of its own, watched through its run folder.
 
 `trainer/main.py` runs as a subprocess (through accelerate where a trial has several workers); its
-run.json and metrics.jsonl say how far it is. A thread beats the ledger while accelerators are held;
-when the budget bears no further interval, the training gets SIGTERM, saves, and can go on later.
+run.json and metrics.jsonl say how far it is. A `Lease` holds its accelerators meanwhile: when that
+bears no further interval, the training gets SIGTERM, saves, and can go on later; one that does not
+leave is killed.
 """
 
 from __future__ import annotations
 
 import os
-import re
-import signal
 import subprocess
 import sys
 import threading
 import time
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -22,16 +20,20 @@ from typing import NamedTuple
 from data_shards.errors import UserError
 from trainer import journal
 from trainer.commit import read_json
+from trainer.leaving import DONE as WHOLE
+from trainer.leaving import PREEMPTED, RUN_FILE, one_line
 from tuning import processes
-from tuning.command import command, environment
-from tuning.ledger import Ledger
+from tuning.command import command, environment, evaluation
+from tuning.endings import LOG, asked, interrupted, last_words, why
+from tuning.lease import Lease
 from tuning.nursery import Child, Nursery
-from tuning.objectives import FIT_STEPS, OBJECTIVES, UNSEEN, scores_of
+from tuning.objectives import scores_of
 from tuning.records import (
     BUDGET,
     DONE,
     FAILED,
     PART,
+    PENDING,
     RUNNING,
     STOPPED,
     Settings,
@@ -42,13 +44,10 @@ from tuning.records import (
     write_record,
 )
 
-LOG = "trial.log"
 POLL = 0.1
-WATCH = 0.2
-"""Seconds after which a trial that is to be stopped knows it."""
 PATIENCE = 120.0
 """Seconds that a training may take to save after SIGTERM, before it is killed."""
-MEMORY = re.compile(r"out of memory|MemoryError|can't allocate memory|cannot allocate", re.I)
+LATE = "; killed, since it did not leave in time"
 
 
 class Seen(NamedTuple):
@@ -71,37 +70,57 @@ class Trial:
         self._nursery, self._more = nursery, tuple(more)
         self.record = read_record(study, trial)
         self._run = folder_of(study, trial)
-        self._ledger = Ledger(study)
-        self._lease = f"{trial}.{uuid.uuid4().hex[:8]}"
+        self._lease = Lease(
+            study, settings, trial, watch=self._watch, ask=self._ask, kill=self._kill
+        )
         self._process: Child | None = None
-        self._ending = threading.RLock()
-        self._let_go, self._orphaned = threading.Event(), threading.Event()
+        self._known: processes.Process | None = None
+        self._spawning = self._killed = self._marked = False
+        self._starts = 0
+        self._ending = threading.Lock()
+        self._orphaned = 0.0
         self._parent = os.getppid()
-        self._refused, self._capped = threading.Event(), False
-        self._earlier = self._ledger.account().of_trial(trial)
-        self._thread = threading.Thread(target=self._beat, name="ledger", daemon=True)
-        self._begun = 0.0
 
     def start(self) -> bool:
         """Take the lease and start (or resume) the training; False where it cannot: the budget or
-        its cap is spent, or what it goes on from is gone."""
-        self._begun = time.monotonic()
-        self._capped = self._over_cap()
-        if self._capped or not self._hold():
-            self._cut_short("")
-            return False
+        its cap is spent, or what it goes on from is gone.
+
+        Raises:
+            OSError: the process that forks trainings is gone.
+        """
+        with self._ending:
+            self._stop_mark.unlink(missing_ok=True)
+            if not self._lease.take():
+                self._cut_short("")
+                return False
+            begun = False
+            try:
+                begun = self._begin()
+            finally:
+                if not begun:
+                    self._lease.end()
+            return begun
+
+    def _begin(self) -> bool:
+        """The rest of a start; the lease is held, and beats."""
         if self.record.process:  # of an earlier life, whose worker was killed
-            processes.end([processes.Process(*self.record.process)])
-        self._stop_mark.unlink(missing_ok=True)
-        self._thread.start()
+            self._known = processes.Process(*self.record.process)
+            processes.end([self._known])
         try:
             inherit(self._study, self.record)
         except (UserError, OSError) as error:
-            self._note(status=FAILED, reason=" ".join(str(error).split()))
-            self._release()
+            self._note(status=FAILED, reason=one_line(error))
             return False
-        self._spawn([*command(self._study, self._settings, self.record), *self._more])
-        return True
+        self._starts = len(self._state().get("starts", []))
+        try:
+            if not self._lease.refused:
+                self._spawn([*command(self._study, self._settings, self.record), *self._more])
+                return True
+        except OSError:
+            if not self._lease.refused:
+                raise  # Tune takes the trial up again, with another worker
+        self._cut_short(" before it had begun")
+        return False
 
     def advance(self) -> Seen:
         """Wait for the next rung or the end, and say which. Call again after a rung."""
@@ -114,8 +133,8 @@ class Trial:
                     if not ended:
                         return Seen(rung, psnr, over=False)
                     reached.add(rung)
-            if ended and self._orphaned.is_set():
-                self._let_go.wait()  # for ever: `_leave` ends this process
+            if ended and self._orphaned:
+                threading.Event().wait()  # for ever: `_leave` ends this process
             if ended:
                 self._finish()
                 return Seen(self.record.step, None, over=True)
@@ -126,7 +145,7 @@ class Trial:
         with self._ending:
             if self._process is not None and self._process.poll() is None:
                 self._terminate()
-            self._release()
+            self._lease.end()
             if self.record.status == RUNNING:
                 self._note(status=STOPPED, reason=reason)
 
@@ -145,91 +164,80 @@ class Trial:
     def _finish(self) -> None:
         """Read how the training ended, evaluate it where that is wanted, and let go."""
         try:
-            state = read_json(self._run / "run.json")
+            state = self._state()
             self._note(step=int(state.get("step", self.record.step)))
-            if state.get("status") == "done" and self._process and not self._process.returncode:
-                self._evaluate()
-                if self._refused.is_set() and self._process.returncode:
-                    self._cut_short(" before the evaluation")
-                else:
-                    scores = scores_of(
-                        self._settings.objectives, self._run, self._settings.manifest
-                    )
-                    whole = self.record.until in (0, self._settings.steps)
-                    self._note(status=DONE if whole else PART, scores=scores)
-            elif self._refused.is_set():
-                self._cut_short("; saved")
+            code = self._process.returncode if self._process else None
+            begun = len(state.get("starts", [])) > self._starts
+            if state.get("status") == WHOLE.status and code == 0:
+                self._judge()
+            elif self._lease.refused:
+                saved = "; saved" if state.get("status") == PREEMPTED.status else ""
+                self._cut_short(LATE if self._killed else saved)
+            elif interrupted(state, code, begun=begun):
+                self._note(status=PENDING, reason="interrupted by a signal")
             else:
-                self._note(status=FAILED, reason=self._why(state))
+                self._note(status=FAILED, reason=why(self._run, state, code))
         except (UserError, ValueError, OSError) as error:
-            self._note(status=FAILED, reason=" ".join(str(error).split()))
+            if self._lease.refused:
+                self._cut_short(" before the evaluation")
+            else:
+                self._note(status=FAILED, reason=one_line(error))
         finally:
-            self._release()
+            self._lease.end()
+
+    def _judge(self) -> None:
+        """Evaluate a finished training where that is wanted, and note its scores."""
+        code = self._evaluate()
+        if code and self._lease.refused:
+            self._cut_short(" before the evaluation")
+        elif asked(code):
+            self._note(status=PENDING, reason="interrupted by a signal before the evaluation")
+        elif code:
+            raise UserError(f"evaluation: {last_words(self._run)}")
+        else:
+            scores = scores_of(self._settings.objectives, self._run, self._settings.manifest)
+            whole = self.record.until in (0, self._settings.steps)
+            self._note(status=DONE if whole else PART, scores=scores)
+
+    def _evaluate(self) -> int:
+        options = evaluation(self._settings)
+        if not options:
+            return 0
+        self._spawn([sys.executable, "-m", "trainer.evaluate", str(self._run), *options])
+        assert self._process is not None
+        return self._process.wait()
 
     def _cut_short(self, when: str) -> None:
         """Note that no more time was given: a larger budget goes on with the trial, unless it is
         over its own cap."""
-        if self._capped:
+        if self._lease.capped:
             cap = f"over its cap of {self._settings.cap:g} accelerator-seconds"
             self._note(status=STOPPED, reason=f"{cap}{when}")
         else:
-            self._note(status=BUDGET, reason=f"the budget is spent{when}")
-
-    def _over_cap(self) -> bool:
-        held = self._settings.width * (time.monotonic() - self._begun)
-        return 0 < self._settings.cap <= self._earlier + held
-
-    def _evaluate(self) -> None:
-        if not any(OBJECTIVES[name].evaluated for name in self._settings.objectives):
-            return
-        asked = set(self._settings.objectives)
-        # Held-out cells are scored whole; of training videos no more than the objectives ask for.
-        videos = "500" if asked & {"mcs", "fcs"} else "1"
-        words = [sys.executable, "-m", "trainer.evaluate", str(self._run), "--videos", videos]
-        words += ["--vgg", self._settings.vgg] if self._settings.vgg else []
-        words += ["--fit", str(FIT_STEPS)] if asked & set(UNSEEN) else []
-        words += [] if any(name.endswith("mcs") for name in asked) else ["--no-mcs"]
-        self._spawn(words)
-        assert self._process is not None
-        if self._process.wait() and not self._refused.is_set():
-            raise UserError(f"evaluation: {self._last_words()}")
-
-    def _why(self, state: dict) -> str:
-        """One line on why a training did not end well."""
-        code = self._process.returncode if self._process else None
-        log = self._log()
-        if MEMORY.search(log):
-            return "out of memory"
-        if code in (-signal.SIGKILL, 128 + signal.SIGKILL):
-            return "killed by signal 9 (out of memory, perhaps)"
-        told = state.get("status")
-        if told in ("non-finite", "hang", "lost-rank", "user-error"):
-            return f"{told}: {state.get('reason') or self._last_words()}"
-        return f"ended with code {code}: {self._last_words()}"
-
-    def _log(self) -> str:
-        path = self._run / LOG
-        return path.read_text(errors="replace")[-20_000:] if path.is_file() else ""
-
-    def _last_words(self) -> str:
-        return (self._log().strip().splitlines() or ["no output"])[-1][:300]
+            problem = self._lease.problem
+            what = f"the ledger cannot be kept ({problem})" if problem else "the budget is spent"
+            self._note(status=BUDGET, reason=f"{what}{when}")
 
     def _spawn(self, words: list[str]) -> None:
         self._run.mkdir(parents=True, exist_ok=True)
+        around = environment(threads=self._settings.threads)
         if self._nursery is not None:
+            self._spawning = True
             self._process = self._nursery.spawn(
-                words[1:], log=self._run / LOG, cwd=self._study, environment=environment()
+                words[1:], log=self._run / LOG, cwd=self._study, environment=around
             )
+            self._spawning = False
         else:
             tether = [sys.executable, "-m", "tuning.tether", str(os.getpid())]
             with (self._run / LOG).open("ab") as log:
                 self._process = subprocess.Popen(
                     [*tether, *words], stdout=log, stderr=log, stdin=subprocess.DEVNULL,
-                    env=environment(), cwd=self._study, start_new_session=True,
+                    env=around, cwd=self._study, start_new_session=True,
                 )  # fmt: skip
-        known = processes.process(self._process.pid)
-        self._note(status=RUNNING, reason="", process=tuple(known) if known else None)
-        if self._refused.is_set():
+        self._known = processes.process(self._process.pid)
+        known = tuple(self._known) if self._known else None
+        self._note(status=RUNNING, reason="", process=known)
+        if self._lease.refused or self._orphaned:
             self._process.terminate()
 
     def _terminate(self) -> None:
@@ -238,63 +246,51 @@ class Trial:
         try:
             self._process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
-            os.killpg(self._process.pid, signal.SIGKILL)
+            self._kill()
             self._process.wait()
 
-    def _hold(self) -> bool:
-        until = time.monotonic() - self._begun + self._settings.interval
-        return self._ledger.hold(
-            self._lease, trial=self.record.id, width=self._settings.width, until=until
-        )
+    # What the lease's thread calls. It never asks whether the process has ended: a nursery tells
+    # that once, and to the thread that waits for it.
+
+    def _ask(self) -> None:
+        if self._process is not None:
+            self._process.terminate()
+
+    def _kill(self) -> None:
+        if self._known is not None and processes.kill(self._known):
+            self._killed = True
+        elif self._spawning and self._nursery is not None:
+            self._nursery.close()  # it still imports; whoever waits for it gets an error
+
+    def _watch(self) -> None:
+        if os.getppid() != self._parent:
+            self._leave()
+        elif not self._marked and self._stop_mark.exists():
+            self._marked = True
+            # In another thread: the lease is held on while the training saves.
+            threading.Thread(target=self.stop, name="stop", daemon=True).start()
+
+    def _leave(self) -> None:
+        """Ray is gone, so nobody waits for this trial: have it save, give back, end this process.
+        The record stays as it is; the search's next life goes on with the trial."""
+        if not self._orphaned:
+            self._orphaned = time.monotonic()
+            self._ask()
+        if self._known is not None and processes.alive(self._known):
+            if time.monotonic() - self._orphaned > PATIENCE:
+                self._kill()
+            return
+        try:
+            self._lease.end()
+        finally:
+            os._exit(1)
 
     @property
     def _stop_mark(self) -> Path:
         return stop_mark(self._study, self.record.id)
 
-    def _beat(self) -> None:
-        """Reserve the next interval at half of each; end the training when that is refused, and
-        the trial when the search has no use for it."""
-        half = self._settings.interval / 2
-        due = time.monotonic() + half
-        while not self._let_go.wait(min(WATCH, half)):
-            if os.getppid() != self._parent:
-                self._leave()
-            # Without waiting: whoever holds the lock waits for this thread.
-            if self._stop_mark.exists() and self._ending.acquire(blocking=False):
-                try:
-                    self.stop()
-                finally:
-                    self._ending.release()
-                return
-            if self._refused.is_set():
-                continue
-            self._capped = self._over_cap()
-            if time.monotonic() < due and not self._capped:
-                continue
-            due = time.monotonic() + half
-            if self._capped or not self._hold():
-                self._refused.set()
-                if self._process is not None and self._process.poll() is None:
-                    self._process.terminate()
-
-    def _leave(self) -> None:
-        """Ray is gone, so nobody waits for this trial: have it save, give back, end this process.
-        The record stays as it is; the search's next life goes on with the trial."""
-        self._orphaned.set()
-        if self._process is not None:
-            self._process.terminate()
-            while processes.process(self._process.pid):
-                time.sleep(POLL)
-        self._ledger.end(self._lease, held=time.monotonic() - self._begun)
-        os._exit(1)
-
-    def _release(self) -> None:
-        self._let_go.set()
-        if self._thread.ident is not None:
-            if self._thread is not threading.current_thread():
-                self._thread.join()
-            self._ledger.end(self._lease, held=time.monotonic() - self._begun)
-            self._thread = threading.Thread(name="ended")
+    def _state(self) -> dict:
+        return read_json(self._run / RUN_FILE)
 
     def _note(self, **fields: object) -> None:
         self.record = write_record(self._study, self.record._replace(**fields))  # pyright: ignore

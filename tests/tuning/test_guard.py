@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import signal
 import subprocess
 import sys
@@ -28,7 +29,8 @@ def test_the_end_of_a_watched_process_is_an_interrupt() -> None:
                     time.sleep(0.1)
         finally:
             guard.stop()
-        assert guard.lost == "raylet"
+        assert guard.lost == "raylet" and guard.gone() == ["raylet"]
+        assert copy.copy(guard).gone() == ["raylet"]  # as Ray's pickle of it would say
     assert signal.getsignal(signal.SIGTERM) is before
 
 
@@ -38,4 +40,4 @@ def test_nothing_is_watched_without_a_ray_of_its_own() -> None:
     guard = Guard({})
     guard.stop()
     guard.stop()
-    assert guard.lost == ""
+    assert guard.lost == "" and guard.gone() == []

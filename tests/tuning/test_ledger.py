@@ -98,3 +98,19 @@ def test_bad_input_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "ledger.jsonl").write_text('{"kind":"party"}\n')
     with pytest.raises(UserError, match="not a ledger"):
         Ledger(tmp_path).account()
+
+
+def test_what_is_held_beyond_the_budget_is_charged_and_what_has_ended_is_over(
+    tmp_path: Path,
+) -> None:
+    """Who has to leave holds on for a while in any case; no beat opens a lease that was settled."""
+    ledger = Ledger(tmp_path)
+    ledger.grant(10)
+    assert ledger.hold("a1", trial="a", width=1, until=8)
+    assert not ledger.hold("a1", trial="a", width=1, until=12)
+    assert ledger.hold("a1", trial="a", width=1, until=12, beyond=True)
+    assert ledger.account().spent == 12 and ledger.account().left == 0
+    ledger.end("a1", held=9)
+    assert not ledger.hold("a1", trial="a", width=1, until=9.5)
+    assert not ledger.hold("a1", trial="a", width=1, until=9.5, beyond=True)
+    assert ledger.account().open() == [] and ledger.account().spent == 9

@@ -12,10 +12,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_shards.errors import UserError
+from trainer.config import resolve
+from trainer.settings import to_yaml
 from tuning import processes
 from tuning.ledger import fold
-from tuning.outcome import best, front, goodness, ranked, trials_csv
-from tuning.records import DONE, FAILED, STOPPED, Record, Settings, read_records, settle_settings
+from tuning.outcome import best, best_yaml, front, goodness, ranked, trials_csv
+from tuning.records import (
+    DONE,
+    FAILED,
+    STOPPED,
+    Record,
+    Settings,
+    folder_of,
+    read_records,
+    settle_settings,
+)
 from tuning.records import write_record as write
 
 SETTINGS = Settings(
@@ -86,3 +97,26 @@ def test_only_the_very_process_is_ended() -> None:
     assert me is not None and processes.alive(me)
     assert processes.end([me._replace(start=me.start + 1), me._replace(host="elsewhere")]) == []
     assert json.loads(json.dumps(list(me))) == list(me)
+
+
+def test_the_best_file_says_how_its_figures_come_about(tmp_path: Path) -> None:
+    """Trained, and then judged with what the trial's evaluation was given, threads too; where the
+    training itself gives the figure, nothing more is said."""
+    study = tmp_path / "mine"
+    record = Record("t0001", {}, (), DONE, scores={"unseen-fcs": 0.125, "exchange": 20.5})
+    write(study, record)
+    (folder_of(study, "t0001") / "config.yaml").write_text(to_yaml(resolve(["preset=weizmann"])))
+    asked = SETTINGS._replace(objectives=("unseen-fcs", "exchange"), cpus=4, workers=2)
+    told = best_yaml(study, record, asked)
+    assert told.splitlines()[:5] == [
+        "# Trial t0001: unseen-fcs 0.125, exchange 20.5. Train it again, on as many processes as "
+        "the trial had:",
+        "# accelerate launch --config_file accelerate_config.yaml --num_processes 2 "
+        "trainer/main.py --config best.yaml",
+        "# Then have it judged as the trial was:",
+        "# OMP_NUM_THREADS=2 python -m trainer.evaluate runs/mine-best --videos 1 --fit 200 "
+        "--no-mcs",
+        "name: mine-best",
+    ]
+    trained = record._replace(scores={"psnr": 20.5, "bytes": 9.0})
+    assert "trainer.evaluate" not in best_yaml(study, trained, SETTINGS)

@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -15,14 +16,16 @@ from pathlib import Path
 import psutil
 import pytest
 
+from data_shards.footage import SourceOptions
+from data_shards.options import Options
+from data_shards.prepare import prepare
 from tests.support.footage import tiny_set
 from tests.support.training import ROOT, SMALL, environment
-from trainer.evaluate import main as evaluate
 from trainer.main import main as train
 from tuning import processes
 from tuning.ledger import Ledger
-from tuning.objectives import FIT_STEPS
-from tuning.records import DONE, STOPPED, folder_of, read_records
+from tuning.objectives import OBJECTIVES
+from tuning.records import BUDGET, DONE, FAILED, STOPPED, read_records
 from tuning.search import main
 
 SPACE = "latents.static: {low: 4, high: 12}\nloss.margin: {low: 0.5, high: 2.0, log: true}\n"
@@ -39,6 +42,15 @@ def words(data: Path, out: Path, *more: str, trials: int = 3) -> list[str]:
     space.write_text(SPACE)
     return ["--manifest", str(data), "--cpu-hours", "1", "--space", str(space), "--out", str(out),
             "--trials", str(trials), "--max-concurrent", "1", *more, *FIXED]  # fmt: skip
+
+
+def unlabelled(folder: Path) -> Path:
+    """A set whose videos have neither identity nor action; cells are held out beside it."""
+    about = SourceOptions(identities=2, actions=2, length=4, size=16)
+    options = Options(source="synthetic", frames=4, height=16, width=16, labels="none", about=about)
+    prepare(options, out=folder)
+    (folder / "held-out").mkdir()
+    return folder
 
 
 def needs_ray() -> None:
@@ -67,18 +79,32 @@ def seen_from_outside(pid: int) -> tuple[set[int], set[str]]:
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.xdist_group("ray")
-def test_a_search_ends_with_a_file_that_repeats_its_best(tmp_path: Path, data: Path) -> None:
-    """Three trials, a report, and best.yaml trains to the same PSNR bit for bit; again is free."""
+def test_a_spent_budget_is_extended_and_ends_with_a_file_that_repeats_its_best(
+    tmp_path: Path, data: Path
+) -> None:
+    """Two core-seconds are no training: the trial is cut short, and overspends by an interval at
+    most. With a larger budget the same one goes on: three trials, a report, and best.yaml trains to
+    the same PSNR bit for bit."""
     needs_ray()
     out = tmp_path / "study"
-    line = words(data, out, "--steps", "12")
-    first = search(line)
+    line = words(data, out, "--steps", "60", "--interval", "1")
+    at = line.index("--cpu-hours") + 1
+    first = search([*line[:at], "0.0006", *line[at + 1 :]])
     told, _ = first.communicate()
-    assert first.returncode == 0, told
+    assert first.returncode == 1 and "no trial has finished; give a larger budget" in told, told
+    (cut,), account = read_records(out), Ledger(out).account()
+    assert cut.status == BUDGET and cut.reason.startswith("the budget is spent"), told
+    assert not account.open() and account.budget == pytest.approx(2.16)
+    assert account.spent <= account.budget + 1
+    second = search(line)
+    told, _ = second.communicate()
+    assert second.returncode == 0, told
     records = read_records(out)
     assert [r.status for r in records].count(DONE) >= 1 and len(records) == 3
+    assert records[0].id == cut.id and records[0].status == DONE
     assert {r.status for r in records} <= {DONE, STOPPED}
-    account = Ledger(out).account()
+    before, account = account, Ledger(out).account()
+    assert account.budget == 3600 and before.leases.items() <= account.leases.items()
     assert not account.open() and all(account.of_trial(r.id) > 0 for r in records)
     rows = list(csv.DictReader((out / "trials.csv").open()))
     assert [row["trial"] for row in rows] == ["t0000", "t0001", "t0002"]
@@ -130,21 +156,72 @@ def test_a_killed_driver_loses_no_finished_trial(tmp_path: Path, data: Path) -> 
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.xdist_group("ray")
-def test_a_trial_is_judged_by_videos_it_never_saw(tmp_path: Path, vgg_file: Path) -> None:
-    """Motion and consistency of held-out videos, as `trainer.evaluate` finds them again."""
+def test_a_trial_is_judged_by_videos_it_never_saw(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PSNR and consistency of held-out videos, motion too where there are VGG16 weights: best.yaml
+    trains to a run which the command in its head gives the very same figures."""
     needs_ray()
     data = tiny_set(tmp_path, size=32, hold_out=(("red-disc", "turn"),))
-    out, names = tmp_path / "study", ("unseen-mcs", "unseen-fcs")
-    line = words(data, out, "--vgg", str(vgg_file), "--objective", *names, trials=1)
+    vgg = os.environ.get("NAVSYNTH_VGG16", "")
+    out, names = tmp_path / "study", ("unseen", "unseen-fcs", *(["unseen-mcs"] if vgg else []))
+    line = words(data, out, "--vgg", vgg, "--objective", *names, trials=1)
     done = search([*line, "--steps", "12"])
     told, _ = done.communicate()
     assert done.returncode == 0, told
     scores = read_records(out)[0].scores
-    run = folder_of(out, read_records(out)[0].id)
-    assert evaluate([str(run), "--vgg", str(vgg_file), "--fit", str(FIT_STEPS)]) == 0
-    table = {s["name"]: s for s in json.loads((run / "evaluation.json").read_text())["scores"]}
-    assert scores["unseen-mcs"] == table["MCS, unseen"]["value"]
-    assert scores["unseen-fcs"] == table["FCS, unseen"]["distance"]
+    assert scores.keys() == set(names)
+    monkeypatch.chdir(tmp_path)
+    head = [row[2:] for row in (out / "best.yaml").read_text().splitlines() if row[:2] == "# "]
+    assert head[1].endswith("--num_processes 1 trainer/main.py --config best.yaml")
+    assert train(["--config", str(out / "best.yaml")]) == 0
+    threads, python, *program = shlex.split(head[3])
+    assert (threads, python, *program[:2]) == (
+        "OMP_NUM_THREADS=1", "python", "-m", "trainer.evaluate",
+    )  # fmt: skip
+    judged = subprocess.run(
+        [sys.executable, *program], env=environment(), capture_output=True, text=True, check=False
+    )
+    assert judged.returncode == 0, judged.stderr
+    again = Path("runs", "study-best")
+    assert {name: OBJECTIVES[name].read(again, "") for name in names} == scores
+
+
+BROKEN = """
+import sys
+from tuning import engine, search
+
+def broken():
+    from ray import tune
+    class Broken(tune.Trainable):
+        def setup(self, config):
+            raise RuntimeError("no such device")
+    return Broken
+
+engine.make_trainable, engine.RETRIES = broken, 0
+sys.exit(search.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.xdist_group("ray")
+def test_a_search_whose_workers_never_start_ends(tmp_path: Path, data: Path) -> None:
+    """Each trial is recorded with what its worker raised, none has cost anything, and after five
+    the search says so in a line instead of drawing trials for ever."""
+    needs_ray()
+    out = tmp_path / "study"
+    done = subprocess.run(
+        [sys.executable, "-c", BROKEN, *words(data, out, trials=0)],
+        env=environment(), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    why = "its Ray worker failed: RuntimeError: no such device"
+    line = f"5 trials in a row failed before they had cost an accelerator-second; t0004: {why}"
+    assert f"error: {line}\n" in done.stderr and "larger budget" not in done.stdout
+    records = read_records(out)
+    assert [(r.status, r.reason) for r in records] == [(FAILED, why)] * 5
+    assert Ledger(out).account().spent == 0
 
 
 @pytest.mark.parametrize(
@@ -154,7 +231,19 @@ def test_a_trial_is_judged_by_videos_it_never_saw(tmp_path: Path, vgg_file: Path
         (("--space", "SPACE"), r"latents.statc: no such setting; did you mean latents.static\?"),
         (("--gpus-per-trial", "1"), "the budget is of cores"),
         (("--trial-cap", "0.01"), "--trial-cap: 0.01 accelerator-seconds are less than the"),
-        (("--objective", "exchange"), "held-out|identities"),
+        (("--objective", "exchange"), "exchange needs .*/held-out; prepare"),
+        (
+            ("--manifest", "UNLABELLED", "--objective", "exchange"),
+            "exchange needs footage with identities and actions; .*/unlabelled has none$",
+        ),
+        (
+            ("--workers", "4"),
+            "--workers: 4 processes, and a trial is charged 1 core; give --cpus-per-trial 4$",
+        ),
+        (
+            ("--cpus-per-trial", "2.5", "--workers", "3"),
+            "--workers: 3 processes, and a trial is charged 2.5 cores; give --cpus-per-trial 3$",
+        ),
         (("--objective", "unseen-fcs"), "unseen-fcs needs .*/held-out; prepare"),
         (("--searcher", "pb2", "--scheduler", "asha"), "asha: pb2 ranks its members itself"),
         (("--searcher", "pb2", "--population", "1"), "--population: 1: at least 2 members"),
@@ -170,7 +259,11 @@ def test_bad_input_is_one_line(
     wrong = tmp_path / "wrong.yaml"
     wrong.write_text("latents.statc: [1]\n")
     out = tmp_path / "study"
-    more = tuple(str(wrong) if word == "SPACE" else word for word in more)
+    places = {"SPACE": str(wrong)}
+    if "UNLABELLED" in more:
+        places["UNLABELLED"] = str(unlabelled(tmp_path / "unlabelled"))
+    more = tuple(places.get(word, word) for word in more)
+    capsys.readouterr()
     assert main([*words(data, out), *more]) == 2
     told = capsys.readouterr().err
     assert told.count("\n") == 1 and re.search(said, told), told

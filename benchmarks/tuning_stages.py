@@ -1,0 +1,278 @@
+"""The stages of `benchmarks.tuning`, in order: each adds what it has found to what is known."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from benchmarks.tuning_bench import Bench, tethered
+from benchmarks.tuning_judging import JUDGE_SECONDS, judged
+from benchmarks.tuning_kills import INTERVAL, kill_once
+from trainer import journal
+from trainer.commit import read_json
+from trainer.config import resolve
+from trainer.leaving import NON_FINITE
+from tuning.engine import clear_up
+from tuning.ledger import Ledger
+from tuning.objectives import OBJECTIVES
+from tuning.outcome import best
+from tuning.records import DONE, Record, folder_of, read_records, read_settings
+from tuning.report import ranges_of
+from tuning.space import Space, values_of
+
+ACTIONS = ("bend", "wave1", "wave2")
+HELD_OUT = tuple((f"person{i}", ACTIONS[i % 3]) for i in range(9))
+VALIDATION, TEST, SEARCHERS = HELD_OUT[:4], HELD_OUT[4:], ("optuna", "random")
+JUDGEMENTS = ("test", "validation")
+KILL_SECONDS, START_SECONDS, TRIALS_OF_OVERHEAD = 24.0, 15.0, 8
+SEEDS_FROM = 100
+"""First of the training seeds of the comparison, which no search has used."""
+
+Found = dict[str, Any]
+
+
+def kinds(args: argparse.Namespace) -> tuple[str, ...]:
+    """What is compared: the preset without the settings that all trainings share, too."""
+    return ("best", "preset", "plain") if args.words else ("best", "preset")
+
+
+def costs(args: argparse.Namespace, cores: int) -> dict[str, float]:
+    """Seconds of every stage; the studies share what the others leave of the minutes."""
+    rounds, pairs = -(-TRIALS_OF_OVERHEAD // cores), -(-args.seeds // cores)
+    # The preset without the settings that all share may take twice as long.
+    compared = (4 if args.words else 2) * (1.1 * args.trial_seconds + START_SECONDS)
+    judged = args.seeds * (len(SEARCHERS) + len(JUDGEMENTS) * len(kinds(args)))
+    fixed = {
+        "prepare": 10.0,
+        "calibrate": 30.0,
+        "kills": args.kills * KILL_SECONDS,
+        "overhead": START_SECONDS + 1.1 * rounds * args.trial_seconds,
+        "compare": pairs * compared,
+        "judgements": judged * JUDGE_SECONDS,
+    }
+    studies = max(0.0, 60 * args.minutes - sum(fixed.values()))
+    return {**fixed, "studies": studies}
+
+
+def prepare(bench: Bench, found: Found) -> Found:
+    """Three sets: trained on, with the validation cells held out beside it; and the test cells."""
+    return {"sets": bench.once("prepare", lambda: prepared(bench))}
+
+
+def prepared(bench: Bench) -> dict[str, str]:
+    """Places of the sets."""
+    strips = bench.args.footage.resolve()
+    names = sorted(f"{p.parent.name}/{p.name}" for p in strips.glob("*/*.png"))
+    test = [f"{action}/{person}.png" for person, action in TEST]
+    for name, videos in (("data", [n for n in names if n not in test]), ("test", test)):
+        (bench.out / f"{name}.txt").write_text("\n".join(videos) + "\n")
+        cells = ",".join(":".join(cell) for cell in VALIDATION)
+        held = ["--hold-out", cells] if name == "data" else []
+        bench.python(
+            "data_shards.prepare", "strips", "--root", str(strips), "--labels", "folders",
+            "--list", f"{name}.txt", "--out", name, "--name", f"weizmann-{name}", *held,
+        )  # fmt: skip
+    return {"data": str(bench.out / "data"), "test": str(bench.out / "test")}
+
+
+def trained(bench: Bench, name: str, *words: str) -> dict[str, Any]:
+    """An ordinary training on one core: seconds, steps and PSNR, None where it went non-finite."""
+    line = ("trainer.main", "train.threads=1", f"name={name}", "train.pictures=false",
+            "telemetry.log=none", *words)  # fmt: skip
+    code = bench.python(*line, may=(0, NON_FINITE.code))
+    run = read_json(bench.out / "runs" / name / "run.json")
+    final = {"seconds": None, "psnr": None} if code else run["final"]
+    return {**final, "steps": None if code else run["step"]}
+
+
+def calibrate(bench: Bench, found: Found) -> Found:
+    """Steps of the preset that take `--trial-seconds`."""
+
+    def one(number: int) -> float:
+        made = trained(
+            bench, f"calibrate-{number}", "preset=weizmann",
+            f"data.manifest={found['sets']['data']}",
+            f"train.minutes={bench.args.trial_seconds / 240:.4f}", *bench.args.words,
+        )  # fmt: skip
+        if made["steps"] is None:
+            raise SystemExit("calibrate: the preset is not finite: nothing can be compared with it")
+        return made["steps"] / made["seconds"]
+
+    def steps() -> int:
+        with ThreadPoolExecutor() as pool:  # as many at a time as a search has
+            paces = list(pool.map(one, range(bench.cores)))
+        return max(9, round(sum(paces) / len(paces) * bench.args.trial_seconds))
+
+    return {"steps": bench.once("calibrate", lambda: bench.args.steps or steps())}
+
+
+def search_line(bench: Bench, data: str, out: Path, *words: str) -> list[str]:
+    """Command line of a search as all of this bench share it."""
+    return ["tuning.search", "--manifest", data, "--out", str(out), "--rates", "--scheduler",
+            "none", "--interval", str(INTERVAL), *words, "preset=weizmann", "telemetry.log=none",
+            *bench.args.words]  # fmt: skip
+
+
+def kills(bench: Bench, found: Found) -> Found:
+    """Kill a search again and again; each kill is kept as soon as it is settled."""
+    study = bench.out / "kills"
+    line = tethered("-m", *search_line(
+        bench, found["sets"]["data"], study, "--cpu-hours", "100", "--steps", "1000000",
+        "--max-concurrent", "1", "networks.channels=16", "checkpoint.minutes=0.1",
+        "train.log_steps=2",
+    ))  # fmt: skip
+    made = [
+        bench.once(f"kill-{number}", lambda number=number: kill_once(
+            line, study, number=number, log=bench.out / "log")._asdict())
+        for number in range(bench.args.kills)
+    ]  # fmt: skip
+    errors = [(kill["charged"] - kill["held"]) / INTERVAL for kill in made]
+    return {"kills": made, "ledger_intervals": errors}
+
+
+def seconds_trained(study: Path, record: Record) -> float:
+    """Training time of a trial, whether it was finished or not."""
+    path = folder_of(study, record.id) / "metrics.jsonl"
+    return max((x["seconds"] for x in journal.read(path)), default=0.0) if path.is_file() else 0.0
+
+
+def given(study: Path, objective: str) -> float | None:
+    """Score of a study's first trial where that is the configuration given, and was finished."""
+    settings, records = read_settings(study), read_records(study)
+    space = Space(tuple(ranges_of(settings)), settings.space["total"])
+    preset = values_of(space, resolve(settings.words))
+    if preset is None or not records or records[0].values != preset:
+        return None
+    return records[0].scores.get(objective)
+
+
+def searched(bench: Bench, data: str, out: Path, *words: str) -> dict[str, Any]:
+    """One search: wall time, what its trials held and trained, and its best trial.
+
+    Overhead is the share of the cores' time, from the search's first moment to its last, in which
+    no trial trained; None where the search was begun before.
+    """
+    begun, whole = time.monotonic(), not out.exists()
+    bench.python(*search_line(bench, data, out, *words), may=(0, 1))
+    wall, account, records = time.monotonic() - begun, Ledger(out).account(), read_records(out)
+    spent = sum(seconds_trained(out, record) for record in records)
+    objective = words[words.index("--objective") + 1] if "--objective" in words else "psnr"
+    winner = best(records, (objective,))
+    return {
+        "wall": wall, "held": account.spent, "budget": account.budget, "trained": spent,
+        "overhead": 1 - spent / (bench.cores * wall) if whole else None,
+        "overhead_of_trials": 1 - spent / account.spent if account.spent else None,
+        "trials": len(records), "done": sum(r.status == DONE for r in records),
+        "given": given(out, objective),
+        "best": winner.id if winner else None, "scores": dict(winner.scores) if winner else {},
+        "values": winner.values if winner else {},
+    }  # fmt: skip
+
+
+def overhead(bench: Bench, found: Found) -> Found:
+    """A search without evaluations, all at one sitting: one that was interrupted is begun anew."""
+    study = bench.out / "overhead"
+
+    def anew() -> dict[str, Any]:
+        if study.exists():
+            clear_up(study)
+            shutil.rmtree(study)
+        return searched(
+            bench, found["sets"]["data"], study, "--cpu-hours", "100", "--steps",
+            str(found["steps"]), "--searcher", "random", "--trials", str(TRIALS_OF_OVERHEAD),
+        )  # fmt: skip
+
+    return {"overhead": bench.once("overhead", anew)}
+
+
+def studies(bench: Bench, found: Found) -> Found:
+    """Searches of both kinds under the same budget, one pair for each seed; test cells judge."""
+    args, sets, made = bench.args, found["sets"], {}
+    share = costs(args, bench.cores)["studies"] / (len(SEARCHERS) * args.seeds) - START_SECONDS
+    hours = bench.once("cpu_hours", lambda: round(share * bench.cores / 3600, 4))
+    for seed in range(args.seeds):
+        for searcher in SEARCHERS:
+            name = f"{searcher}-{seed}"
+            out = bench.out / name
+            words = ("--cpu-hours", str(hours), "--steps", str(found["steps"]), "--searcher",
+                     searcher, "--seed", str(seed), "--objective", args.objective,
+                     *bench.weights)  # fmt: skip
+            study = bench.once(
+                name, lambda out=out, words=words: searched(bench, sets["data"], out, *words)
+            )
+            run = folder_of(out, study["best"]) if study["best"] else None
+            test = bench.once(
+                f"{name}-test", lambda run=run: judged(bench, run, sets["test"]) if run else {}
+            )
+            made[name] = {**study, "test": test}
+    return {"cpu_hours": hours, "studies": made, "winner": winner_of(made, args.objective)}
+
+
+def winner_of(made: Mapping[str, Mapping[str, Any]], objective: str) -> str:
+    """The study whose best trial gained most over the configuration given; empty: there is none.
+
+    Studies train with seeds of their own, so what each gained is compared, not what it reached.
+    """
+    sign = 1 if OBJECTIVES[objective].direction == "maximize" else -1
+    gains = {
+        name: sign * (study["scores"][objective] - study["given"])
+        for name, study in made.items()
+        if name.startswith(SEARCHERS[0]) and study["given"] is not None and study["best"]
+    }
+    return max(gains, key=lambda name: gains[name], default="")
+
+
+def compare(bench: Bench, found: Found) -> Found:
+    """Preset and winner over training seeds that no search has used, as many at a time as a search
+    trains. Each training and each judgement is kept by itself; judged at last, on all cores."""
+    if not found["winner"]:
+        return {"compare": []}
+    seeds = range(SEEDS_FROM, SEEDS_FROM + bench.args.seeds)
+    with ThreadPoolExecutor(bench.cores) as pool:
+        rows = list(pool.map(lambda seed: trained_alike(bench, found, seed), seeds))
+    cells = {"test": found["sets"]["test"], "validation": None}
+    for row in rows:
+        for kind in kinds(bench.args):
+            run = bench.out / "runs" / row[kind]["run"]
+            there = row[kind]["psnr"] is not None
+            for name in JUDGEMENTS:
+                row[kind][name] = bench.once(
+                    f"compare-{row['seed']}-{kind}-{name}",
+                    lambda run=run, where=cells[name]: judged(bench, run, where),
+                ) if there else {}  # fmt: skip
+    return {"compare": rows}
+
+
+def trained_alike(bench: Bench, found: Found, seed: int) -> dict[str, Any]:
+    """Trainings of all kinds with one seed. A preset gets more steps where the winner's cost more,
+    so that it never trains for less time."""
+    base = ("preset=weizmann", f"data.manifest={found['sets']['data']}")
+    config = str(bench.out / found["winner"] / "best.yaml")
+    words = {"best": ("--config", config), "preset": (*base, *bench.args.words), "plain": base}
+
+    def train(kind: str, steps: int, name: str) -> dict[str, Any]:
+        made = trained(bench, name, *words[kind], f"seed={seed}", f"train.steps={steps}")
+        return {"run": name, **{key: made[key] for key in ("steps", "seconds", "psnr")}}
+
+    def alike(kind: str) -> dict[str, Any]:
+        made = train(kind, found["steps"], f"{kind}-{seed}")
+        wanted = row["best"]["seconds"] if "best" in row else None
+        if wanted and made["seconds"] and wanted > 1.02 * made["seconds"]:
+            more = round(1.02 * wanted / made["seconds"] * found["steps"])
+            return train(kind, more, f"{kind}-{seed}-{more}")
+        return made
+
+    row: dict[str, Any] = {"seed": seed}
+    for kind in kinds(bench.args):
+        row[kind] = bench.once(f"compare-{seed}-{kind}", lambda kind=kind: alike(kind))
+    return row
+
+
+STAGES: dict[str, Callable[[Bench, Found], Found]] = {
+    stage.__name__: stage for stage in (prepare, calibrate, kills, overhead, studies, compare)
+}

@@ -1,0 +1,288 @@
+"""The benchmark of searches: what it keeps, what it promises, and what its page says first."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import tuning, tuning_judging, tuning_stages
+from benchmarks.tuning_bench import Bench
+from benchmarks.tuning_page import as_text
+from tests.support.training import environment
+from trainer.config import resolve
+from tuning import processes
+from tuning.ledger import Ledger
+from tuning.records import DONE, Record, Settings, settle_settings, write_record
+from tuning.space import default_space, space_of, values_of
+
+AIM = "unseen-mcs"
+
+
+def asked(out: Path, *more: str) -> argparse.Namespace:
+    line = ["--footage", "/f", "--vgg", "/v", "--out", str(out), "--seeds", "2", "--kills", "0"]
+    return tuning.parser().parse_intermixed_args([*line, *more])
+
+
+def figures(mcs: float | None) -> dict[str, float | None]:
+    return {AIM: mcs, "unseen-fcs": 0.01, "unseen": 20.0, "exchange": None}
+
+
+def study(test: float | None, validation: float | None, given: float | None) -> dict[str, Any]:
+    """What a search gave; without a validation figure none of its trials was finished."""
+    done = validation is not None
+    return {
+        "trials": 4, "done": 3 * done, "held": 120.0, "given": given, "overhead": None,
+        "best": "t0002" if done else None, "scores": {AIM: validation} if done else {},
+        "values": {"loss.margin": 0.5} if done else {}, "test": figures(test) if done else {},
+    }  # fmt: skip
+
+
+def trained(test: float | None, validation: float | None) -> dict[str, Any]:
+    """A training of the comparison; without figures it went non-finite."""
+    if test is None:
+        return {"run": "x", "steps": None, "seconds": None, "psnr": None, "test": {},
+                "validation": {}}  # fmt: skip
+    return {"run": "x", "steps": 90, "seconds": 60.0, "psnr": 21.0, "test": figures(test),
+            "validation": figures(validation)}  # fmt: skip
+
+
+def found() -> dict[str, Any]:
+    return {
+        "words": [], "objective": AIM, "steps": 90, "cpu_hours": 0.1, "winner": "optuna-1",
+        "kills": [], "ledger_intervals": [],
+        "overhead": {"overhead": 0.12, "trials": 8, "trained": 480.0},
+        "studies": {
+            "optuna-0": study(3.25, 3.0, 3.5), "random-0": study(3.0, 3.1, 3.5),
+            "optuna-1": study(3.0, 2.5, None), "random-1": study(None, None, None),
+        },
+        "compare": [
+            {"seed": 100, "best": trained(3.0, 2.75), "preset": trained(3.5, 3.25)},
+            {"seed": 101, "best": trained(None, None), "preset": trained(3.25, 3.0)},
+        ],
+    }  # fmt: skip
+
+
+def test_the_page_leads_with_the_test_cells() -> None:
+    """Means over the seeds that have both figures and who is better there, validation second; what
+    has no figure is a dash in a row of its own, and counted as such."""
+    text = as_text(found())
+    first, table = text.split("\n\n")[:2]
+    assert first.startswith("**Test cells first**, means over seeds of MCS (lower is better);")
+    assert table.splitlines()[2:] == [
+        "| best of the searches, preset | 3.00, 3.50 | 1 of 1, 1 without figures | 2.75, 3.25 | "
+        "1 of 1, 1 without figures |",
+        "| optuna, random search | 3.25, 3.00 | 0 of 1, 1 without figures | 3.00, 3.10 | "
+        "1 of 1, 1 without figures |",
+    ]
+    assert "| 101 | best | not finite | - | - | - | - | - | - | - |" in text
+    assert "| mean of 1 | best |  | 3.00 | 0.0100 | 20.00 | - | 2.75 | 21.00 | 60 |" in text
+    assert "| random-1 | 4 | 0 | 2.0 | - | - | - |" in text
+    assert "| optuna-1 | 4 | 3 | 2.0 | 3.00 | 2.50 | - |" in text
+    assert "no search was killed" in text and "12.0 % with 8 trials of 60 s; not known in" in text
+    assert "nan" not in text and "None" not in text
+
+
+def test_a_page_without_anything_to_compare_says_so() -> None:
+    """No winner, no comparison, an interrupted overhead without trials: rows and no crash."""
+    nothing = {name: study(None, None, None) for name in ("optuna-0", "random-0")}
+    bare = {"overhead": None, "trials": 0, "trained": 0.0}
+    text = as_text({**found(), "winner": "", "compare": [], "studies": nothing, "overhead": bare})
+    assert "| optuna, random search | -, - | 0 of 0, 1 without figures |" in text
+    assert "**Against the preset**: not compared" in text and "none to be named" in text
+    assert "no trial trained: - % with 0 trials of - s" in text
+
+
+def settings(**more) -> Settings:
+    known = Settings(
+        manifest="/set", words=("preset=weizmann",), steps=9, rungs=(), objectives=(AIM,),
+        workers=1, cpus=1, gpus=0, interval=5, seed=0, vgg="", space={},
+    )  # fmt: skip
+    return known._replace(**more)
+
+
+def kept(space) -> dict[str, Any]:
+    return {"total": space.total, "ranges": [item._asdict() for item in space.ranges]}
+
+
+def test_only_the_preset_counts_as_what_was_given(tmp_path: Path) -> None:
+    """The first trial's score, if its values are the preset's; where the space has no room for the
+    preset the first trial is any other."""
+    space = default_space(rates=True)
+    preset = values_of(space, resolve(["preset=weizmann"]))
+    assert preset is not None
+    first = Record("t0000", preset, (), DONE, scores={AIM: 3.5})
+    for name, record, score in (
+        ("preset", first, 3.5),
+        ("other", first._replace(values={**preset, "loss.margin": 3.0}), None),
+        ("unfinished", first._replace(status="failed", scores={}), None),
+    ):
+        settle_settings(tmp_path / name, settings(space=kept(space)))
+        write_record(tmp_path / name, record)
+        assert tuning_stages.given(tmp_path / name, AIM) == score
+    narrow = space_of({"loss.radius": [7, 8]})
+    settle_settings(tmp_path / "outside", settings(space=kept(narrow)))
+    write_record(tmp_path / "outside", first._replace(values={"loss.radius": 7}))
+    assert tuning_stages.given(tmp_path / "outside", AIM) is None
+
+
+def test_every_judgement_is_in_the_estimate(tmp_path: Path) -> None:
+    """One for each study, and two for each seed of each configuration compared; the studies get
+    what is left."""
+    for words, kinds in (((), 2), (("schedule.clips=8",), 3)):
+        args = asked(tmp_path, "--seeds", "3", *words)
+        told = tuning_stages.costs(args, 2)
+        assert told["judgements"] == (2 * 3 + 2 * 3 * kinds) * tuning_judging.JUDGE_SECONDS
+        assert sum(told.values()) == pytest.approx(60 * args.minutes)
+
+
+def test_a_sitting_ends_after_a_stage_and_another_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """`--until` and `--write` may differ; any other option makes it another benchmark."""
+    made: list[str] = []
+
+    def stage(name: str):
+        def make(bench: Bench, found: dict) -> dict:
+            return {name: bench.once(name, lambda: made.append(name) or name)}
+
+        return make
+
+    names = ["prepare", "calibrate", "compare"]
+    monkeypatch.setattr(tuning, "STAGES", {name: stage(name) for name in names})
+    monkeypatch.setattr(tuning, "as_text", lambda found: "the page")
+    line = ["--footage", "/f", "--vgg", "/v", "--out", str(tmp_path)]
+    assert tuning.main([*line, "--until", "calibrate"]) == 0
+    told = capsys.readouterr().out
+    assert made == names[:2] and "the page" not in told
+    assert told.endswith("ended after calibrate; the same command without --until goes on\n")
+    assert tuning.main(line) == 0
+    told = capsys.readouterr().out
+    assert made == names and "the page" in told
+    assert json.loads(told.splitlines()[-1])["compare"] == "compare"
+    with pytest.raises(SystemExit, match="holds figures of other settings"):
+        tuning.main([*line, "--seeds", "2"])
+
+
+def test_an_interruption_costs_one_judgement_at_most(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ended in the third of eight: the next sitting trains nothing again and judges the rest."""
+    calls: list[str] = []
+    ends = {2}
+
+    def train(bench: Bench, name: str, *words: str) -> dict[str, Any]:
+        calls.append(name)
+        return {"steps": 90, "seconds": 60.0, "psnr": 21.0}
+
+    def judge(bench: Bench, run: Path, cells: str | None) -> dict[str, float | None]:
+        judged = sum(call.startswith("judge") for call in calls)
+        if judged in ends:
+            ends.clear()
+            raise SystemExit("killed")
+        calls.append(f"judge {run.name} {cells or 'validation'}")
+        return figures(3.0)
+
+    monkeypatch.setattr(tuning_stages, "trained", train)
+    monkeypatch.setattr(tuning_stages, "judged", judge)
+    known = {"sets": {"data": "data", "test": "test"}, "steps": 90, "winner": "optuna-0"}
+    with pytest.raises(SystemExit, match="killed"):
+        tuning_stages.compare(Bench(asked(tmp_path)), known)
+    rows = tuning_stages.compare(Bench(asked(tmp_path)), known)["compare"]
+    kinds = [f"{kind}-{seed}" for seed in (100, 101) for kind in ("best", "preset")]
+    assert sorted(calls[:4]) == sorted(kinds)
+    assert calls[4:] == [f"judge {kind} {where}" for kind in kinds
+                         for where in ("test", "validation")]  # fmt: skip
+    assert [row["best"]["test"] for row in rows] == [figures(3.0)] * 2
+
+
+def test_an_interrupted_overhead_is_measured_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A search that was begun before says nothing of a whole one's time: it begins anew."""
+    begun: list[bool] = []
+
+    def search(bench: Bench, data: str, out: Path, *words: str) -> dict[str, Any]:
+        begun.append(out.exists())
+        Ledger(out).grant(10)
+        if len(begun) == 1:
+            raise SystemExit("killed")
+        return {"overhead": 0.1}
+
+    monkeypatch.setattr(tuning_stages, "searched", search)
+    known = {"sets": {"data": "data"}, "steps": 9}
+    with pytest.raises(SystemExit, match="killed"):
+        tuning_stages.overhead(Bench(asked(tmp_path)), known)
+    again = tuning_stages.overhead(Bench(asked(tmp_path)), known)
+    assert again == {"overhead": {"overhead": 0.1}} and begun == [False, False]
+    assert tuning_stages.overhead(Bench(asked(tmp_path)), known) == again and len(begun) == 2
+
+
+def test_a_judgement_leaves_a_trials_evaluation_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the judgement before it was interrupted; a figure that is missing is none."""
+    file = tmp_path / "run" / "evaluation.json"
+    file.parent.mkdir()
+    file.write_text('{"mine": 1}')
+    score = {"name": "PSNR, unseen", "value": 20.5, "distance": None}
+    bench = Bench(asked(tmp_path / "out"))
+
+    def evaluate(*words: str) -> int:
+        file.write_text(json.dumps({"scores": [score], "held_out": None}))
+        return 0
+
+    def killed(*words: str) -> int:
+        evaluate(*words)
+        raise SystemExit("killed")
+
+    monkeypatch.setattr(bench, "python", killed)
+    with pytest.raises(SystemExit, match="killed"):
+        tuning_judging.judged(bench, file.parent, None)
+    monkeypatch.setattr(bench, "python", evaluate)
+    expected = {AIM: None, "unseen-fcs": None, "unseen": 20.5, "exchange": None}
+    assert tuning_judging.judged(bench, file.parent, None) == expected
+    assert file.read_text() == '{"mine": 1}'
+
+
+RUNS = """
+import argparse, sys
+from pathlib import Path
+from benchmarks.tuning_bench import Bench
+Bench(argparse.Namespace(out=Path(sys.argv[1]), vgg=Path("vgg"))).python("waiting")
+"""
+WAITING = """
+import os, signal
+print(os.getpid(), flush=True)
+signal.pause()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="following a parent: needs Linux's prctl")
+def test_a_killed_benchmark_takes_along_what_it_runs(tmp_path: Path) -> None:
+    """kill -9 of the benchmark: the program that it was running is asked to stop, and ends."""
+    (tmp_path / "waiting.py").write_text(WAITING)
+    env = environment()
+    env["PYTHONPATH"] = os.pathsep.join([env["PYTHONPATH"], str(tmp_path)])
+    log = tmp_path / "out" / "log"
+    with subprocess.Popen([sys.executable, "-c", RUNS, str(tmp_path / "out")], env=env) as bench:
+        end = time.monotonic() + 60
+        while not (log.is_file() and re.fullmatch(r"\d+\n", log.read_text())):
+            assert time.monotonic() < end and bench.poll() is None
+            time.sleep(0.05)
+        known = processes.process(int(log.read_text()))
+        assert known is not None
+        bench.send_signal(signal.SIGKILL)
+    while processes.alive(known):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    assert not processes.alive(known)

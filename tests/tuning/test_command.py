@@ -1,0 +1,69 @@
+"""What a trial's programs are given: threads, and the options of their evaluation."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tuning import command
+from tuning.command import environment, evaluation, nursery_for
+from tuning.nursery import AVAILABLE
+from tuning.objectives import FIT_STEPS
+from tuning.records import Settings
+
+SETTINGS = Settings(
+    manifest="", words=(), steps=9, rungs=(), objectives=("psnr",), workers=1, cpus=2, gpus=0,
+    interval=1, seed=0, vgg="", space={},
+)  # fmt: skip
+
+
+@pytest.mark.skipif(not AVAILABLE, reason="forking trainings: needs Linux's pidfd")
+def test_what_is_forked_computes_with_the_trials_threads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two cores are two threads of torch, though this process says one: torch reads the number
+    when it is imported, which is before the fork."""
+    text = "import torch\ndef main(argv):\n    print(torch.get_num_threads())\n    return 0\n"
+    (tmp_path / "grown.py").write_text(text)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(command.ROOT)]))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setattr(command, "MODULES", ("grown",))
+    made = nursery_for(SETTINGS)
+    assert made is not None
+    try:
+        child = made.spawn(
+            ["-m", "grown"], log=tmp_path / "log", cwd=tmp_path,
+            environment=environment(threads=SETTINGS.threads),
+        )  # fmt: skip
+        assert child.wait() == 0
+    finally:
+        made.close()
+    assert (tmp_path / "log").read_text() == "2\n"
+
+
+def test_threads_are_the_cores_of_each_process() -> None:
+    """Never none, and whole ones; what starts a program says so."""
+    for cpus, workers, threads in ((1, 1, 1), (4, 2, 2), (3.5, 2, 1), (0.5, 1, 1), (1, 4, 1)):
+        assert SETTINGS._replace(cpus=cpus, workers=workers).threads == threads
+    assert environment(threads=7)["OMP_NUM_THREADS"] == "7"
+
+
+@pytest.mark.parametrize(
+    ("objectives", "options"),
+    [
+        (("psnr", "bytes"), ""),
+        (("exchange",), "--videos 1 --no-mcs"),
+        (("fcs",), "--videos 500 --no-mcs"),
+        (("mcs",), "--videos 500 --vgg /vgg"),
+        (("unseen",), f"--videos 1 --fit {FIT_STEPS} --no-mcs"),
+        (("unseen-mcs", "fcs"), f"--videos 500 --vgg /vgg --fit {FIT_STEPS}"),
+    ],
+)
+def test_an_evaluation_does_what_the_objectives_need(
+    objectives: tuple[str, ...], options: str
+) -> None:
+    """No more videos, features or fitting than one of them asks for; none without any of them."""
+    vgg = "/vgg" if any(name.endswith("mcs") for name in objectives) else ""
+    assert evaluation(SETTINGS._replace(objectives=objectives, vgg=vgg)) == options.split()
