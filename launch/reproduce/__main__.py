@@ -14,6 +14,7 @@ import os
 import platform
 import shlex
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -45,7 +46,7 @@ def plan_of(
         same,
         seeds=budget.seeds, fit_steps=budget.fit_steps, counts=budget.counts, ranks=budget.ranks,
         randoms=budget.randoms, classify_steps=budget.classify_steps, grown=budget.grown,
-        synthetic_seeds=1 if any(footage.root for footage in sets) else 0,
+        synthetic_seeds=int(budget.minutes is not None and any(f.root for f in sets)),
         words=(*budget.words, *same.words),
     )  # fmt: skip
     if budget.minutes is None:
@@ -62,6 +63,7 @@ def reproduce(
     *,
     publish: Path | None = None,
     budget: float | None = None,
+    spent: float = 0.0,
 ) -> list[Path]:
     """Run the stages that are not done, and write the report after each; returns its files.
 
@@ -71,9 +73,10 @@ def reproduce(
         facts: of the report.
         publish: folder that gets results.md too.
         budget: minutes; what does not fit is shortened or left out, and said so. None: no limit.
+        spent: minutes of it that are gone already.
     """
     context.out.mkdir(parents=True, exist_ok=True)
-    pacing = Pacing(context, stages, state.State(context.out), budget=budget)
+    pacing = Pacing(context, stages, state.State(context.out), budget=budget, spent=spent)
     results, files = {}, []
     for name, stage in stages.items():
         results[name] = (stage.title, pacing.run(name))
@@ -116,7 +119,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _main(options: argparse.Namespace, command: str) -> list[Path]:
-    budget = planner.budget_of(options.budget)
+    start, budget = time.monotonic(), planner.budget_of(options.budget)
     stages = state.chosen_stages(options.stages, STAGES)
     sets = find_sets(options.data)
     unknown = set(options.sets) - {footage.name for footage in sets}
@@ -143,8 +146,12 @@ def _main(options: argparse.Namespace, command: str) -> list[Path]:
         f"Python {platform.python_version()}",
         training=f"{_seeds(plan)}; {plan.frames} frames of {plan.size} x {plan.size}"
         + "".join(f"; `{word}`" for word in plan.words),
+        code=f"SHA-256 {state.code_digest()[:12]}",
     )
-    return reproduce(context, stages, facts, publish=options.publish, budget=budget.minutes)
+    return reproduce(
+        context, stages, facts, publish=options.publish, budget=budget.minutes,
+        spent=(time.monotonic() - start) / 60,
+    )  # fmt: skip
 
 
 def length_of(plan: Plan, stages: Mapping[str, Stage], sets: Sequence[FootageSet]) -> str:

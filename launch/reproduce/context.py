@@ -35,7 +35,7 @@ class Claim(NamedTuple):
     """None: could not be judged; `detail` says why."""
     detail: str
     cause: str = ""
-    """The likely cause where it does not hold."""
+    """The likely cause where it does not hold, or is not settled."""
 
 
 class Picture(NamedTuple):
@@ -66,6 +66,8 @@ class Stage(NamedTuple):
     its seeds and 100 random videos."""
     fixed: bool = False
     """Its trainings are compared with those of another stage, so they are never shortened."""
+    fitting: float = 0.0
+    """Seconds that `trainer.fit` takes after each of its trainings, for 100 of its steps."""
     uses: Callable[[FootageSet, Plan], int] = lambda footage, plan: 0
     """Trainings of the ablation that it looks at, and makes itself where they are not there."""
 
@@ -78,7 +80,9 @@ class Stage(NamedTuple):
         """What it takes on these data sets."""
         counts = {footage.name: self.count(footage, plan, first=first) for footage in sets}
         seconds = sum(
-            self.rest[0] + self.rest[1] * seeds_on(footage, plan) * plan.randoms / 100
+            self.rest[0]
+            + self.rest[1] * seeds_on(footage, plan) * plan.randoms / 100
+            + self.fitting * counts[footage.name] * plan.fit_steps / 100
             for footage in sets
         )
         return Need(

@@ -6,13 +6,14 @@ does not give, can be read: a frozen first frame, a blur, noise, and other windo
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch.nn import functional
 
+from launch.reproduce.context import Cell, mean_std
 from trainer import cards, render, scores
 from trainer.generate import draw_pairs
 from trainer.run import Run
@@ -20,6 +21,7 @@ from trainer.vgg import Vgg, motion_of
 
 NOISE_SD = 8
 """Grey levels."""
+BOUND = "bound (real videos)"
 
 
 class Figures(NamedTuple):
@@ -29,21 +31,28 @@ class Figures(NamedTuple):
     """None without a feature network."""
     fcs: float
     psnr: float | None
-    """None where there is no truth to compare with."""
+    """None where there is no truth to compare with; so is SSIM."""
+    ssim: float | None = None
+
+
+def psnr_of(fake_BTHWC: np.ndarray, real_BTHWC: np.ndarray) -> float:
+    """Mean PSNR over videos, equal ones at 100 dB."""
+    return float(np.minimum(scores.video_psnr(fake_BTHWC, real_BTHWC), 100.0).mean())
 
 
 def measure(
     fake_BTHWC: np.ndarray, real_BTHWC: np.ndarray, *, vgg: Vgg | None, paired: bool = True
 ) -> Figures:
     """Figures of videos against real ones; `paired`: video i is meant to be real video i."""
-    psnr = None
+    psnr = ssim = None
     if paired:
-        psnr = float(np.minimum(scores.video_psnr(fake_BTHWC, real_BTHWC), 100.0).mean())
+        psnr = psnr_of(fake_BTHWC, real_BTHWC)
+        ssim = float(scores.ssim(fake_BTHWC, real_BTHWC).mean())
     mcs = None
     if vgg:
         motion = [motion_of(vgg, torch.from_numpy(x)) for x in (real_BTHWC, fake_BTHWC)]
         mcs = scores.mcs(*motion)
-    return Figures(mcs, float(scores.fcs(fake_BTHWC).mean()), psnr)
+    return Figures(mcs, float(scores.fcs(fake_BTHWC).mean()), psnr, ssim)
 
 
 def frozen(real_BTHWC: np.ndarray) -> np.ndarray:
@@ -83,7 +92,19 @@ def references(real_BTHWC: np.ndarray, *, vgg: Vgg | None) -> dict[str, Figures]
     rows = {
         name: measure(make(real_BTHWC), real_BTHWC, vgg=vgg) for name, make in REFERENCES.items()
     }
-    return {"bound (real videos)": bound, **rows}
+    return {BOUND: bound, **rows}
+
+
+def cells(several: Sequence[Figures], bound: float) -> tuple[Cell, Cell, Cell]:
+    """Of a row of a table, over seeds: MCS, FCS, and how far FCS is from the footage's own."""
+    mcs = [one.mcs for one in several if one.mcs is not None]
+    distance = [abs(one.fcs - bound) for one in several]
+    return mean_std(mcs, digits=2), mean_std([one.fcs for one in several]), mean_std(distance)
+
+
+def reference_cells(rows: Mapping[str, Figures]) -> list[tuple[Cell, ...]]:
+    """Rows of a table, with their names, for what `references` found."""
+    return [(name, *cells([one], rows[BOUND].fcs)) for name, one in rows.items()]
 
 
 def scored_clips(run: Run, most: int) -> list[int]:
@@ -110,5 +131,5 @@ def card(run: Run, *, videos: str, vgg: Vgg | None) -> dict[str, str]:
     """Protocol of PSNR, FCS and MCS on a run's footage."""
     features = cards.network(vgg) if vgg else {}
     about = cards.protocol(run, videos=videos, definition="", **features)
-    definitions = {"FCS": cards.FCS, "PSNR": cards.PSNR, "MCS": cards.MCS}
+    definitions = {"FCS": cards.FCS, "PSNR": cards.PSNR, "SSIM": cards.SSIM, "MCS": cards.MCS}
     return {**{k: v for k, v in about.items() if v}, **definitions}

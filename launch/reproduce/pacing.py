@@ -29,10 +29,12 @@ class Pacing:
         kept: state.State,
         *,
         budget: float | None,
+        spent: float = 0.0,
     ) -> None:
+        """`spent`: minutes of the budget that are gone already."""
         self.context, self.stages, self.kept, self.budget = context, stages, kept, budget
         self.makers = first_users(stages, context.sets, context.plan)
-        self.left = budget or 0.0
+        self.left = (budget or 0.0) - spent
         """Minutes."""
         self.done: list[tuple[Need, float, float]] = []
         self.rows: list[tuple] = []
@@ -55,7 +57,7 @@ class Pacing:
         if planned is not None and each is None:
             text = f"left out: {max(0.0, self.left):.1f} minutes of the budget were left"
             print(f"stage {name}: {text}", file=sys.stderr, flush=True)
-            self.rows.append((name, self.trainings(name), planned, None, None))
+            self.rows.append((name, self.trainings(name), planned, None, None, None))
             return StageResult(notes=(f"{text}; --stages {name} runs it with a budget to itself",))
         print(f"stage {name}: {self.outlook(name, need, each)}", file=sys.stderr, flush=True)
         context = replace(self.context, plan=replace(self.context.plan, minutes=each))
@@ -63,7 +65,8 @@ class Pacing:
         took = self.kept.seconds_of(name) / 60
         self.left -= took
         self.done.append((need, each or 0.0, took))
-        self.rows.append((name, self.trainings(name), planned, each, took))
+        before = self.kept.before(name) / 60 or None
+        self.rows.append((name, self.trainings(name), planned, each, took, before))
         return result
 
     def outlook(self, name: str, need: Need, each: float | None) -> str:
@@ -95,14 +98,17 @@ class Pacing:
     def table(self) -> StageResult:
         """What was planned, given and taken, as a table of the report."""
         total = sum(row[4] or 0.0 for row in self.rows)
-        columns = ("stage", "trainings", "minutes of each, planned", "given", "minutes in all")
+        earlier = sum(row[5] or 0.0 for row in self.rows) or None
+        columns = ("stage", "trainings", "minutes of each, planned", "given", "minutes in all",
+                   "before that")  # fmt: skip
         plan = self.context.plan
-        rows = (*self.rows, ("all", sum(row[1] for row in self.rows), None, None, total))
+        rows = (*self.rows, ("all", sum(row[1] for row in self.rows), None, None, total, earlier))
         card = {
             "budget": f"{self.budget:g} minutes" if self.budget else "none",
             "at a time": f"{plan.jobs} trainings",
             "minutes of each": "times the share of the data set: "
             + ", ".join(f"{f.name} {plan.share(f.name):.2f}" for f in self.context.sets),
             "in all": "of the run that found the result, without trainings that were there already",
+            "before that": "of runs with other code or footage, some of whose trainings it took",
         }
         return StageResult((Table("Time by stage", columns, rows, card),))

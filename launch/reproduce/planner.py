@@ -177,7 +177,8 @@ def given(left: float, needs: Sequence[Need], *, planned: float, pace: float) ->
     """Minutes of a training of share 1 of the first of the stages that are still to come.
 
     As planned, but for trainings that need not be as long as those of another stage: they share
-    what is left, all alike, up to `LONGER` times as planned. None: not even the shortest fits.
+    `SHARE` of what is left, all alike, up to `LONGER` times as planned. None: not even the shortest
+    fits.
 
     Args:
         left: minutes of the budget.
@@ -193,6 +194,5 @@ def given(left: float, needs: Sequence[Need], *, planned: float, pace: float) ->
     fixed = sum(need.units * planned for need in needs if need.fixed)
     free = sum(need.units for need in needs if not need.fixed)
     rest = sum(around) + fixed
-    shortened, lengthened = (left - rest) / free, (SHARE * left - rest) / free
-    each = max(min(planned, shortened), min(LONGER * planned, lengthened))
+    each = min(LONGER * planned, (SHARE * left - rest) / free)
     return each if each >= LEAST_MINUTES else None

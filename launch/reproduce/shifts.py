@@ -38,6 +38,7 @@ def best_shift(fake_THWC: np.ndarray, real_THWC: np.ndarray, *, most: int = MOST
 
 
 def nearest_video(real_THWC: np.ndarray, others_NTHWC: np.ndarray, *, most: int = MOST) -> Shifted:
-    """The best agreement that any of other videos achieves, under the same shifts."""
-    return max((best_shift(other, real_THWC, most=most) for other in others_NTHWC),
-               key=lambda found: found.psnr)  # fmt: skip
+    """The best PSNR that any of other videos achieves, and the best SSIM that any does, each video
+    under its own best shift of the same ones; the shift is that of the PSNR."""
+    found = [best_shift(other, real_THWC, most=most) for other in others_NTHWC]
+    return max(found, key=lambda one: one.psnr)._replace(ssim=max(one.ssim for one in found))

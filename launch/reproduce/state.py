@@ -27,7 +27,7 @@ def inputs_of(context: Context, name: str) -> str:
         "plan": asdict(context.plan),
         "sets": [[asdict(footage), _footage_of(footage)] for footage in context.sets],
         "features": context.vgg.sha256 if context.vgg else None,
-        "code": _code(),
+        "code": code_digest(),
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
@@ -43,7 +43,8 @@ def _footage_of(footage: FootageSet) -> str:
 
 
 @cache
-def _code() -> str:
+def code_digest() -> str:
+    """Of all code that a result depends on."""
     here = Path(__file__).resolve().parent
     rooms = (here, *(here.parent.parent / name for name in ("trainer", "data_shards")))
     files = sorted(path for room in rooms for path in room.rglob("*.py"))
@@ -80,9 +81,11 @@ class State:
 
     def keep(self, name: str, inputs: str, result: StageResult, *, seconds: float) -> None:
         """Write a result down."""
+        before = self.seconds_of(name) + self.before(name) if name in self.stages else 0.0
         self.stages[name] = {
             "inputs": inputs,
             "seconds": round(seconds, 1),
+            "before": round(before, 1),
             "result": to_json(result),
         }
         self._write()
@@ -100,6 +103,10 @@ class State:
     def seconds_of(self, name: str) -> float:
         """What a stage took that is done."""
         return float(self.stages[name]["seconds"])
+
+    def before(self, name: str) -> float:
+        """Seconds of a stage's earlier runs, whose inputs were others."""
+        return float(self.stages[name].get("before", 0.0))
 
     def _write(self) -> None:
         whole = {"format": FORMAT, "given": self.given, "stages": self.stages}

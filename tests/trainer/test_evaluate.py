@@ -14,6 +14,7 @@ from skimage.metrics import structural_similarity
 
 from data_shards.errors import UserError
 from data_shards.manifest import Manifest
+from tests.support.features import untrained_vgg
 from tests.support.outputs import TinyRun, tiny_manifest
 from trainer import evaluate, generate, held_out, render, scores, vgg
 
@@ -38,15 +39,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TinyRun:
 @pytest.fixture
 def features() -> vgg.Vgg:
     """An untrained VGG16 up to relu3_3."""
-    torch.manual_seed(0)
-    widths = [(3, 64), (64, 64), 0, (64, 128), (128, 128), 0, (128, 256), (256, 256), (256, 256)]
-    layers = []
-    for width in widths:
-        if width:
-            layers += [torch.nn.Conv2d(*width, 3, padding=1), torch.nn.ReLU()]  # pyright: ignore
-        else:
-            layers.append(torch.nn.MaxPool2d(2))
-    return vgg.Vgg(torch.nn.Sequential(*layers).eval(), "f" * 64)
+    return untrained_vgg()
 
 
 def value(found: dict, name: str) -> float:

@@ -24,10 +24,11 @@ from launch.reproduce.context import (
     merged,
     seeds_on,
 )
-from launch.reproduce.figures import Figures
-from launch.reproduce.footage import FootageSet, prepared, read_clips
+from launch.reproduce.figures import BOUND, Figures
+from launch.reproduce.footage import FootageSet
 from launch.reproduce.planner import Plan
 from launch.reproduce.trainings import Training
+from launch.reproduce.windows import other_windows
 from trainer import render
 from trainer.commit import read_json
 from trainer.leaving import RUN_FILE
@@ -51,8 +52,19 @@ SAME = (
     "(docs/model.md): rows that differ by l_static alone differ by chance, and by 1 % of "
     "l_rec's weight"
 )
-BOUND = "bound (real videos)"
-COLUMNS = ("", "MCS", "FCS", "distance to the bound", "PSNR, dB", "steps", "paper: MCS",
+TOGETHER = (
+    "the losses pull at the same latents, and trainings of minutes do not tell their combinations "
+    "apart"
+)
+OWN_FOOTAGE = (
+    "The paper's figures are of its own footage, features and length of training: for the order "
+    "of rows alone."
+)
+LABELLED = (
+    "not trained here: the class-conditional generator and random windows of the paper "
+    "(preset weizmann_paper; prepare with --windows whole)"
+)
+COLUMNS = ("", "MCS", "FCS", "distance to the bound", "PSNR, dB", "SSIM", "steps", "paper: MCS",
            "paper: FCS")  # fmt: skip
 RANDOM_COLUMNS = ("", "MCS", "FCS", "distance to the bound", "paper: MCS", "paper: FCS")
 
@@ -68,6 +80,8 @@ class Rows(NamedTuple):
     steps: dict[str, list[int]]
     card: dict[str, str]
     random_card: dict[str, str]
+    windows: Table | None = None
+    """Other windows of the real videos, where they are long enough."""
 
 
 def run(context: Context) -> StageResult:
@@ -83,11 +97,14 @@ def run(context: Context) -> StageResult:
 
 def _one(context: Context, footage: FootageSet) -> StageResult:
     rows = measured(context, footage)
-    tables = (table_of(footage, rows), random_table_of(footage, rows))
+    tables = [table_of(footage, rows), random_table_of(footage, rows)]
+    tables += [rows.windows] if rows.windows else []
     notes = (SAME,) if footage is context.sets[0] else ()
+    if footage.paper == "weizmann":
+        notes += (f"{footage.name}: {LABELLED}",)
     if not context.vgg:
         notes += (f"{footage.name}: no MCS rows: {context.no_vgg}",)
-    return StageResult(tables, claims_of(footage, rows), (), notes)
+    return StageResult(tuple(tables), claims_of(footage, rows), (), notes)
 
 
 def variant(context: Context, footage: FootageSet, name: str, seed: int) -> Training:
@@ -108,7 +125,7 @@ def measured(context: Context, footage: FootageSet) -> Rows:
     random: dict[str, list[Figures]] = {name: [] for name in variants}
     steps: dict[str, list[int]] = {name: [] for name in variants}
     drawn: dict[str, str] = {}
-    cards: list[dict[str, str]] = []
+    card: dict[str, str] = {}
     references: dict[str, Figures] = {}
     for name in variants:
         for seed in trainings.seeds(context, footage):
@@ -120,40 +137,21 @@ def measured(context: Context, footage: FootageSet) -> Rows:
             random[name].append(_random(context, trained, real, seed))
             steps[name].append(trained.step)
             drawn[name] = figures.drawn(trained, context.plan.randoms)
-            if not cards:
+            if not references:
                 seen = f"{len(clips)} of {len(trained.manifest.videos)}"
-                cards = [figures.card(trained, videos=seen, vgg=context.vgg)]
+                card = figures.card(trained, videos=seen, vgg=context.vgg)
                 references = figures.references(real, vgg=context.vgg)
-    references |= _other_windows(context, footage)
     shown = f"{drawn['full']}; {OWN}: {drawn[OWN]}"
-    return Rows(references, found, random, steps, cards[0], {**cards[0], "videos": shown})
+    return Rows(
+        references, found, random, steps, card, {**card, "videos": shown},
+        other_windows(context, footage, card),
+    )  # fmt: skip
 
 
 def _random(context: Context, trained, real: np.ndarray, seed: int) -> Figures:
     pairs = figures.random_pairs(trained, context.plan.randoms, seed=seed)
     fake = render.render(trained, *pairs)
     return figures.measure(fake, real, vgg=context.vgg, paired=False)
-
-
-def _other_windows(context: Context, footage: FootageSet) -> dict[str, Figures]:
-    """The second window of each video against its first, where videos are long enough."""
-    if not footage.root:
-        return {}
-    plan = context.plan
-    folder = prepared(
-        footage, out=context.out, name="windows", frames=plan.frames, size=plan.size, windows="all"
-    )
-    clips = read_clips(folder, first=False)
-    first = np.unique(clips.video_N, return_index=True)[1]
-    second = [n + 1 for n in first if n + 1 < len(clips.video_N)
-              and clips.video_N[n + 1] == clips.video_N[n]]  # fmt: skip
-    if len(second) < 2:
-        return {}
-    at = np.array(second)
-    row = figures.measure(
-        clips.frames_NTHWC[at], clips.frames_NTHWC[at - 1], vgg=context.vgg, paired=False
-    )
-    return {f"other real windows, {len(at)} videos": row}
 
 
 def table_of(footage: FootageSet, rows: Rows) -> Table:
@@ -163,41 +161,34 @@ def table_of(footage: FootageSet, rows: Rows) -> Table:
 
     def line(name: str, several: Sequence[Figures], steps: Sequence[int] = ()) -> tuple[Cell, ...]:
         psnr = [one.psnr for one in several if one.psnr is not None]
+        ssim = [one.ssim for one in several if one.ssim is not None]
         taken = f"{np.mean(steps):.0f}" if steps else None
-        return (name, *_scores(several, bound), mean_std(psnr, digits=2), taken,
-                *quoted.get(name, (None, None)))  # fmt: skip
+        return (name, *figures.cells(several, bound), mean_std(psnr, digits=2), mean_std(ssim),
+                taken, *quoted.get(name, (None, None)))  # fmt: skip
 
     lines = [line(name, [one]) for name, one in rows.references.items()]
     lines += [line(name, several, rows.steps[name]) for name, several in rows.found.items()]
-    lines += [(f"{name} (paper)", None, None, None, None, None, *quoted[name])
+    lines += [(f"{name} (paper)", *[None] * 6, *quoted[name])
               for name in ("MoCoGAN", "VGAN") if name in quoted]  # fmt: skip
     title = f"Tab. 2 and 4b: {footage.name}"
-    return Table(title, COLUMNS, tuple(lines), rows.card, _over(rows))
+    return Table(title, COLUMNS, tuple(lines), rows.card, _over(footage, rows))
 
 
 def random_table_of(footage: FootageSet, rows: Rows) -> Table:
     """Random videos of the dictionary, as in the paper's ablation."""
     bound = rows.references[BOUND].fcs
     quoted = paper.TABLE_2.get(footage.paper, {})
-    lines = [(BOUND, None, f"{bound:.3f}", f"{0:.3f}", *quoted.get(BOUND, (None, None)))]
-    lines += [
-        (name, *_scores(several, bound), *quoted.get(name, (None, None)))
-        for name, several in rows.random.items()
-    ]
+    lines = figures.reference_cells(rows.references)
+    lines += [(name, *figures.cells(several, bound)) for name, several in rows.random.items()]
+    lines = [(*line, *quoted.get(str(line[0]), (None, None))) for line in lines]
     title = f"Tab. 4b, random videos: {footage.name}"
-    return Table(title, RANDOM_COLUMNS, tuple(lines), rows.random_card, _over(rows))
+    return Table(title, RANDOM_COLUMNS, tuple(lines), rows.random_card, _over(footage, rows))
 
 
-def _over(rows: Rows) -> str:
+def _over(footage: FootageSet, rows: Rows) -> str:
     seeds = len(rows.found["full"])
-    return f"Mean ± standard deviation over {seeds} seeds." if seeds > 1 else "One seed."
-
-
-def _scores(several: Sequence[Figures], bound: float) -> tuple[Cell, Cell, Cell]:
-    """MCS, FCS and its distance to the bound."""
-    mcs = [one.mcs for one in several if one.mcs is not None]
-    distance = [abs(one.fcs - bound) for one in several]
-    return mean_std(mcs, digits=2), mean_std([one.fcs for one in several]), mean_std(distance)
+    text = f"Mean ± standard deviation over {seeds} seeds." if seeds > 1 else "One seed."
+    return f"{text} {OWN_FOOTAGE}" if footage.paper else text
 
 
 def claims_of(footage: FootageSet, rows: Rows) -> tuple[Claim, ...]:
@@ -254,7 +245,9 @@ def _order(text: str, values: dict[str, list[float]], rows: Rows, *, digits: int
     if mean[rival] - mean[best] <= spread:
         one = "one seed does not settle an order"
         why = f"{best} and {rival} differ by less than one seed does from another"
-        return Claim(text, None, f"{detail}; {why if np.isfinite(spread) else one}")
+        alike = {best, rival} == {"full", "+l_triplet -l_static"}
+        return Claim(text, None, f"{detail}; {why if np.isfinite(spread) else one}",
+                     SAME if alike else TOGETHER)  # fmt: skip
     psnr = {n: float(np.mean([f.psnr or 0.0 for f in rows.found[n]])) for n in ("full", best)}
     cause = (
         f"the losses pull at the same latents: after as many steps training videos are at "

@@ -6,7 +6,7 @@ over them. The networks' weights are shared by all videos and stated apart, neve
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,16 +14,19 @@ import torch
 
 from launch.reproduce import trainings
 from launch.reproduce.coding import FORMS, Coded, h264, jpeg
-from launch.reproduce.context import Context, Picture, Stage, StageResult, Table, merged
+from launch.reproduce.context import Claim, Context, Picture, Stage, StageResult, Table, merged
+from launch.reproduce.figures import psnr_of
 from launch.reproduce.footage import FootageSet
 from launch.reproduce.planner import Plan
 from launch.reproduce.plots import Line, write_plot
-from trainer import render, scores
+from trainer import cards, render
 from trainer.pictures import to_pixels
 from trainer.run import Run, open_run
 
 MOST = 24
 """Videos that are coded."""
+JUDGED = "int8"
+"""The form that claims are about."""
 QUALITIES = (1, 5, 15, 35, 60, 85)
 CRFS = (51, 45, 39, 33, 27, 21)
 
@@ -58,6 +61,7 @@ def _one(context: Context, footage: FootageSet) -> StageResult:
     title = f"Compact representation, {footage.name}: PSNR against bytes a video"
     return StageResult(
         (_table(footage, trained, ours, stills, films, len(clips)),),
+        claims_of(footage, ours, {"JPEG": stills, "H.264": films}),
         pictures=(Picture(title, str(path.relative_to(context.out))),),
     )
 
@@ -74,16 +78,12 @@ def latents_point(run: Run, clips: Sequence[int], real: np.ndarray, form: str) -
             images, _ = run.networks(static.values[None], transient.values[None])
         fakes.append(to_pixels(images)[0])
     total = sum(static_bytes.values()) + sum(transient_bytes.values())
-    return Point(form, total / len(clips), _psnr(np.stack(fakes), real))
+    return Point(form, total / len(clips), psnr_of(np.stack(fakes), real))
 
 
 def _point(label: str, coded: Sequence[Coded], real: np.ndarray) -> Point:
     decoded = np.stack([one.frames_THWC for one in coded])
-    return Point(label, float(np.mean([one.bytes for one in coded])), _psnr(decoded, real))
-
-
-def _psnr(fake: np.ndarray, real: np.ndarray) -> float:
-    return float(np.minimum(scores.video_psnr(fake, real), 100.0).mean())
+    return Point(label, float(np.mean([one.bytes for one in coded])), psnr_of(decoded, real))
 
 
 def at_bytes(points: Sequence[Point], size: float) -> float | None:
@@ -98,25 +98,62 @@ def at_bytes(points: Sequence[Point], size: float) -> float | None:
     return float(np.interp(np.log(size), logs, [p.psnr for p in ordered]))
 
 
+def beats(point: Point, codec: Sequence[Point]) -> bool | None:
+    """Whether a point lies above a codec at equal bytes; None where the codec has no such point
+    and neither is better in both."""
+    found = at_bytes(codec, point.bytes)
+    if found is not None:
+        return point.psnr > found
+    ordered = sorted(codec, key=lambda p: p.bytes)
+    least, most = ordered[0], ordered[-1]
+    if point.bytes < least.bytes:
+        return True if point.psnr >= least.psnr else None
+    return False if point.psnr <= most.psnr else None
+
+
+def claims_of(
+    footage: FootageSet, ours: Sequence[Point], codecs: Mapping[str, Sequence[Point]]
+) -> tuple[Claim, ...]:
+    """The latents in `JUDGED` are better than a codec of pictures or films at equal bytes."""
+    point = next(p for p in ours if p.label == JUDGED)
+    best = max(p.psnr for p in ours)
+    return tuple(
+        Claim(
+            f"{footage.name}: latents as {JUDGED} are above {name} at equal bytes, without the "
+            "networks' weights",
+            beats(point, codec),
+            f"{point.bytes:.0f} bytes at {point.psnr:.2f} dB; {name}: {_at(codec, point.bytes)}",
+            f"the networks themselves reproduce these videos at {best:.2f} dB, and a code of every "
+            "frame is stored as it is, without entropy coding",
+        )
+        for name, codec in codecs.items()
+    )
+
+
+def _at(points: Sequence[Point], size: float) -> str:
+    """A codec's PSNR at so many bytes, or the point of its range that is nearest."""
+    found = at_bytes(points, size)
+    if found is not None:
+        return f"{found:.2f}"
+    ordered = sorted(points, key=lambda p: p.bytes)
+    if size < ordered[0].bytes:
+        return f"not below {ordered[0].bytes:.0f} bytes, {ordered[0].psnr:.2f} there"
+    return f"{ordered[-1].bytes:.0f} bytes suffice for {ordered[-1].psnr:.2f}"
+
+
 def _table(
     footage: FootageSet, run: Run, ours: list[Point], stills: list[Point], films: list[Point],
     videos: int,
 ) -> Table:  # fmt: skip
-    def other(points: list[Point], size: float) -> str:
-        found = at_bytes(points, size)
-        least, most = min(p.bytes for p in points), max(p.bytes for p in points)
-        if found is not None:
-            return f"{found:.2f}"
-        return f"not below {least:.0f} bytes" if size < least else f"{most:.0f} bytes suffice"
-
     lines = [
-        (p.label, f"{p.bytes:.0f}", f"{p.psnr:.2f}", other(stills, p.bytes), other(films, p.bytes))
+        (p.label, f"{p.bytes:.0f}", f"{p.psnr:.2f}", _at(stills, p.bytes), _at(films, p.bytes))
         for p in ours
     ]
     weights = sum(p.numel() for p in run.networks.parameters())
     pixels = run.manifest.frames * run.manifest.height * run.manifest.width * 3
+    seen = f"{videos} of {len(run.manifest.videos)}"
     card = {
-        "videos": f"{videos} of {len(run.manifest.videos)}, means",
+        **cards.protocol(run, videos=seen, definition=cards.PSNR),
         "bytes": f"latent rows in use divided over the videos; raw pixels: {pixels} bytes a video",
         "apart": f"the networks' {weights} weights, shared by all videos: {4 * weights} bytes in "
         "float32",

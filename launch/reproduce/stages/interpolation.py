@@ -15,15 +15,19 @@ from data_shards.errors import UserError
 from launch.reproduce import trainings
 from launch.reproduce.blending import WAYS, blended, generated
 from launch.reproduce.context import Claim, Context, Picture, Stage, StageResult, Table, merged
+from launch.reproduce.figures import psnr_of
 from launch.reproduce.footage import Clips, FootageSet, prepared, read_clips
 from launch.reproduce.planner import Plan
 from launch.reproduce.trainings import Training
-from trainer import pictures, render, scores
+from trainer import cards, pictures, render
+from trainer.generate import in_between
 from trainer.pictures import to_pixels
 from trainer.run import Run, open_run
 
 JUDGED = (10, "clip", "codes")
 """rho, scope and way that the claim is about."""
+FIRST, LAST, BETWEEN = 2, 5, 3
+"""Frames of Fig. 7 between which so many are generated."""
 LAYOUT = ("latents.static_key=video", "latents.transient_key=video")
 """Interpolation is within a video, so each has rows of its own."""
 
@@ -69,11 +73,13 @@ def _one(context: Context, footage: FootageSet, truth: Clips) -> StageResult:
     real, middle = truth.frames_NTHWC[:, 0::2], truth.frames_NTHWC[:, 1::2]
     found: dict[tuple[int, str, str], float] = {}
     learned: dict[tuple[int, str], np.ndarray] = {}
-    pictured = None
+    pictured, steps, card = None, [], {}
     for (rank, scope), training in wanted(context, footage).items():
         trained = open_run(trainings.trained(context, *training))
         clips = [trained.clip_of_video(name) for name in names]
         learned[rank, scope] = render.render_clips(trained, clips)
+        steps += _steps(trained, clips, names, _label(rank, scope))
+        card = cards.protocol(trained, videos=f"{len(names)}", definition=cards.PSNR)
         for way in WAYS:
             fake = in_gaps(trained, clips, way)
             found[rank, scope, way] = psnr_of(fake, middle)
@@ -88,9 +94,12 @@ def _one(context: Context, footage: FootageSet, truth: Clips) -> StageResult:
     own = {key: psnr_of(frames, real) for key, frames in learned.items()}
     assert pictured is not None
     return StageResult(
-        (_table(footage, found, plain, own, len(names)),),
+        (_table(footage, found, plain, own, card),),
         (_claim(footage, found, plain["true neighbours"], own),),
-        (_picture(context, footage, names, real, middle, pictured),),
+        (
+            _picture(context, footage, names, real, middle, pictured),
+            _between(context, footage, steps),
+        ),
     )
 
 
@@ -104,11 +113,6 @@ def in_gaps(run: Run, clips: Sequence[int], way: str) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def psnr_of(fake_BTHWC: np.ndarray, real_BTHWC: np.ndarray) -> float:
-    """Mean PSNR over videos, equal ones at 100 dB."""
-    return float(np.minimum(scores.video_psnr(fake_BTHWC, real_BTHWC), 100.0).mean())
-
-
 def _label(rank: int, scope: str) -> str:
     return f"rho = {rank}, {scope}" if rank else "low rank off"
 
@@ -118,7 +122,7 @@ def _table(
     found: dict[tuple[int, str, str], float],
     plain: dict[str, float],
     own: dict[tuple[int, str], float],
-    videos: int,
+    card: dict[str, str],
 ) -> Table:
     lines: list[tuple] = []
     for (rank, scope), value in own.items():
@@ -129,8 +133,8 @@ def _table(
                   f"{plain['true neighbours']:.2f}"))  # fmt: skip
     columns = ("", "learned frames", *(f"in between: {way}" for way in WAYS), "blended pixels")
     card = {
-        "figure": "PSNR in dB, mean over videos of all held-out frames of a video",
-        "held out": f"every second frame or view of {videos} videos",
+        **card,
+        "held out": "every second frame or view; figures in between are of all of these",
         "ways": "sequence: z blended, R over the lengthened sequence; step: z blended, one step "
         "of R from the frame before; codes: R's outputs blended",
         "judged": f"rho = {JUDGED[0]}, {JUDGED[1]}, {JUDGED[2]}; fixed beforehand",
@@ -162,6 +166,26 @@ def _picture(
     path = context.picture(f"fig7-{footage.name}.png")
     pictures.write_png(path, pictures.sheet(rows))
     title = f"Fig. 7, {footage.name}: held-out frames, generated in between, and plain blending"
+    return Picture(title, str(path.relative_to(context.out)))
+
+
+def _steps(run: Run, clips: Sequence[int], names: list[str], label: str) -> list[pictures.Row]:
+    """Of two videos: frames `FIRST` and `LAST`, and those that are generated between them."""
+    rows = []
+    for index in render.spread(2, len(names)):
+        longer = in_between(run, clips[index], first=FIRST, last=LAST, k=BETWEEN)
+        shown = longer[FIRST - 1 : FIRST + BETWEEN + 1]
+        rows.append(pictures.Row(f"{names[index]}: {label}", shown, index))
+    return rows
+
+
+def _between(context: Context, footage: FootageSet, rows: list[pictures.Row]) -> Picture:
+    path = context.picture(f"fig7-between-{footage.name}.png")
+    pictures.write_png(path, pictures.sheet(sorted(rows, key=lambda row: row.group)))
+    title = (
+        f"Fig. 7 and 12, {footage.name}: frames {FIRST} and {LAST}, and {BETWEEN} generated "
+        "between them"
+    )
     return Picture(title, str(path.relative_to(context.out)))
 
 

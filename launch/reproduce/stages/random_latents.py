@@ -7,19 +7,19 @@ import torch
 
 from launch.reproduce import figures, paper, trainings
 from launch.reproduce.context import (
-    Cell,
     Claim,
     Context,
     Stage,
     StageResult,
     Table,
-    mean_std,
     merged,
     seeds_on,
 )
-from launch.reproduce.figures import Figures
+from launch.reproduce.figures import BOUND, Figures
 from launch.reproduce.footage import FootageSet
 from launch.reproduce.planner import Plan
+from launch.reproduce.stages.ablation import RANDOM_COLUMNS
+from launch.reproduce.stages.adversarial import BY_CHANCE, ON_AVERAGE
 from trainer import render
 from trainer.pictures import to_pixels
 from trainer.projections import unit_ball_
@@ -65,7 +65,8 @@ def learned_lengths(run: Run) -> tuple[float, float]:
 def _one(context: Context, footage: FootageSet) -> StageResult:
     learned: list[Figures] = []
     drawn: list[Figures] = []
-    bound, card = 0.0, {}
+    references: dict[str, Figures] = {}
+    card: dict[str, str] = {}
     for seed in trainings.seeds(context, footage):
         trained = open_run(trainings.full_model(context, footage, seed=seed))
         real = render.real_clips(trained, figures.scored_clips(trained, context.plan.videos))
@@ -76,37 +77,31 @@ def _one(context: Context, footage: FootageSet) -> StageResult:
             (drawn, random_videos(trained, count, seed=seed)),
         ):
             found.append(figures.measure(videos, real, vgg=context.vgg, paired=False))
-        bound = figures.bound_of(real)
+        references = references or figures.references(real, vgg=context.vgg)
         shown = f"+Z: {figures.drawn(trained, count)}; -Z: {count} of Gaussian codes, each frame's "
         shown += "drawn by itself, on average as long as learned ones"
         card = figures.card(trained, videos=shown, vgg=context.vgg)
     rows = {"-Z": drawn, "+Z": learned}
     quoted = paper.TABLE_4A if footage.paper == "chair_cad" else {}
-    name = "bound (real videos)"
-    lines: list[tuple[Cell, ...]] = [(name, None, f"{bound:.3f}", *quoted.get(name, (None, None)))]
-    for name, found in rows.items():
-        mcs = [f.mcs for f in found if f.mcs is not None]
-        line = (name, mean_std(mcs, digits=2), mean_std([f.fcs for f in found]))
-        lines.append((*line, *quoted.get(name, (None, None))))
-    table = Table(
-        f"Tab. 4a: {footage.name}", ("", "MCS", "FCS", "paper: MCS", "paper: FCS"), tuple(lines),
-        card,
-    )  # fmt: skip
+    bound = references[BOUND].fcs
+    lines = figures.reference_cells(references)
+    lines += [(name, *figures.cells(found, bound)) for name, found in rows.items()]
+    lines = [(*line, *quoted.get(str(line[0]), (None, None))) for line in lines]
+    table = Table(f"Tab. 4a: {footage.name}", RANDOM_COLUMNS, tuple(lines), card)
     gap = {k: abs(float(np.mean([f.fcs for f in v])) - bound) for k, v in rows.items()}
     claims = [
         Claim(
             f"{footage.name}: learned latents come closer to the FCS bound than random ones",
             gap["+Z"] < gap["-Z"],
             f"distances {gap['+Z']:.3f} and {gap['-Z']:.3f}",
-            "FCS asks only how far frames keep to their first one, which videos of nothing may do "
-            "by chance as footage does; MCS asks what moves",
+            f"{BY_CHANCE}; MCS asks what moves",
         )
     ]
     if context.vgg:
         mcs = {k: float(np.mean([f.mcs or 0.0 for f in v])) for k, v in rows.items()}
         text = f"{footage.name}: learned latents have a lower MCS than random ones"
         detail = f"{mcs['+Z']:.2f} against {mcs['-Z']:.2f}"
-        claims.append(Claim(text, mcs["+Z"] < mcs["-Z"], detail))
+        claims.append(Claim(text, mcs["+Z"] < mcs["-Z"], detail, ON_AVERAGE))
     return StageResult((table,), tuple(claims))
 
 

@@ -18,6 +18,8 @@ from trainer.run import Run, open_run
 
 EXPLORED = 8
 """Rows of each table on the explorer page."""
+MOVING = 25
+"""Random videos of the wall that fits on a page."""
 PATHS = 10
 """Motions on the plot of the plane."""
 
@@ -82,13 +84,21 @@ def _wall(context: Context, footage: FootageSet, run: Run) -> list[Picture]:
     count = context.plan.wall
     videos: np.ndarray = render.render(run, *draw_pairs(run, count=count, seed=0))
     wall = pictures.wall(videos)
-    still, film = (context.picture(f"random-{footage.name}.{end}") for end in ("png", "mp4"))
+    still, film, small = (
+        context.picture(f"random-{footage.name}.{end}") for end in ("png", "mp4", "gif")
+    )
     pictures.write_png(still, pictures.picture(wall[len(wall) // 2]))
     pictures.write_mp4(film, wall, loops=3)
-    title = f"{count} random videos of the dictionary, {footage.name}: their middle frames"
+    pictures.write_gif(small, pictures.wall(videos[:MOVING]))
+    name = footage.name
+    titles = (
+        f"{count} random videos of the dictionary, {name}: their middle frames",
+        f"The same, moving, {name}",
+        f"The first {min(count, MOVING)} of them, moving, {name}",
+    )
     return [
-        Picture(title, str(still.relative_to(context.out))),
-        Picture(f"The same, moving, {footage.name}", str(film.relative_to(context.out))),
+        Picture(title, str(path.relative_to(context.out)))
+        for title, path in zip(titles, (still, film, small), strict=True)
     ]
 
 

@@ -24,7 +24,7 @@ from launch.reproduce.footage import FootageSet, manifest_of, prepared
 from launch.reproduce.planner import Plan
 from launch.reproduce.plots import Line, write_plot
 from launch.reproduce.trainings import Training
-from trainer import pictures, render, scores
+from trainer import cards, pictures, render, schedule
 from trainer.fit import fit_set
 from trainer.fitted import Fitted, extended
 from trainer.fitting import FitConfig
@@ -35,14 +35,16 @@ LAYOUT = ("latents.static_key=video", "latents.transient_key=video")
 """A fitted video has both latents to itself; so have those trained on."""
 MOTIONS, NEW_ROWS = 8, 2
 """Of the large synthetic sets: motions of each appearance, and appearances that are not seen."""
-COLUMNS = ("training videos", "their PSNR, dB", "fitted, dB", "nearest training video, dB",
-           "fitted above it", "least gain, dB")  # fmt: skip
+COLUMNS = ("training videos", "passes over them", "their PSNR, dB", "fitted, dB",
+           "nearest training video, dB", "fitted above it", "least gain, dB")  # fmt: skip
 
 
 class Fits(NamedTuple):
     """What fitting after training on so many videos gave."""
 
     trained: int
+    passes: float
+    """Over the training videos."""
     own: float
     """Mean PSNR of the training videos."""
     fitted: Fitted
@@ -148,13 +150,15 @@ def _one(context: Context, series: Series, *, judged: bool) -> StageResult:
     trained = None
     for number, training in series.trainings.items():
         trained = open_run(trainings.trained(context, *training))
-        found.append(Fits(number, _own(context, trained), _fit(context, trained, series.held)))
+        own, fitted = _own(context, trained), _fit(context, trained, series.held)
+        found.append(Fits(number, passes_of(trained), own, fitted))
     assert trained is not None
+    card = _card(trained, series, found[-1])
     footage = series.footage
     if not judged:
         footage = replace(footage, name=f"{footage.name}, up to {found[-1].trained:,} videos")
     return StageResult(
-        (_table(footage, found), *([_videos(footage, found[-1])] if judged else [])),
+        (_table(footage, found, card), *([_videos(footage, found[-1], card)] if judged else [])),
         claims_of(footage, found[-1]) if judged else (),
         tuple(_pictures(context, footage, trained, found)),
     )
@@ -167,8 +171,13 @@ def _fit(context: Context, run: Run, held: Path) -> Fitted:
 
 def _own(context: Context, run: Run) -> float:
     clips = figures.scored_clips(run, context.plan.videos)
-    psnr = scores.video_psnr(render.render_clips(run, clips), render.real_clips(run, clips))
-    return float(np.minimum(psnr, 100.0).mean())
+    return figures.psnr_of(render.render_clips(run, clips), render.real_clips(run, clips))
+
+
+def passes_of(run: Run) -> float:
+    """How often a run has seen each of its clips, on average."""
+    pace = schedule.pace(run.config.schedule)
+    return schedule.visit(run.step, pace=pace) * pace.clips / run.manifest.clips
 
 
 def gains(fitted: Fitted) -> np.ndarray:
@@ -180,39 +189,39 @@ def _mean(fitted: Fitted, key: str) -> float:
     return float(np.mean([video[key] for video in fitted.facts["videos"]]))
 
 
-def _card(footage: FootageSet, fits: Fits) -> dict[str, str]:
+def _card(run: Run, series: Series, fits: Fits) -> dict[str, str]:
     settings = ", ".join(f"{k} {v}" for k, v in fits.fitted.facts["settings"].items())
+    unseen = f"{len(fits.fitted.facts['videos'])} unseen ones ({series.footage.unseen})"
     return {
-        "figure": "PSNR in dB of all frames, mean over videos",
-        "held out": f"{footage.unseen}: {len(fits.fitted.facts['videos'])} videos",
+        **cards.protocol(run, videos=unseen, definition=cards.PSNR),
+        **cards.footage_card(manifest_of(series.held)),
         "nearest": "the training video of least squared error, without shifts",
         "fit": f"networks frozen; {settings}",
+        "training": "equally long for every number of videos, so that more of them are each seen "
+        "less often",
     }
 
 
-def _table(footage: FootageSet, found: list[Fits]) -> Table:
+def _table(footage: FootageSet, found: list[Fits], card: dict[str, str]) -> Table:
     lines = [
         (
-            fits.trained, f"{fits.own:.2f}", f"{_mean(fits.fitted, 'psnr'):.2f}",
-            f"{_mean(fits.fitted, 'nearest_psnr'):.2f}",
+            fits.trained, f"{fits.passes:,.0f}", f"{fits.own:.2f}",
+            f"{_mean(fits.fitted, 'psnr'):.2f}", f"{_mean(fits.fitted, 'nearest_psnr'):.2f}",
             f"{(gains(fits.fitted) > 0).sum()} of {len(gains(fits.fitted))}",
             f"{gains(fits.fitted).min():+.2f}",
         )
         for fits in found
     ]  # fmt: skip
-    return Table(
-        f"Unseen footage: {footage.name}", COLUMNS, tuple(lines), _card(footage, found[-1])
-    )
+    return Table(f"Unseen footage: {footage.name}", COLUMNS, tuple(lines), card)
 
 
-def _videos(footage: FootageSet, fits: Fits) -> Table:
+def _videos(footage: FootageSet, fits: Fits, card: dict[str, str]) -> Table:
     lines = [
         (v["name"], f"{v['psnr']:.2f}", f"{v['nearest_psnr']:.2f}", v["nearest"])
         for v in fits.fitted.facts["videos"]
     ]
     columns = ("unseen video", "fitted, dB", "nearest training video, dB", "which is")
-    return Table(f"Unseen footage, each video: {footage.name}", columns, tuple(lines),
-                 _card(footage, fits))  # fmt: skip
+    return Table(f"Unseen footage, each video: {footage.name}", columns, tuple(lines), card)
 
 
 def claims_of(footage: FootageSet, fits: Fits) -> tuple[Claim, ...]:
@@ -253,10 +262,18 @@ def _pictures(context: Context, footage: FootageSet, run: Run, found: list[Fits]
             Line("training videos", at, [fits.own for fits in found]),
             Line("fitted", at, [_mean(fits.fitted, "psnr") for fits in found]),
             Line("nearest training video", at, [_mean(f.fitted, "nearest_psnr") for f in found]),
+            Line(
+                "gap: training less fitted",
+                at,
+                [fits.own - _mean(fits.fitted, "psnr") for fits in found],
+            ),
         ]
         path = context.picture(f"unseen-{file}-counts.png")
         write_plot(path, lines, x="training videos", y="PSNR, dB", log_x=True)
-        title = f"Unseen footage, {footage.name}: PSNR against the number of training videos"
+        title = (
+            f"Unseen footage, {footage.name}: PSNR against the number of training videos, all "
+            "trainings equally long"
+        )
         shown.append(Picture(title, str(path.relative_to(context.out))))
     return shown
 
@@ -266,4 +283,4 @@ def count(footage: FootageSet, plan: Plan) -> int:
     return (3 if plan.counts else 1) + (0 if footage.root else len(plan.grown))
 
 
-STAGE = Stage("Unseen footage", count, run, (40.0, 0.0))
+STAGE = Stage("Unseen footage", count, run, (10.0, 0.0), fitting=7.5)
