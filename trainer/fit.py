@@ -1,9 +1,11 @@
 """Find latents for videos that were not trained on, with the networks frozen.
 
-    python -m trainer.fit RUN DATA [--videos NAME...] [--name NAME] [--steps 600] [--starts 3]
+    python -m trainer.fit RUN VIDEO... [--name NAME] [--steps 600] [--starts 3]
+    python -m trainer.fit RUN DATA [--videos NAME...]
 
-DATA is a prepared set, cut as the run's footage. Prints each video's PSNR beside that of the
-nearest training video, and writes RUN/fitted/NAME, which `trainer.generate --fitted NAME` takes.
+Each VIDEO is a file, of which the first clip is cut as the run's footage is; DATA is a prepared set
+that is cut so. Prints each video's PSNR beside that of the nearest training video, and writes
+RUN/fitted/NAME, which `trainer.generate --fitted NAME` takes.
 `trainer.fitting` says how they are found.
 """
 
@@ -20,9 +22,10 @@ import torch
 
 from data_shards.errors import UserError
 from trainer import render
-from trainer.fitted import Fitted, open_like, read_footage, write_fitted
+from trainer.fitted import Fitted, check_name, open_like, read_footage, write_fitted
 from trainer.fitting import FitConfig, fit
 from trainer.run import Run, open_run
+from trainer.videos import is_video, prepare_videos
 
 
 def fit_set(
@@ -56,6 +59,17 @@ def fit_set(
     return fitted
 
 
+def _footage(run: Run, words: Sequence[str], *, name: str) -> str:
+    """The prepared set that words of the command line mean."""
+    files = [word for word in words if is_video(word)]
+    if len(files) == len(words):
+        name = name or (Path(files[0]).stem if len(files) == 1 else "videos")
+        return str(prepare_videos(run, files, name=check_name(name)))
+    if len(words) > 1:
+        raise UserError(f"{', '.join(words)}: give video files, or one prepared set")
+    return words[0]
+
+
 # Entry point ---------------------------------------------------------------------------------
 
 
@@ -80,9 +94,11 @@ def main(argv: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("run", metavar="RUN", type=Path, help="run folder")
-    parser.add_argument("data", metavar="DATA", help="prepared set with the new videos")
+    parser.add_argument("data", nargs="+", metavar="VIDEO", help="video files, or a prepared set")
     parser.add_argument("--videos", nargs="+", default=(), metavar="NAME", help="default: all")
-    parser.add_argument("--name", default="", help="of the result (default: the set's name)")
+    parser.add_argument(
+        "--name", default="", help="of the result (default: the set's, or the video's)"
+    )
     parser.add_argument("--checkpoint", default="latest", help="latest, or a step")
     for field in fields(FitConfig):
         kind = float if field.name == "rate" else int
@@ -92,7 +108,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         config = FitConfig(**{f.name: getattr(options, f.name) for f in fields(FitConfig)})
         run = open_run(options.run, checkpoint=render.checkpoint_of(options.checkpoint))
-        fitted = fit_set(run, options.data, name=options.name, videos=options.videos, config=config)
+        where = _footage(run, options.data, name=options.name)
+        fitted = fit_set(run, where, name=options.name, videos=options.videos, config=config)
     except UserError as error:
         print(error, file=sys.stderr)
         return 2

@@ -195,7 +195,16 @@ def read_footage(run: Run, where: str, clips_V: torch.Tensor) -> torch.Tensor:
     return dataclasses.replace(run, opened=open_like(run, where)).real(clips_V)
 
 
-def _path(run: Run, name: str) -> Path:
+def check_name(name: str) -> str:
+    """A name for fitted videos.
+
+    Raises:
+        UserError: it is not the plain name of a file.
+    """
     if not name or Path(name).name != name or name.startswith("."):
         raise UserError(f"{name!r}: not a name for fitted videos; give letters and digits")
-    return run.folder / FOLDER / f"{name}.json"
+    return name
+
+
+def _path(run: Run, name: str) -> Path:
+    return run.folder / FOLDER / f"{check_name(name)}.json"

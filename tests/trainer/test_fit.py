@@ -10,6 +10,7 @@ import torch
 
 from data_shards.errors import UserError
 from tests.support.footage import tiny_set
+from tests.support.raw_footage import moving, write_video
 from tests.support.training import train
 from trainer import fit, fitting, generate, render, scores
 from trainer.fitted import extended, read_fitted, read_footage
@@ -95,6 +96,48 @@ def test_the_command_keeps_what_it_found_and_generate_takes_it(
     base = [str(run.folder), "--out", str(out), "--fitted", "new"]
     assert generate.main([*base, "recombine", "--static", name, "--transient", name]) == 0
     assert (out / "recombine.png").is_file()
+
+
+def test_video_files_are_cut_as_the_footage_was_and_fitted(
+    run: Run, tmp_path: Path, capsys
+) -> None:
+    """Files of another size become clips of the run's; what cannot be used is told and the rest
+    goes on; the same name again takes the other files; generate knows the videos."""
+    long, wide = moving(9, height=40, width=48), moving(6, height=40, width=90, shade=60)
+    films = [write_video(tmp_path / "a" / "first.mp4", long),
+             write_video(tmp_path / "b" / "second.avi", wide),
+             write_video(tmp_path / "short.mp4", long[:2])]  # fmt: skip
+    quick = ["--steps", "4", "--check", "2", "--name", "films"]
+    assert fit.main([str(run.folder), *map(str, films), *quick]) == 0
+    told = capsys.readouterr()
+    assert "short: left out: " in told.err and "second" in told.out
+    names = [video["name"] for video in read_fitted(run, "films").facts["videos"]]
+    assert names == ["first", "second"]
+    longer = extended(run, "films")
+    real = render.real_clips(longer, render.clips_of(longer, names))
+    assert real.shape == (2, run.manifest.frames, 32, 32, 3)
+    assert fit.main([str(run.folder), str(films[1]), *quick]) == 0
+    assert [v["name"] for v in read_fitted(run, "films").facts["videos"]] == ["second"]
+    fitted = run.folder / "fitted"
+    assert not list(fitted.glob(".videos-*")) and (fitted / "films-footage").is_dir()
+
+
+def test_words_that_are_neither_videos_nor_one_set_are_refused(
+    run: Run, home: Path, tmp_path: Path, capsys
+) -> None:
+    """A mixture, a file that is not there, two videos of one name, none that is long enough."""
+    data, film = str(home / "set" / "held-out"), str(tmp_path / "film.mp4")
+    short = str(write_video(tmp_path / "short.mp4", moving(2)))
+    for words, message in (
+        ([data, film], f"{data}, {film}: give video files, or one prepared set"),
+        ([film], f"{film}: no such file"),
+        ([short, str(tmp_path / "b" / "short.mov")], "short: two videos have this name; rename "),
+        ([short], "no usable video"),
+    ):
+        assert fit.main([str(run.folder), *words, "--steps", "2", "--name", "none"]) == 2
+        assert message in capsys.readouterr().err
+    assert fit.main([str(run.folder), short, "--name", "../out"]) == 2
+    assert "not a name for fitted videos" in capsys.readouterr().err
 
 
 def test_what_does_not_fit_is_refused(run: Run, home: Path, tmp_path: Path, capsys) -> None:
