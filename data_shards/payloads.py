@@ -5,7 +5,7 @@
 | `png` | one PNG with the frames stacked from top to bottom (the default) | yes |
 | `jpg` | one JPEG with the frames stacked from top to bottom, quality 95, 4:4:4 | no |
 | `raw` | a `.npy` of uint8 (T, H, W, 3) | yes |
-| `mp4` | H.264, 4:4:4, constant rate factor 16 | no |
+| `mp4` | H.264, 4:4:4, constant rate factor 16, sides filled up to whole macroblocks | no |
 
 Decoding checks the sizes that the payload claims before it spends memory on them, and never
 unpickles.
@@ -34,6 +34,8 @@ _NPY_HEAD = re.compile(
     re.DOTALL,
 )
 _JPEG_ROWS = 65500
+MACROBLOCK = 16
+"""Pixels of the sides of what H.264 codes at once."""
 _LAST_BYTES = {"PNG": b"IEND\xaeB`\x82", "JPEG": b"\xff\xd9"}
 
 
@@ -119,12 +121,24 @@ def _decode_raw(payload: bytes, size_THW: tuple[int, int, int]) -> np.ndarray:
     return np.frombuffer(body, np.uint8).reshape(shape).copy()
 
 
+def _blocks(height: int, width: int) -> tuple[int, int]:
+    """Pixels of the whole macroblocks that hold so many."""
+    return height + -height % MACROBLOCK, width + -width % MACROBLOCK
+
+
 def _encode_mp4(frames_THWC: np.ndarray) -> bytes:
     buffer = io.BytesIO()
+    height, width = frames_THWC.shape[1:3]
+    # x264 fills a last block that is not whole from memory that nobody wrote, now and then: other
+    # bytes for the same pixels.
+    rows, columns = _blocks(height, width)
+    more = [(0, 0), (0, rows - height), (0, columns - width), (0, 0)]
+    frames_THWC = np.pad(frames_THWC, more, mode="edge")
     with av.open(buffer, "w", format="mp4") as container:
         # One thread: slices, and with them the bytes, must not depend on the machine.
         stream = container.add_stream("libx264", rate=25, options={"crf": "16", "threads": "1"})
         stream.height, stream.width = frames_THWC.shape[1:3]
+        container.metadata["comment"] = f"{width}x{height}"
         stream.pix_fmt = "yuv444p"
         for frame_HWC in frames_THWC:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame_HWC, format="rgb24")))
@@ -138,12 +152,14 @@ def _decode_mp4(payload: bytes, size_THW: tuple[int, int, int]) -> np.ndarray:
     count = 0
     with av.open(io.BytesIO(payload), "r", format="mp4") as container:
         stream = container.streams.video[0]
-        if (stream.height, stream.width) != (height, width):
-            raise ValueError(f"video of {stream.width}x{stream.height} pixels")
+        stored = stream.height, stream.width
+        size = container.metadata.get("comment", f"{stream.width}x{stream.height}")
+        if size != f"{width}x{height}" or stored not in ((height, width), _blocks(height, width)):
+            raise ValueError(f"video of {stream.width}x{stream.height} pixels for {size}")
         stream.codec_context.thread_count = 1
         for count, frame in enumerate(container.decode(stream), start=1):
             if count <= frames:
-                frames_THWC[count - 1] = frame.to_ndarray(format="rgb24")
+                frames_THWC[count - 1] = frame.to_ndarray(format="rgb24")[:height, :width]
     if count != frames:
         raise ValueError(f"video of {count} frames")
     return frames_THWC

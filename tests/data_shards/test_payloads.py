@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import io
 
+import av
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -39,6 +40,26 @@ def test_another_size_is_damage(codec: str, other: dict) -> None:
     """A payload of another size than the manifest says is refused."""
     with pytest.raises(ValueError, match=f"damaged {codec} payload"):
         payloads.decode(payloads.encode(clip_THWC(), codec), codec, **{**SIZE, **other})
+
+
+def test_mp4_codes_whole_macroblocks() -> None:
+    """The stream of 18 x 12 pixels has 32 x 16; a payload that was written without filling up, or
+    whose stream is of another size than its blocks make, is told by its own size."""
+    filled = payloads.encode(clip_THWC(), "mp4")
+    with av.open(io.BytesIO(filled)) as container:
+        stream = container.streams.video[0]
+        assert (stream.width, stream.height) == (32, 16)
+    bare = io.BytesIO()
+    with av.open(bare, "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 18, 12, "yuv444p"
+        for frame in clip_THWC():
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+    assert payloads.decode(bare.getvalue(), "mp4", **SIZE).shape == (5, 12, 18, 3)
+    forged = payloads.encode(clip_THWC(width=80), "mp4").replace(b"80x12", b"18x12")
+    with pytest.raises(ValueError, match="damaged mp4 payload: video of 80x16 pixels for 18x12"):
+        payloads.decode(forged, "mp4", **SIZE)
 
 
 @pytest.mark.parametrize("codec", payloads.CODECS)
