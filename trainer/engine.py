@@ -24,6 +24,7 @@ from trainer.losses import Triplets
 from trainer.networks import NavSynth
 from trainer.optim import GROUPS, NetworkOptimiser
 from trainer.parallel import Parallel, Ranks
+from trainer.reshard import Restored
 from trainer.schedule import pace
 from trainer.shared import Shared, shared_memory
 from trainer.timing import Phases
@@ -239,8 +240,11 @@ class Engine:
             "shuffle_block": self.config.data.shuffle_block,
         }
 
-    def restore(self, saved: Any) -> None:
+    def restore(self, saved: Any) -> dict[str, Restored]:
         """Put back a checkpoint (`checkpoint.Saved`), written by any number of ranks.
+
+        Returns:
+            What became of the rows of each table.
 
         Raises:
             UserError: it was made with settings under which this run cannot go on.
@@ -252,7 +256,7 @@ class Engine:
                     f"go on with {value}; choose another name=..."
                 )
         try:
-            self._restore(saved)
+            return self._restore(saved)
         except (RuntimeError, KeyError) as error:
             reason = " ".join(str(error).split())[:200]
             raise UserError(
@@ -260,12 +264,12 @@ class Engine:
                 f"name=... ({reason})"
             ) from error
 
-    def _restore(self, saved: Any) -> None:
+    def _restore(self, saved: Any) -> dict[str, Restored]:
         self.networks.load_state_dict(saved.common("networks"))
         self.optimiser.load(saved.common("optimiser"))
         self.average.load(saved.common("average"))
         self.parallel.settle()
-        self.dictionary.restore(saved.read)
+        return self.dictionary.restore(saved.read)
 
 
 def micro_batches(clips: int, count: int) -> list[slice]:

@@ -6,6 +6,8 @@ import logging
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +18,8 @@ from data_shards.errors import UserError
 from data_shards.memory import decoded_bytes
 from data_shards.rows import rows_of
 from data_shards.stream import OpenManifest
-from trainer import beginning, setup
+from trainer import beginning, other_footage, setup
 from trainer.checkpoint import Checkpointer
-from trainer.comm import Comm
 from trainer.commit import read_json, replace_durable, update_json
 from trainer.config import Config
 from trainer.engine import Engine
@@ -27,6 +28,7 @@ from trainer.latents import KINDS
 from trainer.leaving import (
     DONE,
     FAILED,
+    HANG,
     LOST_RANK,
     PREEMPTED,
     RUN_FILE,
@@ -58,8 +60,11 @@ NEXT = """next:
 log = logging.getLogger("navsynth")
 
 
-def run_job(config: Config, opened: OpenManifest, *, folder: Path) -> Ending:
-    """Run or resume a run; returns how it ended. Errors end every rank with the same code."""
+def run_job(
+    config: Config, opened: OpenManifest, *, folder: Path, change_footage: bool = False
+) -> Ending:
+    """Run or resume a run, on other footage where `change_footage`; returns how it ended. Errors
+    end every rank with the same code."""
     ranks = _join(config)
     torch.use_deterministic_algorithms(config.train.deterministic)
     # A help against reading what was never written, at the price of writing everything twice.
@@ -68,17 +73,22 @@ def run_job(config: Config, opened: OpenManifest, *, folder: Path) -> Ending:
                         world=ranks.comm.world)  # fmt: skip
     try:
         with signals() as asked:
-            ending = _with_lock(config, opened, folder, ranks, watchdog, asked)
+            open_parts = partial(
+                _open, config, opened, folder, ranks, watchdog, asked, change=change_footage
+            )
+            ending = _with_lock(folder, ranks, watchdog, open_parts)
         watchdog.stop()
         return ending
     except Exception as error:
-        ending = ending_of(error)
+        ending, reason = ending_of(error), one_line(error)
+        if ending is LOST_RANK and (hung := watchdog.culprit()):
+            ending, reason = HANG, hung
         if ending is FAILED:
             log.exception("rank %d", ranks.comm.rank)
-        elif ranks.comm.rank == 0 or ending.status == "lost-rank":
-            print(f"error: {one_line(error)}", file=sys.stderr)
+        elif ranks.comm.rank == 0 or ending in (LOST_RANK, HANG):
+            print(f"error: {reason}", file=sys.stderr)
         told = None if isinstance(error, InUse) else folder
-        leave(ending, folder=told, rank=ranks.comm.rank, reason=one_line(error))
+        leave(ending, folder=told, rank=ranks.comm.rank, reason=reason)
 
 
 def _join(config: Config) -> Ranks:
@@ -99,17 +109,15 @@ def _join(config: Config) -> Ranks:
 
 
 def _with_lock(
-    config: Config,
-    opened: OpenManifest,
     folder: Path,
     ranks: Ranks,
     watchdog: Watchdog,
-    asked: Asked,
+    open_parts: Callable[[], tuple[Parts, Progress]],
 ) -> Ending:
     lock = take_lock(folder, comm=ranks.comm)
     try:
         watchdog.start()
-        parts, begin = _open(config, opened, folder, ranks, watchdog, asked)
+        parts, begin = open_parts()
         ending = None
         try:
             ending = _train(parts, begin)
@@ -130,10 +138,12 @@ def _open(
     ranks: Ranks,
     watchdog: Watchdog,
     asked: Asked,
+    *,
+    change: bool,
 ) -> tuple[Parts, Progress]:
     """Build every part, fresh or from the newest checkpoint."""
     comm = ranks.comm
-    _require_same_footage(opened, folder, comm)
+    other, rows = other_footage.is_other(opened, folder, comm, allowed=change), ""
     checkpoints = Checkpointer(folder, config.checkpoint, comm=comm, beat=watchdog.beat)
     networks = setup.build_networks(config, opened.manifest)
     dictionary = setup.build_dictionary(config, opened.manifest, opened.table, comm=comm)
@@ -142,13 +152,15 @@ def _open(
     begin = Progress(0, 0.0)
     if newest is not None:
         saved = checkpoints.open(newest)
-        engine.restore(saved)
-        begin = Progress.of(saved.state)
+        restored, begin = engine.restore(saved), Progress.of(saved.state)
+        if other:
+            other_footage.require_steps(config, opened, begin)
+            rows = other_footage.as_text(restored)
     elif config.begin.latents == "footage":
         with watchdog.patience(3600):
             _begin_at_footage(config, opened, engine)
     # Only now, when nothing can be wrong with the settings any more, is the run this config's.
-    changed = _claim(config, opened, folder, engine)
+    changed = _claim(config, opened, folder, engine) + rows
     telemetry = _telemetry(config, folder, ranks, begin)
     observer = Observer(
         engine, telemetry, folder=folder,
@@ -180,20 +192,6 @@ def _telemetry(config: Config, folder: Path, ranks: Ranks, begin: Progress) -> T
     )
     telemetry.announce(comm.gather_json(telemetry.where))
     return telemetry
-
-
-def _require_same_footage(opened: OpenManifest, folder: Path, comm: Comm) -> None:
-    """Refuse a folder of other footage.
-
-    Raises:
-        UserError: on every rank.
-    """
-    known = comm.gather_json(read_json(folder / RUN_FILE).get("fingerprint"))[0]
-    if known not in (None, opened.manifest.fingerprint):
-        raise UserError(
-            f"{folder}: trained on other footage than {opened.where}; choose another name=..., "
-            "or move the folder away"
-        )
 
 
 def _claim(config: Config, opened: OpenManifest, folder: Path, engine: Engine) -> str:

@@ -41,6 +41,10 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--config", metavar="FILE", help="YAML file of settings")
     made.add_argument("--runs", type=Path, default=RUNS, help="folder of run folders (%(default)s)")
     made.add_argument(
+        "--change-footage", action="store_true",
+        help="resume a run on other footage: what is in both keeps its rows, the rest begins anew",
+    )  # fmt: skip
+    made.add_argument(
         "--dry-run", action="store_true", help="print config, sizes and memory per rank, and leave"
     )
     made.add_argument(
@@ -92,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from trainer.job import run_job  # torch's process group is not needed before
 
         folder = args.runs / run_name(config, opened.manifest.name)
-        return run_job(config, opened, folder=folder).code
+        return run_job(config, opened, folder=folder, change_footage=args.change_footage).code
     except UserError as error:
         if first:
             print(f"error: {error}", file=sys.stderr)

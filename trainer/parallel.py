@@ -28,6 +28,8 @@ from trainer.networks import NavSynth
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 DEEPSPEED = "ACCELERATE_USE_DEEPSPEED"
 """Set by `accelerate launch` where its config asks for DeepSpeed."""
+AMPERE = (8, 0)
+"""The compute capability from which on a GPU has units for bf16 and tf32."""
 
 
 class Ranks(NamedTuple):
@@ -44,12 +46,18 @@ def start(*, threads: int, precision: str, timeout_seconds: float) -> Ranks:
     """Join the process group that the launcher describes; alone without one.
 
     Raises:
-        UserError: mixed precision on a CPU; fewer processes than the launcher was asked for.
+        UserError: mixed precision on a CPU or on a GPU that only imitates it; fewer processes than
+            the launcher was asked for.
     """
     gpu = torch.cuda.is_available()
     if precision != "no" and not gpu:
         raise UserError(
             f"train.precision: {precision} on a CPU is tens of times slower than no; leave it at no"
+        )
+    if precision != "no" and torch.cuda.get_device_capability() < AMPERE:
+        raise UserError(
+            f"train.precision: {precision} needs an Ampere GPU or a newer one, which "
+            f"{torch.cuda.get_device_name()} is not; leave it at no"
         )
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if gpu and local > torch.cuda.device_count():

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from trainer.leaving import HANG, leave
@@ -90,12 +90,27 @@ class Watchdog:
         """Whether the last beat is too long ago."""
         return self._clock() - self._last >= self._limit
 
-    def report(self) -> Path:
-        """Write the stacks of all threads; returns the file."""
+    def culprit(self) -> str:
+        """For a rank whose peer is gone: one line on who hung in this life of the run, after its
+        own stacks are written; "" where nobody did."""
+        if self._thread is None:
+            return ""
+        others = (rank for rank in range(self._world) if rank != self._rank)
+        hung = [rank for rank in others if hang_file(self._folder, rank).exists()]
+        if not hung:
+            return ""
+        line = self._line(f"rank {hung[0]} hung and is gone")
+        with suppress(OSError):
+            self.report(line)
+        return line
+
+    def report(self, line: str = "") -> Path:
+        """Write `line` (by default: how long it was silent) and the stacks of all threads; returns
+        the file."""
         path = hang_file(self._folder, self._rank)
         fresh = path.with_suffix(".tmp")
         with fresh.open("w") as file:
-            file.write(f"{self._line()}\n\n")
+            file.write(f"{line or self._line()}\n\n")
             file.flush()
             faulthandler.dump_traceback(file, all_threads=True)
             file.flush()
@@ -103,11 +118,10 @@ class Watchdog:
         fresh.rename(path)
         return path
 
-    def _line(self) -> str:
-        return (
-            f"rank {self._rank} of {self._world}: no sign of life for {self._limit:g} s, "
-            f"in step {self._step}, phase {self._phase}"
-        )
+    def _line(self, what: str = "") -> str:
+        what = what or f"no sign of life for {self._limit:g} s"
+        place = f"in step {self._step}, phase {self._phase}"
+        return f"rank {self._rank} of {self._world}: {what}, {place}"
 
     def _watch(self) -> None:
         pause = min(1.0, self._usual / 10)

@@ -128,8 +128,8 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_goes_on(
 
 
 HANGS = """
-import sys, time
-from trainer import engine, main
+import os, sys, time
+from trainer import engine, main, watchdog
 from trainer.leaving import ENDINGS, leave
 measure = engine.Engine.measure
 
@@ -139,6 +139,10 @@ def hanging(self, batch, *, step, moves):
     return measure(self, batch, step=step, moves=moves)
 
 engine.Engine.measure = hanging
+if "PATIENT" in os.environ:
+    watchdog.GRACE_SECONDS = 5
+    if os.environ["RANK"] == os.environ["PATIENT"]:
+        watchdog.Watchdog.silent = property(lambda self: False)
 if __name__ == "__main__":
     code = main.main()
     leave(next(ending for ending in ENDINGS if ending.code == code))
@@ -146,20 +150,26 @@ if __name__ == "__main__":
 
 
 @pytest.mark.ranks
-def test_a_rank_that_hangs_ends_the_run_with_its_name(tmp_path: Path, data: Path) -> None:
-    """Rank 1 stops in step 3: both ranks end with code 4 and leave the stacks of all threads."""
+@pytest.mark.parametrize("patient", ["", "0"])
+def test_a_rank_that_hangs_ends_the_run_with_its_name(
+    tmp_path: Path, data: Path, patient: str
+) -> None:
+    """Rank 1 stops in step 3: both ranks end with code 4 and leave the stacks of all threads, also
+    where rank 0 still waits when rank 1 has gone."""
     script = tmp_path / "hangs.py"
     script.write_text(HANGS)
     words = command(tmp_path, data, "train.steps=8", "train.hang_seconds=12", ranks=2)
     place = next(i for i, word in enumerate(words) if word.endswith("trainer/main.py"))
     words[place] = str(script)
-    ended = subprocess.run(words, env=environment(), capture_output=True, text=True, check=False)
+    env = environment() | ({"PATIENT": patient} if patient else {})
+    ended = subprocess.run(words, env=env, capture_output=True, text=True, check=False)
     assert ended.returncode, ended.stderr
     run = tmp_path / "run"
     assert record(run)["status"] == "hang" and record(run)["code"] == 4, ended.stderr
     for rank in (0, 1):
         told = (run / f"hang-rank-{rank}.txt").read_text()
-        assert f"rank {rank} of 2: no sign of life for 12 s, in step 3" in told
+        gone = "rank 1 hung and is gone" if str(rank) == patient else "no sign of life for 12 s"
+        assert f"rank {rank} of 2: {gone}, in step 3" in told
     assert "hanging" in told and "exitcode  : 4" in ended.stderr
 
 

@@ -12,9 +12,11 @@ import pytest
 import torch
 
 from data_shards.errors import UserError
+from data_shards.manifest import read_manifest
 from tests.support.footage import tiny_set
 from tests.support.training import command, environment, launch, tensors, train
 from trainer.main import main
+from trainer.parallel import start
 from trainer.run import open_run
 
 
@@ -139,6 +141,17 @@ def test_bad_settings_end_with_one_line_and_code_2(
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize("precision", ["bf16", "tf32"])
+def test_an_old_gpu_has_no_mixed_precision(monkeypatch: pytest.MonkeyPatch, precision: str) -> None:
+    """A GPU that would imitate it, at a fraction of the speed, is named."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Tesla T4")
+    told = f"train.precision: {precision} needs an Ampere GPU or a newer one, which Tesla T4 is not"
+    with pytest.raises(UserError, match=told):
+        start(threads=1, precision=precision, timeout_seconds=10)
+
+
 def test_missing_footage_is_named(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     """A manifest that is not there, and none at all."""
     assert main([f"data.manifest={tmp_path}/none"]) == 2
@@ -154,6 +167,30 @@ def test_a_run_folder_of_other_footage_is_refused(tmp_path: Path, data: Path) ->
     again = launch(tmp_path, other, "train.steps=4")
     assert again.returncode == 2
     assert "trained on other footage" in again.stderr and again.stderr.count("\n") == 1
+
+
+@pytest.mark.ranks
+def test_videos_come_and_go_and_the_rest_keeps_its_rows(tmp_path: Path) -> None:
+    """With --change-footage a run goes on, on another number of ranks, with one video more and one
+    less; never where no step is left to learn the new one."""
+    sizes = {"identities": 3, "actions": 2, "frames": 6, "size": 32}
+    whole = tiny_set(tmp_path / "whole", **sizes)
+    facts = read_manifest(whole)
+    cell = (facts.identities[2], facts.actions[1])
+    less = tiny_set(tmp_path / "less", **sizes, hold_out=(cell,))
+    assert train(tmp_path, less, "train.steps=4") == 0
+    refused = launch(tmp_path, whole, "train.steps=4", "--change-footage")
+    assert refused.returncode == 2
+    assert "complete at step 4; give it more train.steps" in refused.stderr
+    assert open_run(tmp_path / "run").manifest.clips == 5
+    more = launch(tmp_path, whole, "train.steps=6", "--change-footage", ranks=2)
+    assert more.returncode == 0, more.stderr
+    assert open_run(tmp_path / "run").manifest.clips == 6
+    assert train(tmp_path, less, "train.steps=8", "--change-footage") == 0
+    told = (tmp_path / "run" / "run.json").read_text()
+    for counts in ("5 rows kept, 1 new, 0 gone", "5 rows kept, 0 new, 1 gone"):
+        assert f"; other footage: static: {counts}; transient: {counts}" in told
+    assert train(tmp_path, less, "train.steps=9") == 0
 
 
 def damaged(folder: Path) -> Path:

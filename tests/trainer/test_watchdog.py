@@ -78,3 +78,19 @@ def test_a_watchdog_can_be_stopped_and_switched_off(tmp_path: Path) -> None:
     off.start()
     assert off._thread is None
     off.stop()
+
+
+def test_who_finds_a_peer_gone_says_whether_it_hung(tmp_path: Path) -> None:
+    """Stacks of another rank of this life name the culprit, before one's own patience ends; without
+    them, without a watchdog, or with those of a rank that the run does not have, nobody hung."""
+    dog = Watchdog(tmp_path, hang_seconds=1000, rank=0, world=2)
+    hang_file(tmp_path, 1).touch()
+    assert dog.culprit() == ""
+    dog.start()
+    dog.beat(3, "step")
+    line = "rank 0 of 2: rank 1 hung and is gone, in step 3, phase step"
+    assert dog.culprit() == line
+    assert hang_file(tmp_path, 0).read_text().startswith(f"{line}\n\n")
+    hang_file(tmp_path, 1).rename(hang_file(tmp_path, 2))
+    assert dog.culprit() == ""
+    dog.stop()
