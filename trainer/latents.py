@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from trainer.comm import Comm
-from trainer.latents_config import LatentsConfig, Promise, promise_bytes
+from trainer.latents_config import LatentsConfig, Promise, check_scratch, promise_bytes
 from trainer.lowrank import Basis, find_basis, truncate
 from trainer.prefetch import Prefetcher
 from trainer.projections import project_rows
@@ -65,6 +65,10 @@ class LatentDictionary:
         self.config, self.comm = config, comm
         place = comm.device if device is None else torch.device(device)
         folder = Path(config.scratch) if config.scratch else None
+        check_scratch(
+            config, static_rows=len(keys["static"]), transient_rows=len(keys["transient"]),
+            frames=frames, world=comm.world,
+        )  # fmt: skip
         trails = {"static": (config.static,), "transient": (frames, config.transient)}
         self.tables = {
             kind: ShardedTable(

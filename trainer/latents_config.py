@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+import os
+import shutil
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple
 
 from data_shards.batch import KEY_KINDS
 from data_shards.errors import UserError
 from trainer import ownership
 from trainer.lowrank import LowRankConfig
-from trainer.residence import RESIDENCES
+from trainer.residence import NO_SCRATCH, RESIDENCES
 from trainer.rowfile import record_bytes
 from trainer.rowopt import RULES
 from trainer.table import replicated
@@ -107,3 +110,21 @@ def promise_bytes(
         place["device" if where == "device" else "host"] += 4 * batch * row
         place["saving"] = max(place["saving"], 2 * ownership.depth(count) * row)
     return Promise(**place)
+
+
+def check_scratch(config: LatentsConfig, **sizes: int) -> None:
+    """`UserError` where `latents.scratch` has no room for the rows of all ranks of this machine;
+    `sizes` as in `promise_bytes`."""
+    need = promise_bytes(config, **sizes).disk * int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if not need:
+        return
+    if not config.scratch:
+        raise UserError(NO_SCRATCH)
+    folder = Path(config.scratch)
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free
+    if need > free:
+        raise UserError(
+            f"latents.scratch: {folder} has {free / 1e9:.1f} GB free and the dictionary needs "
+            f"{need / 1e9:.1f} GB; choose another folder"
+        )

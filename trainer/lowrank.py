@@ -10,13 +10,15 @@ singular vectors are a basis (M, rho), and rows are projected on it when they ar
 
 Sums and QRs follow one fixed binary tree over the 64 pages. A rank reduces the largest whole
 subtrees of its pages, the few nodes that are left are gathered, and every rank finishes the same
-tree: the same bits for every number of ranks.
+tree with one thread, since how threads share a product shows in its last bits: the same bits for
+every number of ranks, and of cores for each.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -79,14 +81,27 @@ def truncate(transient_BTM: torch.Tensor, rank: int) -> torch.Tensor:
 
 
 def find_basis(table: ShardedTable, *, rank: int, method: str) -> Basis:
-    """Top `rank` right singular vectors of the table seen as (N T, M); the same on every rank."""
+    """Top `rank` right singular vectors of the table seen as (N T, M); the same bits on every rank,
+    however many threads each has."""
     comm = table.comm
     before, start = sum(comm.bytes_sent.values()), time.perf_counter()
-    singular, vectors = METHODS[method](table)
+    with one_thread():
+        singular, vectors = METHODS[method](table)
     rank = min(rank, vectors.shape[1])
     vectors = fix_signs(vectors[:, :rank]).contiguous()
     sent = sum(comm.bytes_sent.values()) - before
     return Basis(vectors, singular, method, sent, time.perf_counter() - start)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Have torch compute with one thread in the body, then with as many as before."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def fix_signs(vectors_MR: torch.Tensor) -> torch.Tensor:

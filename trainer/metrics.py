@@ -72,7 +72,7 @@ SECTIONS: dict[str, tuple[Metric, ...]] = {
         Metric("navsynth_shard_read_bytes_total", COUNTER, "Bytes of shards read, all ranks."),
         Metric("navsynth_shard_retries_total", COUNTER, "Reads of shards that were tried again, all ranks."),
         Metric("navsynth_clips_read_total", COUNTER, "Clips that loaders delivered, all ranks."),
-        Metric("navsynth_clips_damaged_total", COUNTER, "Clips whose bytes did not match, all ranks."),
+        Metric("navsynth_clips_damaged_total", COUNTER, "Distinct clips whose bytes did not match, found by any rank."),
         Metric("navsynth_shards_quarantined", GAUGE, "Shards with clips that are left out."),
         Metric("navsynth_communication_bytes_total", COUNTER, "Bytes that ranks gave to other ranks, whatever the way; kind: gradients, weights (ZeRO), exchange (rows), sum, ...", ("kind",)),
     ),

@@ -36,7 +36,6 @@ SUMS = {
     "bytes": "navsynth_shard_read_bytes_total",
     "retries": "navsynth_shard_retries_total",
     "clips": "navsynth_clips_read_total",
-    "damaged": "navsynth_clips_damaged_total",
 }
 """Figures of ranks that are added up, and where the sums go."""
 BY_RANK = {
@@ -48,8 +47,6 @@ BY_RANK = {
     "gpu_utilisation": "navsynth_gpu_utilisation_ratio",
 }
 """Figures that are shown for each rank."""
-NAMED_SHARDS = 64
-"""Damaged shards that a rank names at most."""
 
 
 def node_name() -> str:
@@ -72,6 +69,8 @@ class Observer:
         self._rare: dict[str, float] = {}
         self._norms: dict[str, float] = {}
         self._evaluated_at = 0
+        self._damaged: set[int] = set()
+        """Clips that some rank has found damaged; the same on all ranks."""
         self.spent = 0.0
         """Seconds of this rank's training that went into telemetry."""
         startup = vitals.age_seconds() or 0.0
@@ -147,8 +146,10 @@ class Observer:
             phases, wall = engine.phases.take(), start - self._lap
             everyone = self._comm.gather_json(self._figures(stream, phases, wall))
             self._lap, self._steps = start, 0
+            self._damaged.update(clip for figures in everyone for clip in figures["damaged"])
             values = self._values(measured, terms, everyone, factor, phases, wall)
-            self._show(everyone)
+            shards = {int(stream.opened.table["shard"][clip]) for clip in self._damaged}
+            self._show(everyone, shards=len(shards))
             self.telemetry.step(step, values, seconds=seconds, done=min(done, 1.0))
         self.spent += time.perf_counter() - start
         self.telemetry.show("navsynth_telemetry_seconds_total", self.spent)
@@ -156,7 +157,6 @@ class Observer:
     def _figures(self, stream: Stream, phases: Mapping[str, float], wall: float) -> dict[str, Any]:
         """What this rank hands over; counts are since its start."""
         counters, dictionary = stream.counters(), self.engine.dictionary
-        shards = {int(stream.opened.table["shard"][d.clip]) for d in stream.damaged}
         steps = max(1, self._steps)
         return {
             "node": self._node,
@@ -165,11 +165,18 @@ class Observer:
             "wait_seconds": counters.wait_seconds,
             "queue": counters.queue_depth,
             **{name: getattr(counters, name) for name in SUMS},
-            "shards": sorted(shards)[:NAMED_SHARDS],
+            "damaged": self._new_damage(stream),
             "rows": {kind: table.touched for kind, table in dictionary.tables.items()},
             "sent": dict(self._comm.bytes_sent),
             **vitals.process_figures(self.engine.ranks.device),
         }
+
+    def _new_damage(self, stream: Stream) -> list[int]:
+        """Clips that this rank has to tell of: damaged, and not known to all ranks yet. Where
+        footage is in memory, every rank knows of all damage and the first one tells."""
+        if stream.resident is not None and self._comm.rank:
+            return []
+        return sorted({int(damage.clip) for damage in stream.damaged} - self._damaged)
 
     def _values(
         self, measured: Measured, terms: torch.Tensor, everyone: list[dict[str, Any]],
@@ -194,6 +201,7 @@ class Observer:
             "loader/wait_seconds": mine["wait_seconds"],
             "loader/queue": mine["queue"],
             **{f"shards/{name}": sum(f[name] for f in everyone) for name in SUMS},
+            "shards/damaged": len(self._damaged),
         }
         basis = self.engine.dictionary.basis
         if basis is not None and len(basis.singular_M):
@@ -211,8 +219,9 @@ class Observer:
         spent["idle"] += max(0.0, wall - sum(phases.values()))
         return spent
 
-    def _show(self, everyone: list[dict[str, Any]]) -> None:
-        """Ranks of this node, on its speaker; what ranks have in common, on rank 0."""
+    def _show(self, everyone: list[dict[str, Any]], *, shards: int) -> None:
+        """Ranks of this node, on its speaker; what ranks have in common, on rank 0. `shards` have
+        damaged clips."""
         show = self.telemetry.show
         for rank, figures in enumerate(everyone):
             if figures["node"] != self._node:
@@ -229,14 +238,14 @@ class Observer:
             return
         for name, metric in SUMS.items():
             show(metric, sum(figures[name] for figures in everyone))
+        show("navsynth_clips_damaged_total", len(self._damaged))
+        show("navsynth_shards_quarantined", shards)
         for table in everyone[0]["rows"]:
             rows = sum(figures["rows"][table] for figures in everyone)
             show("navsynth_rows_touched_total", rows, table=table)
         for kind in sorted({kind for figures in everyone for kind in figures["sent"]}):
             sent = sum(figures["sent"].get(kind, 0) for figures in everyone)
             show("navsynth_communication_bytes_total", sent, kind=kind)
-        shards = {shard for figures in everyone for shard in figures["shards"]}
-        show("navsynth_shards_quarantined", len(shards))
         self._show_codes()
         if self._due("rare"):
             self._show_rare()

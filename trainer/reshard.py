@@ -96,13 +96,27 @@ def _match(table: ShardedTable, reader: Reader) -> tuple[int, int]:
 
 
 def _owned_sorted(table: ShardedTable) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows of this rank and their keys, by key; UserError on all ranks where two keys are equal."""
     empty = [torch.empty(0, dtype=torch.int64)]
     pages = table.pages
     rows = torch.cat([*empty, *(ownership.page_rows(page, table.count) for page in pages)])
     keys, order = torch.cat([*empty, *(table.page_keys(page) for page in pages)]).sort()
-    if len(keys) and bool((keys[1:] == keys[:-1]).any()):
-        raise UserError(f"{table.name} table: two rows have the same key; keys must be distinct")
+    _require_distinct(table, keys)
     return rows[order], keys
+
+
+def _require_distinct(table: ShardedTable, keys: torch.Tensor) -> None:
+    """Refuse on every rank alike where two rows share a key. Equal keys are sent to one rank, so
+    that rows of different ranks are compared, too; a replicated table is whole on each."""
+    comm = table.comm
+    if not table.replicated:
+        judge = keys.remainder(comm.world)
+        sizes = judge.bincount(minlength=comm.world).tolist()
+        parts = keys[judge.argsort(stable=True)].split(sizes)
+        keys = torch.cat(comm.exchange(parts)).sort().values
+    twice = torch.tensor([int((keys[1:] == keys[:-1]).any())])
+    if int(comm.max_(twice)):
+        raise UserError(f"{table.name} table: two rows have the same key; keys must be distinct")
 
 
 def _fill(

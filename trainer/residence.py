@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 import mmap
-import shutil
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,11 +18,12 @@ from pathlib import Path
 import torch
 
 from data_shards.errors import UserError
-from trainer.rowfile import Field, RowFile, record_bytes
+from trainer.rowfile import Field, RowFile
 
 RESIDENCES = ("device", "host", "disk")
 HUGE = 2 << 20
 """Bytes of a huge page; tables in host memory are laid out in them."""
+NO_SCRATCH = "latents.residence: disk needs a scratch folder; give latents.scratch"
 INIT_BLOCK = 1 << 18
 """Elements drawn at once: a bound on memory, without effect on the draws."""
 
@@ -107,7 +107,10 @@ class Store:
         self._copies: torch.cuda.Stream | None = None
         self._ready = torch.zeros(slots, dtype=torch.bool)
         if residence == "disk":
-            self._file = self._open_file(folder)
+            if folder is None:
+                raise UserError(NO_SCRATCH)
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file = RowFile(folder, self.fields, slots)
         elif residence == "host" or device.type == "cpu":
             self._tensors = {name: _host_table(slots, f) for name, f in self.fields.items()}
         else:
@@ -116,19 +119,6 @@ class Store:
                 for name, f in self.fields.items()
             }
         self.reset_()
-
-    def _open_file(self, folder: Path | None) -> RowFile:
-        if folder is None:
-            raise UserError("latents.residence: disk needs a scratch folder; give latents.scratch")
-        folder.mkdir(parents=True, exist_ok=True)
-        need = self.slots * record_bytes(sum(f.row_bytes for f in self.fields.values()))
-        free = shutil.disk_usage(folder).free
-        if need > free:
-            raise UserError(
-                f"latents.scratch: {folder} has {free / 1e9:.1f} GB free and the dictionary needs "
-                f"{need / 1e9:.1f} GB; choose another folder"
-            )
-        return RowFile(folder, self.fields, self.slots)
 
     def reset_(self) -> None:
         """Every row as it was in the beginning."""
@@ -189,3 +179,9 @@ class Store:
         """Bring rows from disk into the system's cache; safe beside another thread's work."""
         if self._file is not None:
             self._file.fetch(slots[self._ready.index_select(0, slots)])
+
+    def sync(self) -> None:
+        """Have rows in a file written to the disk, so that what got lost on the way is told; safe
+        beside another thread's work."""
+        if self._file is not None:
+            self._file.sync()

@@ -90,6 +90,17 @@ class RowFile:
             at = slot * self.record
             os.posix_fadvise(self._file.fileno(), at, self._used, os.POSIX_FADV_WILLNEED)
 
+    def sync(self) -> None:
+        """Wait until all that was stored is on the disk: the system tells of a write that failed
+        once, and here, and would give old bytes for it later."""
+        try:
+            os.fdatasync(self._file.fileno())
+        except OSError as error:
+            raise UserError(
+                f"latents.scratch: {self._folder}: rows of the dictionary could not be written: "
+                f"{error.strerror}; resume from the last checkpoint, with another folder"
+            ) from error
+
     def _first(self, names: Collection[str]) -> dict[str, Field]:
         """Fields of these names, which must be the first ones of the record."""
         first = dict(islice(self._fields.items(), len(names)))

@@ -2,8 +2,9 @@
 
 `Snapshot.pages()` reads a rank's pages one after another, in a thread of its own if wished. The
 table calls `keep` before it overwrites rows; rows that the reader has not reached yet are set
-aside as they were and put into the picture when it gets there. A step therefore waits for one
-block of rows at most, and memory grows by the rows that training touches meanwhile.
+aside as they were, by block, and put into the picture when it gets there. A step therefore waits
+for one block of rows at most, and memory grows by the rows that training touches before they are
+read.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import torch
 
 from trainer.residence import Store
 
-BLOCK = 1024
+BLOCK_BYTES = 4 << 20
+"""What is read at once; a step waits for so much at most."""
 
 
 class Snapshot:
@@ -27,26 +29,42 @@ class Snapshot:
         """`sizes`: rows per page, ascending; page p fills slots from `(p - first) * depth`."""
         self._store, self._lock = store, lock
         self._sizes, self._first, self._depth = sizes, first, depth
-        self._next = 0
+        row = sum(field.row_bytes for field in store.fields.values())
+        self._block = max(1, BLOCK_BYTES // row)
         self._kept = torch.zeros(store.slots, dtype=torch.bool)
-        self._aside: list[tuple[torch.Tensor, dict[str, torch.Tensor]]] = []
+        self._aside: dict[int, list[tuple[torch.Tensor, dict[str, torch.Tensor]]]] = {}
+        """Slots and rows by the number of their block, until it is read."""
+        # A replicated table holds pages that other ranks save: nobody here reads them.
+        pages = [page - first for page in sizes]
+        self._next, self._end = (pages[0] * depth, (pages[-1] + 1) * depth) if pages else (0, 0)
         self.done = False
 
     def keep(self, slots: torch.Tensor) -> None:
         """Set aside what is about to be overwritten. The caller holds the lock."""
         if self.done:
             return
-        late = slots[(slots >= self._next) & ~self._kept[slots]]
-        if len(late):
-            rows = self._store.read(late)
-            self._aside.append((late, {name: t.cpu() for name, t in rows.items()}))
-            self._kept[late] = True
+        late = (slots >= self._next) & (slots < self._end) & ~self._kept[slots]
+        slots = slots[late]
+        if not len(slots):
+            return
+        rows = {name: t.cpu() for name, t in self._store.read(slots).items()}
+        self._kept[slots] = True
+        numbers = self._numbers(slots)
+        order = numbers.argsort(stable=True)
+        blocks, counts = numbers[order].unique_consecutive(return_counts=True)
+        sizes = counts.tolist()
+        columns = [tensor[order].split(sizes) for tensor in (slots, *rows.values())]
+        for block, *parts in zip(blocks.tolist(), *columns, strict=True):
+            # Copies: what is left of a step's rows would hold the memory of all of them.
+            own, *values = (part.clone() for part in parts)
+            self._aside.setdefault(block, []).append((own, dict(zip(rows, values, strict=True))))
 
     def pages(self) -> Iterator[tuple[int, dict[str, torch.Tensor]]]:
         """Each page's number and fields (rows of the page, ...), in host memory."""
         try:
             for page, size in self._sizes.items():
                 yield page, self._page((page - self._first) * self._depth, size)
+            self._store.sync()  # last: rows that training moves meanwhile are no longer kept
         finally:
             with self._lock:
                 self.done = True
@@ -57,22 +75,26 @@ class Snapshot:
             name: torch.empty(size, *field.trail, dtype=field.dtype)
             for name, field in self._store.fields.items()
         }
-        for at in range(0, size, BLOCK):
-            slots = torch.arange(start + at, start + min(size, at + BLOCK))
+        for at in range(0, size, self._block):
+            slots = torch.arange(start + at, start + min(size, at + self._block))
             block = self._read(slots)
             for name, tensor in whole.items():
                 tensor[at : at + len(slots)] = block[name]
         return whole
 
     def _read(self, slots: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Rows of one block; what was set aside of it is given up."""
+        number, first = int(self._numbers(slots[:1])), int(slots[0])
         with self._lock:
             block = {name: t.cpu() for name, t in self._store.read(slots).items()}
-            self._next = int(slots[-1]) + 1
-            if not bool(self._kept[slots].any()):
-                return block
-            low, high = int(slots[0]), self._next
-            for kept, rows in self._aside:
-                mine = (kept >= low) & (kept < high)
-                for name, tensor in block.items():
-                    tensor[kept[mine] - low] = rows[name][mine]
+            self._next = first + len(slots)
+            aside = self._aside.pop(number, [])
+        for kept, rows in aside:
+            for name, tensor in block.items():
+                tensor[kept - first] = rows[name]
         return block
+
+    def _numbers(self, slots: torch.Tensor) -> torch.Tensor:
+        """Numbers of the blocks that slots (n,) lie in; those of a page follow each other."""
+        each = -(-self._depth // self._block)
+        return slots // self._depth * each + slots % self._depth // self._block

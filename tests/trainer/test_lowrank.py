@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import torch
 
 from data_shards.errors import UserError
 from tests.support.dictionaries import contents, make, train
 from tests.support.ranks import run_ranks
+from trainer import lowrank
 from trainer.comm import Comm
 from trainer.lowrank import LowRankConfig, find_basis, fix_signs, subtrees, truncate
 from trainer.ownership import PAGES, pages_of
 
 METHODS = ("gather", "gram", "tsqr")
 COUNTS = (3, 131, 700)
+WIDE_PAGES, WIDE_ROWS = (0, 21, 63), 300
 
 
 def spectrum(count: int) -> torch.Tensor:
@@ -74,6 +80,67 @@ def test_ranks_agree_bit_for_bit(world: int, alone: dict) -> None:
         for method in METHODS:
             for kind, rows in alone["trained", method].items():
                 assert torch.equal(out["trained", method][kind], rows)
+
+
+def wide_rows(page: int, count: int) -> torch.Tensor:
+    """Rows of a page of the wide table, more than a chunk, on three pages; none on the others."""
+    if page not in WIDE_PAGES:
+        return torch.empty(0, dtype=torch.int64)
+    return torch.arange(WIDE_ROWS) + WIDE_ROWS * WIDE_PAGES.index(page)
+
+
+def wide_bases(comm: Comm, threads: tuple[int, ...]) -> dict:
+    """Directions of rows (16, 200), found while this rank has so many threads."""
+    draw = torch.Generator().manual_seed(5)
+    values = torch.randn(len(WIDE_PAGES) * WIDE_ROWS, 16, 200, generator=draw)
+    values *= 0.97 ** torch.arange(200)
+    table: Any = SimpleNamespace(
+        comm=comm, count=0, trail=(16, 200), own_pages=pages_of(comm.rank, comm.world),
+        slots=lambda rows: rows, read=lambda slots, names: {"value": values[slots]},
+    )  # fmt: skip
+    torch.set_num_threads(threads[comm.rank])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lowrank, "page_rows", wide_rows)
+        found = {method: find_basis(table, rank=20, method=method) for method in METHODS}
+    assert torch.get_num_threads() == threads[comm.rank]
+    return {method: (basis.vectors_MR, basis.singular_M) for method, basis in found.items()}
+
+
+@pytest.mark.ranks
+def test_threads_do_not_show_in_the_bits() -> None:
+    """Pages of several chunks of the golf set's rows give the same bits on one rank with one and
+    three threads, and on two ranks with different numbers of them."""
+    assert WIDE_ROWS > lowrank.CHUNK
+    (want,) = run_ranks(wide_bases, 1, (1,))
+    for threads in ((3,), (2, 3)):
+        for found in run_ranks(wide_bases, len(threads), threads):
+            for method in METHODS:
+                for mine, theirs in zip(found[method], want[method], strict=True):
+                    assert torch.equal(mine, theirs), (threads, method)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_search_has_one_thread(monkeypatch: pytest.MonkeyPatch, fails: bool) -> None:
+    """Torch computes with one thread in a search, and with as many as before it afterwards, also
+    where the search fails."""
+    seen = []
+
+    def method(table: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        seen.append(torch.get_num_threads())
+        if fails:
+            raise RuntimeError("a rank is lost")
+        return torch.ones(2), torch.eye(2, dtype=torch.float64)
+
+    monkeypatch.setitem(lowrank.METHODS, "seen", method)
+    table: Any = SimpleNamespace(comm=Comm())
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        with pytest.raises(RuntimeError, match=r"^a rank is lost$") if fails else nullcontext():
+            find_basis(table, rank=1, method="seen")
+        assert (seen, torch.get_num_threads()) == ([1], 3)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_rows_read_have_the_rank(alone: dict) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from data_shards.stream import DataConfig, make_plan, open_manifest
 from tests.support.footage import tiny_set
 from tests.support.gateway import gateway
-from tests.support.training import train
+from tests.support.training import launch, train
 from trainer.metrics import METRICS, series
 
 
@@ -55,3 +57,27 @@ def test_a_second_life_knows_the_first(tmp_path: Path) -> None:
     absent = {m.name for m in METRICS} - {m.name for m in METRICS for n in series(m)
               if any(n == key[0] for key in seen)}  # fmt: skip
     assert absent == {"navsynth_gpu_utilisation_ratio", "navsynth_rank_energy_ratio"}
+
+
+@pytest.mark.ranks
+@pytest.mark.parametrize(
+    "words", [(), ("data.cache_mib=0", "begin.latents=random")], ids=["memory", "streamed"]
+)
+def test_a_damaged_clip_is_counted_once(tmp_path: Path, words: tuple[str, ...]) -> None:
+    """Known to both ranks from the start, or met by one after the other in different epochs, it is
+    one clip in every line of the log, and in the report."""
+    data = tiny_set(tmp_path / "set", identities=3, actions=2, frames=6, size=32)
+    shard = min(data.glob("*.tar"))
+    raw = bytearray(shard.read_bytes())
+    raw[700] ^= 1
+    shard.write_bytes(raw)
+    plan = make_plan(open_manifest(str(data)), DataConfig(), seed=0, batch=6)
+    places = {plan.batch(step).clip_B.tolist().index(0) // 3 for step in range(12)}
+    assert places == {0, 1}, "both ranks meet clip 0"
+    words = (*words, "train.steps=12", "schedule.clips=6", "data.on_damage=quarantine")
+    ended = launch(tmp_path, data, *words, ranks=2)
+    assert ended.returncode == 0, ended.stderr
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["shards/damaged"] for line in lines] == [1, 1, 1]
+    told = (tmp_path / "run" / "report.html").read_text()
+    assert "Damaged clips, left out of training: 1. Copy their shards again." in told

@@ -10,7 +10,7 @@ import torch
 from data_shards.errors import UserError
 from tests.support.dictionaries import ROWS, contents, make, train
 from tests.support.ranks import run_ranks
-from trainer import snapshot
+from trainer import ownership, snapshot
 from trainer.comm import Comm
 from trainer.lowrank import LowRankConfig
 from trainer.reshard import saved_rows
@@ -135,10 +135,34 @@ def test_wrong_checkpoints_are_refused(saved: dict[int, dict]) -> None:
         twice.restore(pages)
 
 
+def refused(comm: Comm, pages: dict, names: list[int], kib: int) -> str:
+    rows = {"static": 5, "transient": names}
+    dictionary = make(comm, rows=rows, replicate_kib=kib)
+    try:
+        dictionary.restore(pages.__getitem__)
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.ranks
+@pytest.mark.parametrize("places", [(1, 65), (0, 63)], ids=["one rank", "two ranks"])
+@pytest.mark.parametrize(("world", "kib"), [(1, 0), (2, 0), (3, 0), (2, 64)])
+def test_two_rows_of_one_key_are_refused_by_all_ranks(
+    world: int, kib: int, places: tuple[int, int], saved: dict[int, dict]
+) -> None:
+    """Whichever ranks own the two rows, every rank raises the same error, and none waits."""
+    names = list(range(131))
+    names[places[1]] = names[places[0]]
+    told = run_ranks(refused, world, saved[1]["momentum"], names, kib, timeout=60)
+    message = "transient table: two rows have the same key; keys must be distinct"
+    assert told == [message] * world
+
+
 @pytest.mark.parametrize("where", ["device", "host"])
 def test_a_snapshot_is_of_one_moment(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pages read between and beside steps are those of the moment the snapshot was taken."""
-    monkeypatch.setattr(snapshot, "BLOCK", 2)
+    monkeypatch.setattr(snapshot, "BLOCK_BYTES", 300)  # two transient rows
     dictionary = make(Comm(), residence=where)
     train(dictionary, Comm(), last=4)
     want = {name: tensor.clone() for name, tensor in dictionary.export()}
@@ -160,6 +184,30 @@ def test_a_snapshot_is_of_one_moment(where: str, monkeypatch: pytest.MonkeyPatch
     thread.join()
     assert all(torch.equal(beside[name], tensor) for name, tensor in now.items())
     assert any(not torch.equal(now[name], tensor) for name, tensor in dictionary.export())
+
+
+@pytest.mark.parametrize("pages", [range(64), range(10, 20)])
+def test_rows_set_aside_go_as_they_are_read(pages: range, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of the pages that are read are held until their block is, each block's in memory of its
+    own, and no longer; the picture shows what was overwritten."""
+    monkeypatch.setattr(snapshot, "BLOCK_BYTES", 300)  # two transient rows
+    table = make(Comm()).tables["transient"]
+    sizes = {page: len(table.page_keys(page)) for page in pages}
+    picture = snapshot.Snapshot(table.store, table.lock, sizes, table.pages.start, table.depth)
+    slots = table.slots(torch.arange(table.count))
+    want = table.read(slots)
+    picture.keep(slots)
+    table.store.write_(slots, {name: torch.zeros_like(rows) for name, rows in want.items()})
+    left = sum(sizes.values())
+    for page, fields in picture.pages():
+        left -= sizes[page]
+        aside = [part for parts in picture._aside.values() for part in parts]
+        assert sum(len(kept) for kept, _ in aside) == left
+        tensors = [tensor for kept, rows in aside for tensor in (kept, *rows.values())]
+        assert all(tensor.untyped_storage().nbytes() == tensor.nbytes for tensor in tensors)
+        mine = ownership.page_rows(page, table.count)
+        assert all(torch.equal(tensor, want[name][mine]) for name, tensor in fields.items())
+    assert left == 0 and picture.done
 
 
 def test_low_rank_may_be_turned_on_later(saved: dict[int, dict]) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,9 +15,9 @@ from tests.support.dictionaries import contents, make, train
 from tests.support.footage import tiny_set
 from tests.support.ranks import run_ranks
 from tests.support.training import train as training
-from trainer import residence, rowfile
+from trainer import latents_config, residence, rowfile
 from trainer.comm import Comm
-from trainer.latents import LatentDictionary, Latents
+from trainer.latents import LatentDictionary, Latents, LatentsConfig
 from trainer.residence import initial_rows
 
 
@@ -135,12 +137,23 @@ def test_rows_of_a_file_come_in_any_order(
         file.read(torch.tensor([0]), ("steps",))
 
 
-def test_disk_without_room_is_refused(tmp_path: Path) -> None:
-    """No scratch folder, or one that is too small, is said before training."""
+def test_disk_without_room_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No scratch folder, or one that is too small for both tables of all ranks of the machine, is
+    said before training."""
     with pytest.raises(UserError, match=r"latents\.scratch"):
         make(Comm(), residence="disk")
     with pytest.raises(UserError, match=r"GB free and the dictionary needs .* GB"):
         make(Comm(), residence="disk", scratch=str(tmp_path), transient=1 << 40)
+    sizes = {"static_rows": 5, "transient_rows": 7, "frames": 3}
+    config = LatentsConfig(residence="disk", scratch=str(tmp_path))
+    need = latents_config.promise_bytes(config, **sizes).disk
+    room = SimpleNamespace(free=4 * need - 1)
+    monkeypatch.setattr(latents_config.shutil, "disk_usage", lambda _: room)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    latents_config.check_scratch(config, **sizes)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    with pytest.raises(UserError, match=r"GB free and the dictionary needs .* GB"):
+        latents_config.check_scratch(config, **sizes)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
@@ -153,6 +166,22 @@ def test_a_disk_that_fills_up_is_named(tmp_path: Path) -> None:
         store._file._file = full  # type: ignore[assignment]
         with pytest.raises(UserError, match=r"latents\.scratch: .* is full"):
             dictionary.assign("static", torch.zeros(5, 4))
+
+
+def test_a_snapshot_of_rows_that_were_not_written_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The system tells of a lost write only when it is asked: a snapshot asks before it ends."""
+
+    def fails(_: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    dictionary = make(Comm(), residence="disk", scratch=str(tmp_path))
+    monkeypatch.setattr(rowfile.os, "fdatasync", fails)
+    with pytest.raises(
+        UserError, match=r"latents\.scratch: .*: rows .* could not be written: Input/output error; "
+    ):
+        list(dictionary.snapshot())
 
 
 def test_an_error_of_the_fetching_thread_is_raised(

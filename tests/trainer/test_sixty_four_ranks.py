@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import resource
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,13 @@ import pytest
 import torch
 
 from data_shards.plan import Plan, rank_slots
+from tests.support.dictionaries import contents, make, train
 from trainer import ownership
+from trainer.checkpoint import CheckpointConfig, Checkpointer
 from trainer.comm import Comm
 from trainer.latents import LatentDictionary, LatentsConfig
 from trainer.links import connect
+from trainer.lowrank import LowRankConfig
 from trainer.table import ShardedTable, TableSpec
 
 WORLD, CLIPS, BATCH = 64, 583_508, 1000
@@ -98,13 +102,21 @@ def many_files() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_sixty_four_ranks_of_one_machine_meet_and_talk(many_files: None) -> None:
-    """64 real ends of links, as threads: each is connected to all others, and every rank gets from
-    every other what was meant for it; the rows of a batch fit through."""
-    told: list[list[Any]] = [[None] * WORLD, [None] * WORLD]
-    barrier = threading.Barrier(WORLD)
+class Linked(Comm):
+    """One of many ranks that are threads of this process, with real links to all others."""
 
-    def talk(rank: int) -> bool:
+    def __init__(self, rank: int, world: int, gather: Callable[[Any], list[Any]]) -> None:
+        super().__init__()
+        self.rank, self.world = rank, world
+        self.links = connect(rank, world, gather, timeout_seconds=120)
+
+
+def together(world: int, task: Callable[[Comm], Any]) -> list[Any]:
+    """What a task gives on each of so many ranks, by rank."""
+    told: list[list[Any]] = [[None] * world, [None] * world]
+    barrier = threading.Barrier(world)
+
+    def one(rank: int) -> Any:
         calls = iter(told)
 
         def gather(value: Any) -> list[Any]:
@@ -113,15 +125,64 @@ def test_sixty_four_ranks_of_one_machine_meet_and_talk(many_files: None) -> None
             barrier.wait(120)
             return slots
 
-        links = connect(rank, WORLD, gather, timeout_seconds=120)
-        assert links is not None and links.world == WORLD
-        good = True
+        comm = Linked(rank, world, gather)
+        assert comm.links is not None and comm.links.world == world
+        try:
+            found = task(comm)
+            barrier.wait(120)
+            return found
+        finally:
+            comm.links.close()
+
+    with ThreadPoolExecutor(world) as pool:
+        return list(pool.map(one, range(world)))
+
+
+def test_sixty_four_ranks_of_one_machine_meet_and_talk(many_files: None) -> None:
+    """64 real ends of links, as threads: each is connected to all others, and every rank gets from
+    every other what was meant for it; the rows of a batch fit through."""
+
+    def talk(comm: Comm) -> bool:
+        assert comm.links is not None
+        rank, good = comm.rank, True
         for size in (1, 8, 64):
-            got = links.exchange([f"{rank}>{to},".encode() * size for to in range(WORLD)])
+            got = comm.links.exchange([f"{rank}>{to},".encode() * size for to in range(WORLD)])
             good &= got == [f"{other}>{rank},".encode() * size for other in range(WORLD)]
-        barrier.wait(120)
-        links.close()
         return good
 
-    with ThreadPoolExecutor(WORLD) as pool:
-        assert list(pool.map(talk, range(WORLD))) == [True] * WORLD
+    assert together(WORLD, talk) == [True] * WORLD
+
+
+def test_sixty_four_ranks_step_search_save_and_three_go_on(
+    many_files: None, tmp_path: Path
+) -> None:
+    """A dictionary on 64 ranks, most of them without a clip and some without a row, takes the steps
+    and finds the directions of one rank, bit for bit; its checkpoint comes back on three."""
+    low = LowRankConfig(rank=2, scope="dictionary", every=2)
+
+    def steps(comm: Comm) -> tuple[dict[str, torch.Tensor], Path | None]:
+        dictionary = make(comm, low_rank=low)
+        train(dictionary, comm, last=4)
+        checkpoints = Checkpointer(tmp_path / str(comm.world), CheckpointConfig(), comm=comm)
+        path = checkpoints.save(4, common={}, own=dictionary.snapshot(), state={})
+        checkpoints.close()
+        return contents(dictionary), path
+
+    def back(comm: Comm) -> dict[str, torch.Tensor]:
+        dictionary = make(comm, low_rank=low)
+        checkpoints = Checkpointer(tmp_path / str(WORLD), CheckpointConfig(), comm=comm)
+        newest = checkpoints.latest()
+        assert newest is not None
+        dictionary.restore(checkpoints.open(newest).read)
+        train(dictionary, comm, first=4, last=6)
+        checkpoints.close()
+        return contents(dictionary)
+
+    alone, _ = steps(Comm())
+    for found, path in together(WORLD, steps):
+        assert path is not None and path.is_dir()
+        assert all(torch.equal(found[kind], rows) for kind, rows in alone.items())
+    straight = make(Comm(), low_rank=low)
+    train(straight, Comm(), last=6)
+    for found in together(3, back):
+        assert all(torch.equal(found[kind], rows) for kind, rows in contents(straight).items())
