@@ -77,6 +77,8 @@ class Cost(NamedTuple):
     memory: dict[str, float]
     storage: dict[str, float]
     hours_per_pass: float
+    passes: int
+    """That the preset asks for."""
 
 
 def flops_per_clip(config: Config, footage: Footage, *, moves: frozenset[str] = EVERYTHING) -> int:
@@ -156,15 +158,19 @@ def cost(config: Config, footage: Footage, machine: Machine, *, ranks: int) -> C
             "checkpoint": rows * (2 if width.optimiser == "momentum" else 3),
         },
         hours_per_pass=footage.clips / speed.clips * step / 3600,
+        passes=speed.passes,
     )  # fmt: skip
 
 
-def measured(machine: Machine, lines: list[dict[str, Any]]) -> Machine:
-    """A machine with what benchmarks found in the place of what was assumed."""
+def measured(
+    machine: Machine, footage: Footage, lines: list[dict[str, Any]]
+) -> tuple[Machine, Footage]:
+    """A machine and footage with what benchmarks found in the place of what was assumed."""
     for line in lines:
         known = {key: float(line[key]) for key in Machine._fields if line.get(key)}
         machine = machine._replace(**known)
-    return machine
+        footage = footage._replace(clip_bytes=float(line.get("clip_bytes", footage.clip_bytes)))
+    return machine, footage
 
 
 def read_figures(paths: list[Path]) -> list[dict[str, Any]]:
@@ -194,6 +200,9 @@ def table(costs: list[Cost]) -> str:
         **{f"{name}, GiB in all": [f"{c.storage[name] / gib:.1f}" for c in costs]
            for name in costs[0].storage},
         "hours a pass": [f"{c.hours_per_pass:.3f}" for c in costs],
+        f"hours of {costs[0].passes} passes": [
+            f"{c.passes * c.hours_per_pass:.1f}" for c in costs
+        ],
     }  # fmt: skip
     head = ["", *(f"{c.ranks} ranks" for c in costs)]
     lines = [head, ["---"] * len(head), *([name, *cells] for name, cells in rows.items())]
@@ -212,11 +221,12 @@ def main(argv: list[str] | None = None) -> int:
     try:
         words = ["preset=golf", "schedule.clips=512", "latents.residence=host", *args.words]
         config = resolve(words)
-        machine = measured(MACHINES[args.machine], read_figures(args.figures))
+        lines = read_figures(args.figures)
+        machine, footage = measured(MACHINES[args.machine], GOLF, lines)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    costs = [cost(config, GOLF, machine, ranks=ranks) for ranks in args.ranks]
+    costs = [cost(config, footage, machine, ranks=ranks) for ranks in args.ranks]
     print(table(costs))
     figures = {"machine": machine._asdict(), "costs": [c._asdict() for c in costs]}
     print(json.dumps({"benchmark": "cost", **figures}))

@@ -245,6 +245,7 @@ def main(argv: list[str] | None = None) -> int:
         "footage": "weizmann_strips" if strips else "synthetic",
         "lowest_ratio": min(row.ratio for row in rows),
         "wait_share": share,
+        "loader": max(row.ours for row in rows if row.codec == "jpg"),
         "rows": [row._asdict() for row in rows],
         **describe(),
     }

@@ -42,6 +42,13 @@ class _Epoch(NamedTuple):
     """Position in the epoch of each group's first clip, and the number of clips at the end."""
 
 
+class _Group(NamedTuple):
+    order: np.ndarray
+    """Clips in reading order."""
+    last: np.ndarray
+    """Position in `order` of the last clip of each of the group's shards."""
+
+
 class Plan:
     """The endless sequence of global batches of one data set.
 
@@ -77,7 +84,7 @@ class Plan:
         if not 0 <= seed < 2**64:
             raise UserError(f"seed: {seed} must lie in 0..2**64-1")
         self._epochs: OrderedDict[int, _Epoch] = OrderedDict()
-        self._orders: OrderedDict[tuple[int, int], np.ndarray] = OrderedDict()
+        self._groups: OrderedDict[tuple[int, int], _Group] = OrderedDict()
 
     def batch(self, step: int) -> PlanBatch:
         """Global batch number `step` (from 0)."""
@@ -92,8 +99,8 @@ class Plan:
         clips, epochs = [], []
         while n > 0:
             epoch, inside = divmod(position, self.clips)
-            order, within, _ = self._group_at(epoch, inside)
-            part = order[within : within + n]
+            group, within, _ = self._group_at(epoch, inside)
+            part = group.order[within : within + n]
             clips.append(part)
             epochs.append(np.full(len(part), epoch, dtype=np.int64))
             position, n = position + len(part), n - len(part)
@@ -101,15 +108,17 @@ class Plan:
         return PlanBatch(np.concatenate([*clips, none]), np.concatenate([*epochs, none]))
 
     def shards_ahead(self, step: int, groups: int = 2) -> list[int]:
-        """Shards of the group that `step` begins in and of those after it, in reading order."""
+        """Shards of the group that `step` begins in that have clips from there on, and of the
+        groups after it, in reading order."""
         epoch, inside = divmod(step * self.batch_size, self.clips)
-        _, _, number = self._group_at(epoch, inside)
-        shards: list[int] = []
-        for _ in range(groups):
-            shards += [int(shard) for shard in self._group_shards(epoch, number)]
+        group, within, number = self._group_at(epoch, inside)
+        left = self._group_shards(epoch, number)[group.last >= within]
+        shards = left.tolist()
+        for _ in range(groups - 1):
             number += 1
             if number >= len(self._epoch(epoch).group_starts) - 1:
                 epoch, number = epoch + 1, 0
+            shards += self._group_shards(epoch, number).tolist()
         return list(dict.fromkeys(shards))
 
     def windows(self, batch: PlanBatch, *, stored_B: np.ndarray, frames: int) -> np.ndarray:
@@ -141,18 +150,18 @@ class Plan:
     def _group_shards(self, epoch: int, number: int) -> np.ndarray:
         return self._epoch(epoch).shard_order[number * self.group : (number + 1) * self.group]
 
-    def _group_at(self, epoch: int, inside: int) -> tuple[np.ndarray, int, int]:
-        """Order of the group at a position of an epoch, the position in it, and its number."""
+    def _group_at(self, epoch: int, inside: int) -> tuple[_Group, int, int]:
+        """The group at a position of an epoch, the position in it, and its number."""
         starts = self._epoch(epoch).group_starts
         number = int(np.searchsorted(starts, inside, side="right")) - 1
         key = (epoch, number)
-        if key not in self._orders:
-            _remember(self._orders, key, self._order(epoch, number))
-        self._orders.move_to_end(key)
-        return self._orders[key], inside - int(starts[number]), number
+        if key not in self._groups:
+            _remember(self._groups, key, self._make_group(epoch, number))
+        self._groups.move_to_end(key)
+        return self._groups[key], inside - int(starts[number]), number
 
-    def _order(self, epoch: int, number: int) -> np.ndarray:
-        """The clips of one group in reading order."""
+    def _make_group(self, epoch: int, number: int) -> _Group:
+        """One group, shuffled."""
         shards = self._group_shards(epoch, number)
         counts = self.counts[shards]
         labels = np.repeat(np.arange(len(shards)), counts)
@@ -166,7 +175,10 @@ class Plan:
             np.repeat(self.first[shards], counts) + rank_in_shard
         )
         words = self._raw(total, epoch=epoch, group=number, use=_BLOCKS)
-        return merged[np.lexsort((words, np.arange(total) // self.block))]
+        turn = np.lexsort((words, np.arange(total) // self.block))
+        last = np.zeros(len(shards), dtype=np.int64)
+        np.maximum.at(last, labels[turn], np.arange(total))
+        return _Group(merged[turn], last)
 
 
 def rank_slots(batch: int, *, rank: int, world: int) -> range:

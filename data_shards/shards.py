@@ -124,6 +124,8 @@ class Shards:
         if self.cache is None or wanted == self._ahead:
             return
         missing, self._ahead = sorted(wanted - self._ahead), wanted
+        if not missing:  # some of them are only not needed any more
+            return
         # The event of now: a thread that gets going after `close` must not begin at all.
         words = (missing, self.store.stop)
         threading.Thread(target=self._fetch_all, args=words, daemon=True).start()

@@ -8,6 +8,7 @@ where the library below would wait for ever. Local files are read in place and n
 from __future__ import annotations
 
 import os
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -84,7 +85,9 @@ class Store:
             except OSError as error:
                 hint = "run data_shards.prepare first"
                 raise UserError(f"{self.url(name)}: {error.strerror}; {hint}") from None
-        return self._guarded(name, lambda beat: self._fs().cat_file(self.url(name)))
+        with tempfile.TemporaryDirectory() as folder:  # as a download, which tells that it moves
+            self.fetch(name, into=Path(folder) / "file")
+            return (Path(folder) / "file").read_bytes()
 
     @property
     def stop(self) -> threading.Event:

@@ -211,6 +211,7 @@ def section(run: RunRecord, index: int) -> dict[str, Any]:
         "phases": phases(run),
         "goodput": goodput(run),
         "troubles": troubles(run),
+        "quarantined": int(run.best("shards/damaged") or 0),
         "scores": scores(run),
         "left_out": (run.evaluation or {}).get("left_out", []),
         "held_out": (run.evaluation or {}).get("held_out"),

@@ -72,8 +72,10 @@ def test_constants_come_from_the_figures_of_benchmarks(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     """A benchmark's line replaces what was assumed; a file without one is named."""
-    machine = measured(MACHINES["gpu"], [{"benchmark": "gpu", "flops": 3e14}, {"link": 1e10}])
+    lines = [{"benchmark": "gpu", "flops": 3e14}, {"link": 1e10}, {"clip_bytes": 5e4}]
+    machine, footage = measured(MACHINES["gpu"], GOLF, lines)
     assert machine == MACHINES["gpu"]._replace(flops=3e14, link=1e10)
+    assert footage == GOLF._replace(clip_bytes=5e4)
     file = tmp_path / "figures"
     file.write_text("a table\n" + json.dumps({"benchmark": "gpu", "flops": 1e15}) + "\n")
     assert main(["--ranks", "8", "--figures", str(file)]) == 0

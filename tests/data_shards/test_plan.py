@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from data_shards.errors import UserError
@@ -90,6 +90,25 @@ def test_ahead_names_the_coming_clips_and_shards(counts, seed, batch, n):
     np.testing.assert_array_equal(plan.ahead(4, n), coming)
     shard_of = np.repeat(np.arange(len(counts)), counts)
     assert shard_of[plan.batch(4).clip_B[0]] in plan.shards_ahead(4, groups=1)
+
+
+@patient
+@given(counts, seeds, batches, groups, blocks, st.integers(0, 300))
+@example(counts=[3, 4], seed=0, batch=1, group=2, block=4, step=6)
+def test_shards_ahead_are_those_with_clips_to_come(counts, seed, batch, group, block, step):
+    """From any step on: the shards of the clips that are left of its group and, for each group more
+    that is asked for, all of that group's, none twice."""
+    plan = Plan(counts, seed=seed, batch=batch, group=group, block=block)
+    shard_of = np.repeat(np.arange(len(counts)), counts)
+    position, named = step * batch, []
+    left: set[int] = set()
+    for number in range(1, 4):
+        epoch, inside = divmod(position, plan.clips)
+        starts = plan._epoch(epoch).group_starts
+        end = epoch * plan.clips + int(starts[starts > inside][0])
+        left |= {int(shard_of[clip]) for clip in plan.span(position, end - position).clip_B}
+        before, named, position = named, plan.shards_ahead(step, groups=number), end
+        assert named[: len(before)] == before and sorted(named) == sorted(left)
 
 
 @patient

@@ -27,7 +27,7 @@ from data_shards.dataset import ClipReader
 from data_shards.errors import UserError
 from data_shards.manifest import CLIPS, MANIFEST, Shard
 from data_shards.store import Store
-from data_shards.stream import DamagedShard, Stream, open_manifest
+from data_shards.stream import DamagedShard, Stream, make_plan, open_manifest
 from tests.support.shards import write_set
 
 COUNTS = (5, 4, 3)
@@ -122,6 +122,28 @@ def test_only_shards_that_are_needed_are_fetched(footage, web, settings):
     reader = ClipReader(open_manifest(address(web), config=config))
     assert reader[request].valid_B.all()
     assert sum(web.asked[shard] for shard in SHARDS) == 1
+
+
+def test_a_run_that_resumes_in_a_group_fetches_what_is_left_of_it(
+    footage, web, settings, monkeypatch
+):
+    """At the last clip of a group of two shards: that clip's shard and those of the next group."""
+    write_set(footage, (5, 4, 3, 6, 6, 6))
+    config = settings(shuffle_shards=2, prefetch=1)
+    opened = open_manifest(address(web), config=config)
+    plan = make_plan(opened, config, seed=1, batch=1)
+    whole = opened.table["shard"][plan.span(0, plan.clips).clip_B].tolist()
+    size = next(n for n in range(1, plan.clips) if len(set(whole[: n + 1])) > 2)
+    gone = set(whole[:size]) - {whole[size - 1]}
+    asked: list[list[int]] = []
+    monkeypatch.setattr(opened.shards, "fetch_ahead", lambda numbers: asked.append(list(numbers)))
+    with Stream(opened, config, seed=1, batch=1, start_step=size - 1) as stream:
+        next(stream)
+    names = [shard.file for shard in opened.manifest.shards]
+    assert len(gone) == 1 and len(asked) == 2
+    assert asked[0][0] == whole[size - 1] and len(asked[0]) == 3
+    assert not gone & {shard for numbers in asked for shard in numbers}
+    assert [web.asked[names[shard]] for shard in (*gone, whole[size - 1])] == [0, 1]
 
 
 def test_nothing_is_fetched_ahead_after_the_end(web, settings):

@@ -79,19 +79,29 @@ def test_global_batches_do_not_depend_on_the_world(sets, counts, batch, start, m
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
-@pytest.mark.parametrize(
-    ("workers", "world", "start"), [(1, 3, "fork"), (4, 2, "fork"), (1, 1, "forkserver")]
-)
-def test_global_batches_do_not_depend_on_loader_processes(sets, workers, world, start):
-    """One and four loader processes give what memory gives, and are gone afterwards."""
-    config = DataConfig(cache_mib=0, workers=workers, prefetch=2, worker_start=start)
-    folder = sets[(7, 5, 1)]
+@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize("workers", [1, 4])
+def test_global_batches_do_not_depend_on_loader_processes(sets, workers, world):
+    """One and four loader processes of each rank give what memory gives, from any step on, and are
+    gone afterwards."""
+    config = DataConfig(cache_mib=0, workers=workers, prefetch=2, worker_start="fork")
+    assert_those_of_memory(sets[(7, 5, 1)], config, world=world)
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+def test_loader_processes_may_be_started_afresh(sets):
+    """Those of a server, as on a GPU, give the same."""
+    config = DataConfig(cache_mib=0, workers=1, prefetch=2, worker_start="forkserver")
+    assert_those_of_memory(sets[(7, 5, 1)], config, world=1)
+
+
+def assert_those_of_memory(folder: Path, config: DataConfig, *, world: int) -> None:
     before = set(multiprocessing.active_children())
-    found = global_batches(folder, config, world=world, steps=4, batch=5)
+    same = {"steps": 3, "batch": 5, "start_step": world}
+    found = global_batches(folder, config, world=world, **same)
     assert set(multiprocessing.active_children()) == before
-    for one, other in zip(
-        found, global_batches(folder, IN_MEMORY, world=1, steps=4, batch=5), strict=True
-    ):
+    expected = global_batches(folder, IN_MEMORY, world=1, **same)
+    for one, other in zip(found, expected, strict=True):
         assert_same(one, other)
 
 
