@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from PIL import Image
 
 from launch.reproduce.context import Cell, Claim, Picture, StageResult, Table
 
@@ -130,6 +131,18 @@ def write(results: Mapping[str, tuple[str, StageResult]], facts: Facts, *, out: 
     return [out / name for name in files]
 
 
+def copy_small(source: Path, target: Path) -> None:
+    """Copy a picture for a repository: a PNG in 256 colours, a quarter of its size; others whole."""
+    if source.suffix != ".png":
+        shutil.copyfile(source, target)
+        return
+    with Image.open(source) as picture:
+        few = picture.convert("RGBA").quantize(
+            256, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE
+        )
+        few.save(target, optimize=True)
+
+
 def publish(
     results: Mapping[str, tuple[str, StageResult]], facts: Facts, *, out: Path, docs: Path
 ) -> Path:
@@ -148,7 +161,7 @@ def publish(
             and (out / picture.file).stat().st_size <= LARGEST_PUBLISHED
         ]
         for picture in small:
-            shutil.copyfile(out / picture.file, folder / Path(picture.file).name)
+            copy_small(out / picture.file, folder / Path(picture.file).name)
         flat = tuple(Picture(p.title, Path(p.file).name) for p in small)
         rest = [Path(p.file).name for p in result.pictures if p not in small]
         notes = (f"in the output folder alone: {', '.join(rest)}",) if rest else ()
