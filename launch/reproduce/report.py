@@ -132,7 +132,7 @@ def write(results: Mapping[str, tuple[str, StageResult]], facts: Facts, *, out: 
 
 
 def copy_small(source: Path, target: Path) -> None:
-    """Copy a picture for a repository: a PNG in 256 colours, a quarter of its size; others whole."""
+    """Copy a picture for a repository: PNGs in 256 colours, a quarter of their size."""
     if source.suffix != ".png":
         shutil.copyfile(source, target)
         return
