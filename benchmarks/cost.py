@@ -40,6 +40,8 @@ class Machine(NamedTuple):
     """Clips a second that a rank's loader delivers."""
     overhead: float
     """Seconds of a step that depend on nothing."""
+    copy: float = 4e9
+    """Bytes a second that a rank writes into, or reads from, memory which all ranks see."""
 
 
 MACHINES: dict[str, Machine] = {
@@ -101,11 +103,17 @@ def flops_per_clip(config: Config, footage: Footage, *, moves: frozenset[str] = 
 
 
 def bytes_per_step(
-    config: Config, footage: Footage, *, ranks: int, moves: frozenset[str] = EVERYTHING
+    config: Config,
+    footage: Footage,
+    *,
+    ranks: int,
+    moves: frozenset[str] = EVERYTHING,
+    gradients: str = "send",
 ) -> dict[str, float]:
-    """Bytes that a rank sends in a step, by what they are; tables are taken to be sharded."""
+    """Bytes that a rank sends in a step, by what they are; tables are taken to be sharded. With
+    `gradients` memory those of the networks are `handed over` (`trainer.shared`) and not sent."""
     if ranks == 1:
-        return {"gradients": 0.0, "rows": 0.0, "flags": 0.0}
+        return {"gradients": 0.0, "rows": 0.0, "flags": 0.0, "handed over": 0.0}
     width = config.latents
     counts = parameter_counts(
         config.networks, static=width.static, transient=width.transient, size=footage.size
@@ -115,23 +123,30 @@ def bytes_per_step(
     clips = pace(config.schedule).clips / ranks
     row = FLOAT * (width.static + footage.frames * width.transient)
     journeys = 1 + ("latents" in moves)  # values come, gradients go
-    numbers = 2 * (ROW_NUMBER + 1) * clips
+    told = config.data.on_damage == "quarantine"  # whether a clip is whole, a byte each
+    numbers = 2 * (ROW_NUMBER + told) * clips
     return {
-        "gradients": 2 * elsewhere * FLOAT * moved,
+        "gradients": 2 * elsewhere * FLOAT * moved if gradients == "send" else 0.0,
         "rows": elsewhere * (journeys * clips * row + numbers) + 2 * 8 * (ranks - 1),
         "flags": 2 * elsewhere * FLAGS,
+        "handed over": 0.0 if gradients == "send" else elsewhere * FLOAT * moved,
     }
 
 
-def cost(config: Config, footage: Footage, machine: Machine, *, ranks: int) -> Cost:
+def cost(
+    config: Config, footage: Footage, machine: Machine, *, ranks: int, gradients: str = "send"
+) -> Cost:
     """What a rank of `ranks` does and holds, and how long a pass over the footage takes."""
     speed, width = pace(config.schedule), config.latents
     clips = speed.clips / ranks
     flops = clips * flops_per_clip(config, footage)
-    sent = bytes_per_step(config, footage, ranks=ranks)
+    sent = bytes_per_step(config, footage, ranks=ranks, gradients=gradients)
     collectives = 8 if ranks > 1 else 0
     compute = flops / machine.flops + machine.overhead
-    communication = sum(sent.values()) / machine.link + collectives * machine.latency
+    # What is handed over is written by one rank and read by another.
+    handed = sent["handed over"]
+    communication = (sum(sent.values()) - handed) / machine.link + collectives * machine.latency
+    communication += 2 * handed / machine.copy
     loading = clips / machine.loader
     # Batches are read ahead; rows and the last gradients are waited for.
     step = max(compute + communication, loading)

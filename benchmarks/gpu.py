@@ -2,7 +2,8 @@
 
     python -m benchmarks.gpu [--steps 100] [--clips 512] [--size 128]
 
-Each row adds one thing to the last: float32, tf32, bf16, torch.compile, footage on the device.
+Each row adds one thing to the last: float32, tf32, bf16, torch.compile, footage on the device. Up
+to the last row footage is decoded beside training, on all cores, as a set that fits nowhere is.
 Without a GPU it says so and skips (exit code 0). Ends with one line of JSON.
 """
 
@@ -57,7 +58,8 @@ def wait_for(device: torch.device) -> None:
 
 def measure(data: str, words: tuple[str, ...], *, steps: int, resident: bool) -> dict[str, Any]:
     """Clips a second, utilisation and loader share of one way."""
-    made = make(data, words, base=WORDS)
+    where = () if resident else ("data.cache_mib=0", "data.threads=0")
+    made = make(data, (*words, *where), base=WORDS)
     engine, stream = made.engine, made.stream
     if resident:
         stream.to_(engine.ranks.device)

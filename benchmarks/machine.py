@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import time
 
 import torch
+
+from data_shards.cores import cores
 
 
 def gemm_peak(*, seconds: float = 2.0, size: int = 1536) -> float:
@@ -22,7 +23,7 @@ def gemm_peak(*, seconds: float = 2.0, size: int = 1536) -> float:
 def describe() -> dict[str, object]:
     """Cores, threads and torch's version, for the line of JSON."""
     return {
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": cores(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
     }

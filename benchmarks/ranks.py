@@ -16,6 +16,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.machine import describe
+from data_shards.cores import cores
 from launch.quickstart import launcher
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -24,8 +25,7 @@ SHAPES = {"whole clips": ("schedule.clips=4", "schedule.frames=0"), "fast": ()}
 
 def clips_per_second(processes: int, words: tuple[str, ...], folder: Path, seconds: float) -> float:
     """Median over the logged intervals of one training, the first ones left out."""
-    cores = len(os.sched_getaffinity(0))
-    env = {**os.environ, "OMP_NUM_THREADS": str(max(1, cores // processes))}
+    env = {**os.environ, "OMP_NUM_THREADS": str(max(1, cores() // processes))}
     name = f"run-{len(list((folder / 'runs').glob('*')))}"
     start = [sys.executable] if processes == 1 else launcher(processes=processes)
     subprocess.run(

@@ -1,28 +1,33 @@
 """Clips a second of 1, 2 and 4 processes on this machine, beside what the model of cost predicts.
 
-    python -m benchmarks.scaling [--steps 40] [--ranks 1 2 4]
+    python -m benchmarks.scaling [--steps 40] [--ranks 1 2 4] [--write docs/scaling.md]
 
-The constants of the prediction are measured in the same run: operations a second and the step's
-fixed part from one process at two batch sizes, bytes a second and latency from sums over two ranks.
-Processes share the machine's cores. Ends with one line of JSON.
+Both ways to add up gradients are measured, each beside a prediction of its own: `send`
+(DistributedDataParallel over gloo, predicted as a ring) and `memory` (`trainer.shared`: nothing of
+the networks is sent, gradients are handed over within memory and every rank moves its share of the
+weights). The constants are measured in the same run: operations a second and the step's fixed part
+from one process at two batch sizes, the part of it that moves weights, bytes a second and latency
+from sums over two ranks, and how fast two ranks copy. Processes share the machine's cores. Prints
+each prediction's error; ends with one line of JSON.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from benchmarks.cost import Footage, Machine, cost, flops_per_clip
 from benchmarks.machine import describe
+from data_shards.cores import cores
+from data_shards.errors import UserError
 from tests.support.engines import join, make
 from tests.support.footage import tiny_set
 from tests.support.ranks import run_ranks
@@ -31,38 +36,69 @@ from trainer.config import Config, resolve
 from trainer.schedule import EVERYTHING
 
 WORDS = ("preset=golf", "schedule.clips=16", "latents.replicate_kib=0")
+FEW, MANY = 4, 32
+"""Clips of the two batches whose steps tell speed from what a step takes in any case."""
 WARM, SMALL, LARGE = 3, 1_000, 10_000_000
+BEGIN, END = "<!-- bench-scaling: begin -->", "<!-- bench-scaling: end -->"
 
 
-def measure(comm: Comm, data: str, words: tuple[str, ...], steps: int) -> float:
-    """Median seconds of a step of the global batch, loading included, on one rank."""
+class Seconds(NamedTuple):
+    """Medians over the steps of a training."""
+
+    step: float
+    update: float
+    """Of it, moving weights and rows."""
+
+
+class Row(NamedTuple):
+    """A number of processes, measured and predicted."""
+
+    ranks: int
+    gradients: str
+    """How they are added up: alone | send | memory."""
+    clips_per_second: float
+    predicted: float
+    error: float
+    """Of the prediction, as a share of what was measured."""
+    seconds: float
+    """Of a step, measured."""
+
+
+def measure(comm: Comm, data: str, words: tuple[str, ...], steps: int) -> Seconds:
+    """A step of the global batch, loading included, on one rank."""
     join(comm)
-    threads = max(1, len(os.sched_getaffinity(0)) // comm.world)
+    threads = max(1, cores() // comm.world)
     made = make(data, (*words, f"train.threads={threads}"), base=WORDS)
-    seconds = []
+    seconds, updates = [], []
     for step in range(WARM + steps):
         start = time.perf_counter()
         made.engine.measure(next(made.stream), step=step, moves=EVERYTHING)
+        measured = time.perf_counter()
         made.engine.update(step=step, moves=EVERYTHING, factor=1.0)
+        updates.append(time.perf_counter() - measured)
         comm.barrier()
         seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds[WARM:])
+    return Seconds(statistics.median(seconds[WARM:]), statistics.median(updates[WARM:]))
 
 
-def measure_link(comm: Comm, large: int) -> tuple[float, float]:
-    """Bytes a second that this rank sends in a large sum, and seconds of a small one."""
+def measure_link(comm: Comm, large: int) -> tuple[float, float, float]:
+    """Bytes a second that this rank sends in a large sum, seconds of a small one, and bytes a
+    second that it copies while the other does."""
     found = []
-    for size in (SMALL, large):
-        numbers = torch.ones(size)
-        seconds = []
+    target = torch.zeros(large)
+    for size in (SMALL, large, 0):
+        numbers, seconds = torch.ones(size or large), []
         for _ in range(5):
             comm.barrier()
             start = time.perf_counter()
-            comm.sum_(numbers)
+            if size:
+                comm.sum_(numbers)
+            else:
+                target.copy_(numbers)
             seconds.append(time.perf_counter() - start)
         found.append(statistics.median(seconds))
     sent = 4 * large * 2 * (comm.world - 1) / comm.world
-    return sent / found[1], found[0]
+    return sent / found[1], found[0], 4 * large / found[2]
 
 
 def fit(config: Config, footage: Footage, seconds: dict[int, float]) -> tuple[float, float]:
@@ -72,51 +108,123 @@ def fit(config: Config, footage: Footage, seconds: dict[int, float]) -> tuple[fl
     return rate, max(0.0, fast - few * flops_per_clip(config, footage) / rate)
 
 
-def predict(config: Config, footage: Footage, machine: Machine, *, world: int) -> float:
-    """Seconds of a step of `world` processes that share this machine's cores."""
-    cores = len(os.sched_getaffinity(0))
-    # With a core or more each, the cores are shared out; with less, they take turns.
-    share = machine._replace(
-        flops=machine.flops / world, overhead=machine.overhead * max(1.0, world / cores)
-    )
-    return cost(config, footage, share, ranks=world).step
+def predict(
+    config: Config, footage: Footage, machine: Machine, *, world: int, gradients: str, moving: float
+) -> float:
+    """Seconds of a step of `world` processes that share this machine's cores.
+
+    Args:
+        gradients: `memory`, where each moves its share of the weights, or `send`, where all move
+            all of them.
+        moving: seconds of the fixed part that one process with all cores takes to move weights.
+    """
+    # With a core or more each, the cores are shared out; with less, they take turns. Moving
+    # weights keeps every core busy, so that all processes together take their sum.
+    moving = min(moving, machine.overhead)
+    fixed = (machine.overhead - moving) * max(1.0, world / cores())
+    fixed += moving * (1 if gradients == "memory" else world)
+    share = machine._replace(flops=machine.flops / world, overhead=fixed)
+    way = "memory" if gradients == "memory" else "send"
+    return cost(config, footage, share, ranks=world, gradients=way).step
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Measure, predict, print."""
+def ways_of(worlds: list[int]) -> list[tuple[int, str]]:
+    """What is measured: each number of processes in both ways, one process alone."""
+    return [
+        (world, way)
+        for world in worlds
+        for way in (("alone",) if world == 1 else ("send", "memory"))
+    ]
+
+
+def table(rows: list[Row]) -> str:
+    """Markdown of all figures."""
+    head = ["processes", "gradients", "clips/s", "predicted", "error", "ms a step"]
+    lines = [head, ["---"] * len(head)]
+    lines += [
+        [f"{row.ranks}", row.gradients, f"{row.clips_per_second:.1f}", f"{row.predicted:.1f}",
+         f"{100 * row.error:+.0f} %", f"{1e3 * row.seconds:.1f}"]
+        for row in rows
+    ]  # fmt: skip
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def around(path: Path) -> tuple[str, str]:
+    """What stands before and behind the table's place on a page.
+
+    Raises:
+        UserError: the page has no such place.
+    """
+    head, begin, rest = path.read_text().partition(BEGIN)
+    _, end, tail = rest.partition(END)
+    if not begin or not end:
+        raise UserError(f"{path}: has no place for the table, between {BEGIN} and {END}")
+    return f"{head}{BEGIN}\n", f"\n{END}{tail}"
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("words", nargs="*", default=[], help="settings, a.b=c")
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--link-floats", type=int, default=LARGE)
-    args = parser.parse_args(argv)
-    runs = len(args.ranks) + 2
-    print(f"about {(runs * (15 + args.steps * 0.4) + 30) / 60:.1f} minutes")
-    words = tuple(args.words)
+    parser.add_argument("--write", type=Path, help="page to put the table in, between its marks")
+    return parser.parse_args(argv)
+
+
+def run(args: argparse.Namespace) -> tuple[Machine, list[Row]]:
+    """Constants of this machine, and each number of processes in each way."""
+    words, rows = tuple(args.words), []
     config = resolve([*WORDS, *words])
     with tempfile.TemporaryDirectory() as folder:
         path = tiny_set(Path(folder), identities=8, actions=8, frames=16, size=args.size)
         data, footage = str(path), Footage(64, 16, args.size, 1.0)
-        at = {
+        at: dict[int, Seconds] = {
             clips: run_ranks(measure, 1, data, (*words, f"schedule.clips={clips}"), args.steps)[0]
-            for clips in (4, 32)
+            for clips in (FEW, MANY)
         }
-        link, latency = run_ranks(measure_link, 2, args.link_floats)[0]
-        flops, overhead = fit(config, footage, at)
-        machine = Machine(flops, link, latency, 1e9, overhead)
-        rows: list[dict[str, Any]] = []
-        print("processes  clips/s  predicted  seconds a step")
-        for world in args.ranks:
-            seconds = max(run_ranks(measure, world, data, words, args.steps, timeout=3600))
-            predicted = predict(config, footage, machine, world=world)
-            clips = resolve([*WORDS, *words]).schedule.clips or 1
-            rows.append({"ranks": world, "clips_per_second": clips / seconds,
-                         "predicted": clips / predicted, "seconds": seconds})  # fmt: skip
-            print(f"{world:9} {clips / seconds:8.1f} {clips / predicted:10.1f} {seconds:11.3f}",
-                  flush=True)  # fmt: skip
-    known = {key: value for key, value in machine._asdict().items() if key != "loader"}
-    print(json.dumps({"benchmark": "scaling", **describe(), **known, "worlds": rows}))
+        link, latency, copy = run_ranks(measure_link, 2, args.link_floats)[0]
+        flops, overhead = fit(config, footage, {clips: found.step for clips, found in at.items()})
+        machine, clips = Machine(flops, link, latency, 1e9, overhead, copy), config.schedule.clips
+        assert clips is not None
+        for world, way in ways_of(args.ranks):
+            how = () if way == "alone" else (f"train.gradients={way}",)
+            found = run_ranks(measure, world, data, (*words, *how), args.steps, timeout=3600)
+            seconds = max(rank.step for rank in found)
+            predicted = predict(
+                config, footage, machine, world=world, gradients=way, moving=at[FEW].update
+            )
+            rows.append(Row(world, way, clips / seconds, clips / predicted,
+                            seconds / predicted - 1, seconds))  # fmt: skip
+            print(table(rows[-1:]).splitlines()[-1], flush=True)
+    return machine, rows
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measure, predict, print."""
+    args = parse(argv)
+    minutes = ((2 + len(ways_of(args.ranks))) * (15 + args.steps * 0.4) + 30) / 60
+    print(f"about {minutes:.1f} minutes", flush=True)
+    try:
+        page = around(args.write) if args.write else None
+    except (OSError, UserError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    machine, rows = run(args)
+    text = table(rows)
+    print(text)
+    if page is not None:
+        args.write.write_text(text.join(page))
+    known: dict[str, Any] = {k: v for k, v in machine._asdict().items() if k != "loader"}
+    worst = {
+        way: max((abs(row.error) for row in rows if row.gradients == way), default=None)
+        for way in ("send", "memory")
+    }
+    figures = {**describe(), **known, "worst_error": worst}
+    figures["worlds"] = [row._asdict() for row in rows]
+    print(json.dumps({"benchmark": "scaling", **figures}))
     return 0
 
 

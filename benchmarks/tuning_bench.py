@@ -16,6 +16,7 @@ from collections.abc import Callable, Container
 from pathlib import Path
 from typing import Any
 
+from data_shards.cores import cores
 from trainer.commit import read_json, update_json
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -35,7 +36,7 @@ class Bench:
         """Take or go on with the folder OUT; ends where it holds results of other options."""
         self.args, self.out = args, args.out.resolve()
         self.out.mkdir(parents=True, exist_ok=True)
-        self.cores = len(os.sched_getaffinity(0))
+        self.cores = cores()
         self.weights = ["--vgg", str(args.vgg.resolve())]
         self._keeping = threading.Lock()
         asked = {key: str(value) for key, value in vars(args).items() if key not in FREE}

@@ -21,7 +21,7 @@ from tuning.engine import clear_up
 from tuning.ledger import Ledger
 from tuning.objectives import OBJECTIVES
 from tuning.outcome import best
-from tuning.records import DONE, Record, folder_of, read_records, read_settings
+from tuning.records import DONE, FIRST, Record, folder_of, read_records, read_settings
 from tuning.report import ranges_of
 from tuning.space import Space, values_of
 
@@ -46,7 +46,8 @@ def costs(args: argparse.Namespace, cores: int) -> dict[str, float]:
     rounds, pairs = -(-TRIALS_OF_OVERHEAD // cores), -(-args.seeds // cores)
     # The preset without the settings that all share may take twice as long.
     compared = (4 if args.words else 2) * (1.1 * args.trial_seconds + START_SECONDS)
-    judged = args.seeds * (len(SEARCHERS) + len(JUDGEMENTS) * len(kinds(args)))
+    # Of each study its best trial and its first.
+    judged = args.seeds * (2 * len(SEARCHERS) + len(JUDGEMENTS) * len(kinds(args)))
     fixed = {
         "prepare": 10.0,
         "calibrate": 30.0,
@@ -209,8 +210,21 @@ def studies(bench: Bench, found: Found) -> Found:
             test = bench.once(
                 f"{name}-test", lambda run=run: judged(bench, run, sets["test"]) if run else {}
             )
-            made[name] = {**study, "test": test}
+            first = given_test(bench, name, study, test, where=sets["test"])
+            made[name] = {**study, "test": test, "given_test": first}
     return {"cpu_hours": hours, "studies": made, "winner": winner_of(made, args.objective)}
+
+
+def given_test(
+    bench: Bench, name: str, study: Mapping[str, Any], test: Mapping[str, Any], *, where: str
+) -> dict[str, float | None]:
+    """Test figures of a study's first trial; none where that is not the configuration given."""
+    if study["given"] is None:
+        return {}
+    if study["best"] == FIRST:
+        return dict(test)
+    run = folder_of(bench.out / name, FIRST)
+    return bench.once(f"{name}-given-test", lambda: judged(bench, run, where))
 
 
 def winner_of(made: Mapping[str, Mapping[str, Any]], objective: str) -> str:

@@ -1,26 +1,40 @@
 """Copies of remote shards on a node's disk, shared by its processes and bounded in bytes.
 
-A copy is named after the shard's SHA-256, so that it serves every run that reads the same bytes. It
-is downloaded once per node (a lock file), verified, and put in place by a rename. Room is made by
-dropping the copies used longest ago; a reader holds a shared lock on the file while it reads, and a
-locked copy is never dropped. Locks are the kernel's (flock): a killed process leaves none behind.
+A copy is named after the file's SHA-256, so that it serves every run that reads the same bytes. It
+is downloaded once per node (a lock file), verified, made durable, and put in place by a rename.
+Room is made by dropping the copies used longest ago; a reader holds a shared lock on the file while
+it reads, and a locked copy is never dropped. Locks are the kernel's (flock): a killed process
+leaves none behind. Clip tables are kept in the same way.
+
+A copy may change after it was made: its size is compared when it is opened, and `discard` drops it
+where a reader finds it altered.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
-import hashlib
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
+from data_shards import disk
 from data_shards.errors import UserError
 from data_shards.manifest import Shard
 
 _POLL = 0.02
+_AT_ONCE = fcntl.LOCK_EX | fcntl.LOCK_NB
+_GONE = (errno.ENOENT, errno.ESTALE)
+"""How a disk says that a file was deleted, also from another machine."""
+_COPIES = (".tar", ".npy", ".damaged")
+
+
+class AlteredError(UserError):
+    """The store's bytes are not those of the manifest."""
 
 
 class NodeCache:
@@ -31,84 +45,162 @@ class NodeCache:
         limit: bytes that all copies may take together.
         timeout: seconds to wait for room before giving up.
         keep_damaged: keep a shard whose bytes are not those of the manifest (each clip is verified
-            when it is read) instead of refusing it.
+            when it is read) instead of refusing it. Every process looks once whether the store has
+            been mended since.
     """
 
     def __init__(self, folder: Path, *, limit: int, timeout: float, keep_damaged: bool) -> None:
         self.folder, self.limit, self.timeout = folder, limit, timeout
         self.keep_damaged = keep_damaged
-        try:
+        self._damaged: set[str] = set()
+        """SHA-256 of shards whose store this process found damaged."""
+        self._renewed: set[str] = set()
+        self._lock = threading.Lock()
+        with self._named():
             folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"data.cache_dir: {folder}: {error.strerror}") from None
 
     @contextlib.contextmanager
     def open(self, shard: Shard, fetch: Callable[[Path], object]) -> Iterator[int]:
         """A descriptor of a shard's copy, fetched first where it is missing, locked while open."""
-        while True:
-            path = self.ensure(shard, fetch)
-            try:
-                descriptor = os.open(path, os.O_RDONLY)
-            except FileNotFoundError:
-                continue
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_SH)
-                if os.fstat(descriptor).st_nlink:
-                    os.utime(path)
-                    yield descriptor
-                    return
-            finally:
-                os.close(descriptor)
+        descriptor = self.take(shard, fetch)
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+    def take(self, shard: Shard, fetch: Callable[[Path], object]) -> int:
+        """The same, locked until the caller closes it (`os.close`); raises what `ensure` does."""
+        with self._named():
+            while True:
+                path, usable = self.ensure(shard, fetch), False
+                try:
+                    descriptor = os.open(path, os.O_RDONLY)
+                except OSError as error:
+                    if error.errno not in _GONE:
+                        raise
+                    continue
+                try:
+                    usable = self._usable(shard, path, descriptor)
+                finally:
+                    if not usable:
+                        os.close(descriptor)
+                if usable:
+                    return descriptor
 
     def ensure(self, shard: Shard, fetch: Callable[[Path], object]) -> Path:
         """Path of a shard's copy; `fetch(path)` downloads it where it is missing.
 
         Raises:
-            UserError: the store's bytes are not the manifest's, or there is no room.
+            AlteredError: the store's bytes are not the manifest's.
+            UserError: there is no room, or the disk of the copies refuses.
         """
-        path = self.folder / f"{shard.sha256}.tar"
-        damaged = path.with_suffix(".damaged")
-        for ready in (path, damaged) if self.keep_damaged else (path,):
-            if ready.exists():
-                return ready
+        path, damaged = self.path(shard), self._damaged_path(shard)
         part = self.folder / f"{shard.sha256}.{shard.bytes}.part"
-        with self._turn(self.folder / f"{shard.sha256}.lock", part):
-            if path.exists():
-                return path
-            with self._room(shard, part):
-                for _ in range(2):
-                    fetch(part)
-                    if _sha256(part) == shard.sha256:
-                        part.replace(path)
-                        return path
-                if self.keep_damaged:
-                    part.replace(damaged)
-                    return damaged
-        raise UserError(
+        with self._named():
+            if ready := self._ready(shard):
+                return ready
+            with self._turn(shard, part):
+                if ready := self._ready(shard):
+                    return ready
+                with self._room(shard, part):
+                    for _ in range(2):
+                        fetch(part)
+                        if disk.sha256(part) == shard.sha256:
+                            disk.settle(part, path)
+                            damaged.unlink(missing_ok=True)
+                            return path
+                    if self.keep_damaged and path.suffix == ".tar":
+                        disk.settle(part, damaged)
+                        self._damaged.add(shard.sha256)
+                        return damaged
+        raise AlteredError(
             f"{shard.file}: the store's bytes are not those of the manifest (SHA-256); copy the "
             "shard again, or set data.on_damage=quarantine"
         )
+
+    def discard(self, shard: Shard, descriptor: int) -> bool:
+        """Drop the copy that a reader has open and found altered, once in each process.
+
+        Returns:
+            Whether to read again: a copy that was verified when it was made is fetched anew; one
+            that was kept though damaged would only come back.
+        """
+        path = self.path(shard)
+        with self._named(), self._lock:
+            if _names(self._damaged_path(shard), descriptor):
+                return False
+            if not _names(path, descriptor):  # another reader was faster
+                return True
+            if shard.sha256 in self._renewed:
+                return False
+            self._renewed.add(shard.sha256)
+            path.unlink(missing_ok=True)
+            return True
+
+    def path(self, shard: Shard) -> Path:
+        """Where a verified copy lies."""
+        suffix = ".npy" if shard.file.endswith(".npy") else ".tar"
+        return self.folder / f"{shard.sha256}{suffix}"
 
     def bytes(self) -> int:
         """Bytes of all copies, with those under way at their full size."""
         return sum(size for _, size, _ in self._entries())
 
+    def _damaged_path(self, shard: Shard) -> Path:
+        return self.folder / f"{shard.sha256}.damaged"
+
+    def _ready(self, shard: Shard) -> Path | None:
+        """A copy that needs no download."""
+        path, damaged = self.path(shard), self._damaged_path(shard)
+        if path.exists():
+            return path
+        return damaged if shard.sha256 in self._damaged and damaged.exists() else None
+
+    def _usable(self, shard: Shard, path: Path, descriptor: int) -> bool:
+        """Lock an opened copy; whether it is still in place, and was not cut short since."""
+        if not _lock(descriptor, fcntl.LOCK_SH) or not _names(path, descriptor):
+            return False
+        short = path.suffix == ".tar" and os.fstat(descriptor).st_size != shard.bytes
+        if short and self.discard(shard, descriptor):
+            return False
+        os.utime(descriptor)
+        return True
+
     @contextlib.contextmanager
-    def _turn(self, lock: Path, part: Path) -> Iterator[None]:
-        """Be the one process that fetches a shard, or wait for it for as long as its part grows."""
-        seen, since = -1, time.monotonic()
-        with lock.open("ab") as file:
-            while not _try_lock(file):
-                size = part.stat().st_size if part.exists() else 0
-                if size != seen:
-                    seen, since = size, time.monotonic()
-                if time.monotonic() - since > 2 * self.timeout:
-                    raise UserError(
-                        f"data.cache_dir: another process holds {lock} and fetches nothing; "
-                        "end it or choose another folder"
-                    )
-                time.sleep(_POLL)
+    def _named(self) -> Iterator[None]:
+        """Name the setting where the disk of the copies refuses."""
+        try:
             yield
+        except OSError as error:
+            raise UserError(
+                f"data.cache_dir: {self.folder}: {error.strerror or error}; check that disk or "
+                "choose another folder"
+            ) from None
+
+    @contextlib.contextmanager
+    def _turn(self, shard: Shard, part: Path) -> Iterator[None]:
+        """Be the one process that fetches a shard, or wait for it for as long as its part grows."""
+        lock = self.folder / f"{shard.sha256}.lock"
+        seen, since = -1, time.monotonic()
+        while True:
+            with lock.open("ab") as file:
+                while not _lock(file, _AT_ONCE):
+                    facts = _look(part)
+                    if (size := facts.st_size if facts else 0) != seen:
+                        seen, since = size, time.monotonic()
+                    if time.monotonic() - since > 2 * self.timeout:
+                        raise UserError(
+                            f"data.cache_dir: another process holds {lock} and fetches nothing; "
+                            "end it or choose another folder"
+                        )
+                    time.sleep(_POLL)
+                if not _names(lock, file.fileno()):
+                    continue  # taken away by whoever held it: the next one is another file
+                try:
+                    yield
+                finally:
+                    lock.unlink(missing_ok=True)
+                return
 
     @contextlib.contextmanager
     def _room(self, shard: Shard, part: Path) -> Iterator[None]:
@@ -144,12 +236,11 @@ class NodeCache:
         """(last use, bytes, path) of every copy, finished or under way."""
         entries = []
         for path in self.folder.iterdir():
-            with contextlib.suppress(FileNotFoundError):
-                facts = path.stat()
-                if path.suffix == ".part":
-                    entries.append((facts.st_mtime, int(path.name.split(".")[1]), path))
-                elif path.suffix in (".tar", ".damaged"):
-                    entries.append((facts.st_mtime, facts.st_size, path))
+            facts = _look(path)
+            if facts and path.suffix == ".part":
+                entries.append((facts.st_mtime, int(path.name.split(".")[1]), path))
+            elif facts and path.suffix in _COPIES:
+                entries.append((facts.st_mtime, facts.st_size, path))
         return entries
 
 
@@ -158,19 +249,28 @@ def _drop(path: Path) -> bool:
     held = path
     if path.suffix == ".part":
         held = path.with_name(path.name.split(".")[0] + ".lock")
-    with contextlib.suppress(FileNotFoundError), held.open("rb") as file:
-        if _try_lock(file):
-            path.unlink(missing_ok=True)
-            return True
-    return False
-
-
-def _try_lock(file: IO[bytes]) -> bool:
-    """Take an exclusive lock, held until the file is closed, unless another one is in the way."""
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Open for writing, without which NFS locks no file for one process alone.
+        with held.open("r+b") as file:
+            if not (_lock(file, _AT_ONCE) and _names(held, file.fileno())):
+                return False
+            path.unlink(missing_ok=True)
+            held.unlink(missing_ok=True)
+    except FileNotFoundError:  # gone, or a part that nobody holds
+        path.unlink(missing_ok=True)
+    return True
+
+
+def _lock(file: IO[bytes] | int, how: int) -> bool:
+    """Take a lock, held until the file is closed, unless another one is in the way of one that does
+    not wait. Of a file that another machine deleted there is none to take: `_names` tells."""
+    try:
+        fcntl.flock(file, how)
     except BlockingIOError:
         return False
+    except OSError as error:
+        if error.errno not in _GONE:
+            raise
     return True
 
 
@@ -182,6 +282,17 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _names(path: Path, descriptor: int) -> bool:
+    """Whether a path leads to the file that a descriptor was opened on."""
+    facts, opened = _look(path), _look(descriptor)
+    return facts is not None and opened is not None and os.path.samestat(facts, opened)
+
+
+def _look(file: Path | int) -> os.stat_result | None:
+    """Facts of a file that may go at any moment."""
+    try:
+        return os.fstat(file) if isinstance(file, int) else file.stat()
+    except OSError as error:
+        if error.errno not in _GONE:
+            raise
+        return None

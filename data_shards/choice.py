@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 import sys
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path, PurePosixPath
@@ -46,7 +47,7 @@ def chosen(options: Options, listing: Listing, wanted: Callable[[Item], bool]) -
 def _unique(items: Iterable[Item]) -> Iterator[Item]:
     seen: set[str] = set()
     for item in items:
-        if item.name in seen:
+        if item.name in seen and not item.refusal:
             item = item._replace(refusal="a video of this name came before", load=None)
         seen.add(item.name)
         yield item
@@ -69,9 +70,11 @@ def wanted(
     if not options.list_file:
         drawn = _drawn(options, listing, cache)
         return (lambda item: item.name in drawn), _digest(drawn)
-    names = read_list(Path(options.list_file))
+    names = read_list(Path(options.list_file), SOURCES[options.source].listed)
     if options.videos:
-        names = draw(names, options.videos, options.seed)
+        drawn = draw(map(_bare, names), options.videos, options.seed)
+        names = {name for name in names if _bare(name) in drawn}
+    names |= {_bare(name) for name in names}
     tails = {tail for name in names for tail in _tails(name)}
     return (lambda item: item.name in tails or any(t in names for t in _tails(item.name))), _digest(
         names
@@ -81,7 +84,8 @@ def wanted(
 def _drawn(options: Options, listing: Listing, cache: Path) -> set[str]:
     if listing.position is None:
         return draw((item.name for item in listing.items), options.videos, options.seed)
-    key = [options.videos, options.seed, options.root, listing.digest]
+    root = str(Path(options.root).resolve())
+    key = [options.videos, options.seed, root, listing.digest]
     if cache.exists():
         kept = json.loads(cache.read_bytes())
         if kept["key"] == key:
@@ -103,8 +107,11 @@ def draw(names: Iterable[str], count: int, seed: int) -> set[str]:
     return set(sorted(set(names), key=rank)[:count])
 
 
-def read_list(path: Path) -> set[str]:
-    """Names out of a list file, one a line, without suffix; a number after the name is a label."""
+def read_list(path: Path, listed: Callable[[PurePosixPath], PurePosixPath]) -> set[str]:
+    """Names out of a list file, one a line; a number after the name is a label.
+
+    `listed` is `footage.Source.listed`.
+    """
     try:
         lines = path.read_text().splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -117,10 +124,14 @@ def read_list(path: Path) -> set[str]:
         entry = PurePosixPath(re.sub(r"\s+-?\d+$", "", line.strip()))
         if entry.is_absolute() or ".." in entry.parts:
             raise UserError(f"{path}:{number}: {entry} leads out of the root")
-        names.add(str(entry.with_suffix("")))
+        names.add(str(listed(entry)))
     if not names:
         raise UserError(f"{path}: the list names no video; see --list")
     return names
+
+
+def _bare(name: str) -> str:
+    return str(PurePosixPath(name).with_suffix(""))
 
 
 def _tails(name: str) -> Iterator[str]:
@@ -133,11 +144,50 @@ def _digest(names: set[str]) -> str:
     return hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest()
 
 
-def cells_of(options: Options) -> tuple[Cell, ...]:
-    """The cells held out, the source's own where none were named."""
-    if options.hold_out is not None:
-        return options.hold_out
-    return held_out(options.about) if options.source == "synthetic" else ()
+def unfinished(
+    items: Iterable[Item], *, done: int, videos: Iterable[str], rejects: Iterable[str], out: Path
+) -> Iterator[Item]:
+    """The items after the first `done`, which must be those that an earlier run was done with.
+
+    `videos` and `rejects` are the names that it wrote into `out`, each in their order; a video that
+    is partly done is the last of `videos` and comes again.
+
+    Raises:
+        UserError: other names, or fewer items.
+    """
+    past = deque(videos), deque(rejects)
+    for number, item in enumerate(items):
+        if number < done or any(past):
+            same = next((names for names in past if names and names[0] == item.name), None)
+            if same is None:
+                was = " or ".join(names[0] for names in past if names)
+                raise _other_footage(out, f"video {number + 1} was {was} and is {item.name}")
+            same.popleft()
+        if number >= done:
+            yield item
+    if any(past):
+        was = next(names[0] for names in past if names)
+        raise _other_footage(out, f"it had {was}, which is missing")
+
+
+def _other_footage(out: Path, what: str) -> UserError:
+    return UserError(
+        f"{out}: holds an unfinished preparation of other footage ({what}); choose another --out "
+        "or remove it"
+    )
+
+
+def cells_of(options: Options, listing: Listing) -> tuple[Cell, ...]:
+    """The cells held out, the source's own where none were named.
+
+    Raises:
+        UserError: cells of an archive, whose videos show only one after another.
+    """
+    if options.hold_out is None:
+        return held_out(options.about) if options.source == "synthetic" else ()
+    if options.hold_out and listing.position:
+        raise UserError(f"--hold-out: needs the unpacked folder; {options.root} is an archive")
+    return options.hold_out
 
 
 def check_cells(cells: tuple[Cell, ...], items: list[Item]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from data_shards.cores import cores
 from data_shards.errors import UserError
 
 DAMAGE = ("fail", "quarantine")
@@ -40,11 +41,11 @@ class DataConfig:
     cache_dir: str = ""
     """Copies of shards from a remote store, shared by a node's ranks; empty: the user's cache."""
     cache_gib: float = 64.0
-    """Bound of those copies on disk."""
+    """Bound of those copies on disk, clip tables included."""
     timeout_seconds: float = 60.0
     """A store that delivers nothing for so long, over all retries, is an error."""
     attempts: int = 10
-    """Tries at one file of a remote store."""
+    """Tries at one file of a remote store, and at a read that a disk refuses."""
 
     def __post_init__(self) -> None:
         ranges = (
@@ -71,7 +72,7 @@ class DataConfig:
         if self.threads or not torch.cuda.is_available():
             return self.threads or 2
         local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        return min(16, max(2, len(os.sched_getaffinity(0)) // local))
+        return min(16, max(2, cores() // local))
 
     def cache_folder(self) -> Path:
         """Where copies of remote shards are kept."""

@@ -109,17 +109,35 @@ class ClipReader(torch.utils.data.Dataset):
         slots = np.lexsort((records_B["offset"], records_B["shard"]))
         bounds = np.flatnonzero(np.diff(records_B["shard"][slots])) + 1
         for group in np.split(slots, bounds) if len(slots) else ():
-            with self.opened.shards.open(int(records_B["shard"][group[0]])) as descriptor:
-                spans = [_pread(descriptor, records_B[slot]) for slot in group]
-            for slot, span in zip(group, spans, strict=True):
+            records_G = records_B[group]
+            spans = self._spans(int(records_G["shard"][0]), clip_B[group], records_G)
+            for slot, record, (span, problem) in zip(group, records_G, spans, strict=True):
                 clip = int(clip_B[slot])
-                yield int(slot), self._verified(clip, records_B[slot], span), len(span)
+                yield int(slot), self._verified(clip, record, span, problem), len(span)
 
-    def _verified(self, clip: int, record: Any, span: bytes | str) -> np.ndarray | Damage:
-        """Pixels of a span, once it is known to be what was written."""
+    def _spans(
+        self, number: int, clip_G: np.ndarray, records_G: np.ndarray
+    ) -> list[tuple[bytes, str]]:
+        """Bytes of clips of one shard, and what is wrong with each or nothing; a node's copy that
+        has changed since it was made is made anew and read once more."""
+        shards = self.opened.shards
+
+        def read(descriptor: int) -> tuple[list[tuple[bytes, str]], bool]:
+            spans = [_pread(descriptor, record) for record in records_G]
+            problems = [
+                span_problem(span, int(clip), record)
+                for span, clip, record in zip(spans, clip_G, records_G, strict=True)
+            ]
+            again = any(problems) and shards.renew(number, descriptor)
+            return list(zip(spans, problems, strict=True)), again
+
+        found, again = shards.read(number, read)
+        return shards.read(number, read)[0] if again else found
+
+    def _verified(self, clip: int, record: Any, span: bytes, reason: str) -> np.ndarray | Damage:
+        """Pixels of a span, unless there is a reason not to trust it."""
         manifest = self.opened.manifest
-        reason = span if isinstance(span, str) else span_problem(span, clip, record)
-        if isinstance(span, bytes) and not reason:
+        if not reason:
             payload = span[_BLOCK : _BLOCK + int(span[_SIZE].strip(b"\0 "), 8)]
             size = {"height": manifest.height, "width": manifest.width}
             try:
@@ -166,15 +184,12 @@ def _reopen(where: str, config: DataConfig) -> ClipReader:
     return ClipReader(open_manifest(where, config=config))
 
 
-def _pread(descriptor: int, record: Any) -> bytes | str:
-    """The bytes of a clip, fewer where the shard ends early; or why the disk refuses them."""
+def _pread(descriptor: int, record: Any) -> bytes:
+    """The bytes of a clip, fewer where the shard ends early (OSError)."""
     size, offset = int(record["size"]), int(record["offset"])
     pieces = []
     while size > 0:
-        try:
-            piece = os.pread(descriptor, size, offset)
-        except OSError as error:
-            return f"cannot be read ({error.strerror})"
+        piece = os.pread(descriptor, size, offset)
         if not piece:
             break
         pieces.append(piece)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -75,6 +76,20 @@ def write_whole(path: Path, data: bytes) -> None:
         sync(file)
     part.replace(path)
     sync_folder(path.parent)
+
+
+def settle(part: Path, path: Path) -> None:
+    """Put a finished file in place, so that its name never stands for bytes that a crash takes."""
+    with part.open("r+b") as file:
+        sync(file)
+    part.replace(path)
+    sync_folder(path.parent)
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def move(path: Path, target: Path) -> None:

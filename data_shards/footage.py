@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
@@ -32,10 +32,25 @@ class Item(NamedTuple):
     action: str = ""
     refusal: str = ""
     """Why it is not to be read; goes to `rejects.csv`."""
-    payload: bytes = b""
-    """The file itself, where it came out of an archive."""
-    load: Callable[[], bytes] | None = None
-    """Fetches `payload` while the archive stands at this member."""
+    payload: tuple[bytes, ...] = ()
+    """The files themselves, where they came out of an archive."""
+    load: Callable[[], dict[str, bytes]] | None = None
+    """Fetches `files` with their bytes while the archive stands at this video."""
+
+    def loaded(self) -> Item:
+        """The item with what `load` fetches; where that cannot be used, with the reason.
+
+        Raises:
+            UserError: the archive is damaged.
+        """
+        item = self._replace(load=None)
+        if self.load is None or self.refusal:
+            return item
+        try:
+            found = self.load()
+        except UnusableError as error:
+            return item._replace(refusal=str(error))
+        return item._replace(files=tuple(found), payload=tuple(found.values()))
 
 
 class Listing(NamedTuple):
@@ -43,7 +58,8 @@ class Listing(NamedTuple):
 
     items: Iterable[Item]
     digest: str
-    """Changes when files are added, removed or change their size."""
+    """Changes when files are added, removed or change their size; an archive's is of its first MiB,
+    so that one that was fetched again is the same."""
     total: int
     """Of what `position` counts: videos, or bytes of an archive."""
     position: Callable[[], int] | None = None
@@ -57,6 +73,13 @@ class Footage(NamedTuple):
     """uint8 (H, W, 3), decoded when asked for."""
     count: int
     """All frames of the video; 0 where that shows only at its end."""
+    segments: tuple[int, ...] = ()
+    """Frames of each of its segments in turn, which no clip leaves; empty: it is one."""
+
+    @property
+    def longest(self) -> int:
+        """Frames of the longest segment; 0 where that shows only at its end."""
+        return max(self.segments, default=self.count)
 
 
 @dataclass(frozen=True)
@@ -97,3 +120,5 @@ class Source(NamedTuple):
     """One line of help."""
     rooted: bool = True
     """Whether it reads files below a root."""
+    listed: Callable[[PurePosixPath], PurePosixPath] = lambda entry: entry
+    """The video that a line of a list file stands for."""

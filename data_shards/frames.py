@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 import av
@@ -47,29 +48,58 @@ def cut(
     stride: int,
     windows: str,
     prepare: Callable[[np.ndarray], np.ndarray],
+    segments: Sequence[int] = (),
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Clips of a video as (start, uint8 (T, H, W, 3)), decoding no frame after the last needed.
 
     T is `frames`, or with `whole` every `stride`-th frame of the video. `prepare` brings a frame to
     its final size and is called for the frames kept only.
 
+    `segments` are the frames of each of its segments (empty: it is one). Each is cut by itself, so
+    that no clip crosses into the next, and one too short for a clip gives none; `first` takes the
+    first clip of all, `whole` makes a clip of each segment.
+
     Raises:
         UnusableError: frames of different sizes.
     """
-    start, kept, first_shape = 0, [], None
+    alike, start = _alike(source), 0
+    for count in segments or (None,):
+        segment = islice(alike, count)
+        for place, clip_THWC in _cut_segment(
+            segment, frames=frames, stride=stride, windows=windows, prepare=prepare
+        ):
+            yield start + place, clip_THWC
+            if windows == "first":
+                return
+        start += count or 0
+
+
+def _alike(source: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+    first_shape = None
     for index, frame_HWC in enumerate(source):
         first_shape = first_shape or frame_HWC.shape
         if frame_HWC.shape != first_shape:
             raise UnusableError(
                 f"frame {index} is {_size(frame_HWC.shape)}, frame 0 {_size(first_shape)}"
             )
+        yield frame_HWC
+
+
+def _cut_segment(
+    source: Iterator[np.ndarray],
+    *,
+    frames: int,
+    stride: int,
+    windows: str,
+    prepare: Callable[[np.ndarray], np.ndarray],
+) -> Iterator[tuple[int, np.ndarray]]:
+    start, kept = 0, []
+    for index, frame_HWC in enumerate(source):
         if (index - start) % stride == 0:
             kept.append(prepare(frame_HWC))
         if windows == "whole" or len(kept) < frames or (index - start) % stride:
             continue
         yield start, np.stack(kept)
-        if windows == "first":
-            return
         kept = []
         start += frames * stride
     if windows == "whole" and len(kept) >= frames:

@@ -13,9 +13,15 @@ import numpy as np
 from data_shards.errors import UserError
 from data_shards.manifest import Manifest
 
+APART = 0x1E3779B97F4A7C15
+"""What clips of one video that follow each other differ by; odd, so that no two of them meet."""
+
 
 def row_keys(manifest: Manifest, clips: np.ndarray, kind: str) -> np.ndarray:
     """Keys, int64 (N,), of the rows of a key kind (`batch.KEY_KINDS`).
+
+    A clip's tells its pixels, its video's name and its first frame: still videos have clips of
+    equal pixels, and each has a row of its own.
 
     Args:
         clips: records of `manifest.CLIP_RECORD`, mapped or in memory.
@@ -23,13 +29,14 @@ def row_keys(manifest: Manifest, clips: np.ndarray, kind: str) -> np.ndarray:
     Raises:
         UserError: the footage has no labels of this kind.
     """
-    if kind == "clip":
-        return np.asarray(clips["content"])
-    if kind == "video":
-        keys = np.array([_hash(f"video/{video.name}") for video in manifest.videos], np.int64)
+    if kind in ("clip", "video"):
+        keys_V = np.array([_hash(f"video/{video.name}") for video in manifest.videos], np.int64)
         with np.errstate(over="ignore"):
-            np.add.at(keys, clips["video"], clips["content"])
-        return keys
+            if kind == "clip":
+                starts_N = APART * clips["start"].astype(np.int64)
+                return clips["content"] + keys_V[clips["video"]] + starts_N
+            np.add.at(keys_V, clips["video"], clips["content"])
+        return keys_V
     labels = {
         "dataset": ("all",),
         "identity": manifest.identities,

@@ -18,6 +18,7 @@ from rich.progress import Progress
 
 from data_shards.dataset import ClipReader, Damage, Request
 from data_shards.errors import UserError
+from data_shards.onto import onto
 from data_shards.shards import OpenManifest
 
 _CHUNK = 16
@@ -93,11 +94,11 @@ class Resident:
     def gather(self, request: Request) -> tuple[torch.Tensor, torch.Tensor]:
         """Frames, uint8 (B, T, C, H, W), and `valid_B` of a request."""
         device = self.frames_FCHW.device
-        clip_B = torch.from_numpy(request.clip_B).to(device)
+        clip_B = onto(torch.from_numpy(request.clip_B), device)
         if self.uniform:
             table_NTCHW = self.frames_FCHW.unflatten(0, (-1, self.frames))
             return table_NTCHW.index_select(0, clip_B), self.valid_N[clip_B]
-        start_B = torch.from_numpy(request.start_B).to(device)
+        start_B = onto(torch.from_numpy(request.start_B), device)
         time_T = torch.arange(self.frames, device=device)
         rows_BT = (self.first_N[clip_B] + start_B)[:, None] + time_T
         frames_BTCHW = self.frames_FCHW.index_select(0, rows_BT.flatten()).unflatten(

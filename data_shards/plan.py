@@ -1,12 +1,14 @@
 """The clip plan: which clip is read when, as arithmetic over (clips per shard, seed, epoch, step).
 
-An epoch permutes the shards and takes them in groups. Inside a group the clips of its shards are
-merged at random, which keeps every shard's own order, and blocks of the merged sequence are
-shuffled; so each shard is read front to back (to within one block) and an epoch holds every clip
-once. Epochs follow one another without end and a batch may span two of them: every global batch
-has exactly `batch` clips, whatever their number. Neither the number of ranks nor of loader workers
-comes in: rank r of W takes the slots [r B // W, (r + 1) B // W) of each global batch, so the state
-of a run is its step.
+An epoch permutes the shards and takes them in groups. Inside a group every shard is turned: it
+begins with a clip that is drawn, and goes on with its first one after its last. The clips of the
+turned shards are merged at random, which keeps each one's order, and blocks of the merged sequence
+are shuffled. So each shard is read front to back (to within one block), once around; an epoch holds
+every clip once, and a clip's place in one epoch tells nothing of its place in the next. Epochs
+follow one another without end and a batch may span two of them: every global batch has exactly
+`batch` clips, whatever their number. Neither the number of ranks nor of loader workers comes in:
+rank r of W takes the slots [r B // W, (r + 1) B // W) of each global batch, so the state of a run
+is its step.
 
 Randomness is Philox, keyed by the seed and counted by (epoch, group, use); only its raw words are
 used, which no library version changes. Any step can be asked for at any time.
@@ -22,7 +24,10 @@ import numpy as np
 
 from data_shards.errors import UserError
 
-_SHARDS, _MERGE, _BLOCKS = 1, 2, 3
+ORDER = 2
+"""Version of the sequence. It is raised where the same numbers begin to give other clips, so that
+no run goes on in an order that is not the one it began in. 1: shards were not turned."""
+_SHARDS, _MERGE, _BLOCKS, _TURNS = 1, 2, 3, 4
 """Uses of randomness; the last word of the counter."""
 _KEPT = 8
 """Orders of groups, and of epochs, that a plan remembers."""
@@ -129,8 +134,7 @@ class Plan:
         with np.errstate(over="ignore"):
             word_B = _mix(_mix(_mix(np.uint64(self.seed)) + batch.epoch_B.astype(np.uint64)))
             word_B = _mix(word_B + batch.clip_B.astype(np.uint64))
-        choices_B = (np.asarray(stored_B, dtype=np.int64) - frames + 1).astype(np.uint64)
-        return (((word_B >> np.uint64(32)) * choices_B) >> np.uint64(32)).astype(np.int64)
+        return _scaled(word_B, np.asarray(stored_B, dtype=np.int64) - frames + 1)
 
     def _raw(self, n: int, *, epoch: int, group: int, use: int) -> np.ndarray:
         """`n` raw 64-bit words for one use."""
@@ -170,20 +174,26 @@ class Plan:
             np.argsort(self._raw(total, epoch=epoch, group=number, use=_MERGE), kind="stable")
         ]
         merged = np.empty(total, dtype=np.int64)
+        turns = _scaled(self._raw(len(shards), epoch=epoch, group=number, use=_TURNS), counts)
         rank_in_shard = np.arange(total) - np.repeat(np.cumsum(counts) - counts, counts)
-        merged[np.argsort(labels, kind="stable")] = (
-            np.repeat(self.first[shards], counts) + rank_in_shard
-        )
+        turned = (rank_in_shard + np.repeat(turns, counts)) % np.repeat(counts, counts)
+        merged[np.argsort(labels, kind="stable")] = np.repeat(self.first[shards], counts) + turned
         words = self._raw(total, epoch=epoch, group=number, use=_BLOCKS)
-        turn = np.lexsort((words, np.arange(total) // self.block))
+        order = np.lexsort((words, np.arange(total) // self.block))
         last = np.zeros(len(shards), dtype=np.int64)
-        np.maximum.at(last, labels[turn], np.arange(total))
-        return _Group(merged[turn], last)
+        np.maximum.at(last, labels[order], np.arange(total))
+        return _Group(merged[order], last)
 
 
 def rank_slots(batch: int, *, rank: int, world: int) -> range:
     """Slots of a global batch of `batch` clips that `rank` of `world` takes; may be empty."""
     return range(rank * batch // world, (rank + 1) * batch // world)
+
+
+def _scaled(words: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Numbers in 0..counts-1, int64, from 64-bit words, elementwise; counts below 2**32."""
+    high = words >> np.uint64(32)
+    return ((high * counts.astype(np.uint64)) >> np.uint64(32)).astype(np.int64)
 
 
 def _mix(word: np.ndarray | np.uint64) -> np.ndarray:

@@ -14,7 +14,6 @@ import json
 import shutil
 import sys
 from collections.abc import Iterable, Iterator
-from itertools import islice
 from pathlib import Path
 
 from data_shards import choice, disk, pool, summary
@@ -50,24 +49,31 @@ def prepare(options: Options, *, out: str | Path, workers: int = 0) -> Manifest:
         return _finished(options, out)
     refuse_foreign(out)
     listing = choice.listing_of(options)
+    cells = choice.cells_of(options, listing)
     with _locked(out):
         try:
-            return _prepare(options, out, listing, workers)
+            return _prepare(options, out, listing, cells, workers)
         except UserError as error:
             if isinstance(error, _NothingLeftError) or not _worth_keeping(out):
                 _clear(out)
             raise
 
 
-def _prepare(options: Options, out: Path, listing: Listing, workers: int) -> Manifest:
+def _prepare(
+    options: Options, out: Path, listing: Listing, cells: tuple[Cell, ...], workers: int
+) -> Manifest:
+    asked = {**options.facts(), "footage": listing.digest}
+    _refuse_others(out, asked)  # before all names of an archive are read
     wanted, chosen = choice.wanted(options, listing, cache=out / PARTIAL / DRAWN)
     items = choice.chosen(options, listing, wanted)
-    cells = choice.cells_of(options)
     if cells:
         items = list(items)
         choice.check_cells(cells, items)
-    facts = disk.dump({**options.facts(), "footage": listing.digest, "chosen": chosen})
-    _begin(out, facts)
+    asked["chosen"] = chosen
+    _refuse_others(out, asked)
+    facts = disk.dump(asked)
+    with disk.disk_errors(out):
+        disk.write_whole(out / PARTIAL / FACTS, facts)
     return _finish(options, _fill_sets(options, out, listing, items, cells, workers), facts)
 
 
@@ -112,13 +118,11 @@ def _locked(out: Path) -> Iterator[None]:
         yield
 
 
-def _begin(out: Path, facts: bytes) -> None:
+def _refuse_others(out: Path, asked: dict) -> None:
     path = out / PARTIAL / FACTS
     if path.exists():
         what = f"{out}: holds an unfinished preparation"
-        _compare(json.loads(path.read_bytes()), json.loads(facts), what)
-    with disk.disk_errors(out):
-        disk.write_whole(path, facts)
+        _compare(json.loads(path.read_bytes()), json.loads(disk.dump(asked)), what)
 
 
 def _fill_sets(
@@ -159,7 +163,7 @@ def _writer(options: Options, out: Path) -> SetWriter:
 
 def _note(sets: list[SetWriter]) -> str:
     shards = sum(len(writer.entries) for writer in sets)
-    rejects = sum(len(writer.rejects) for writer in sets)
+    rejects = sum(writer.rejected for writer in sets)
     return f"{shards} shards full" + (f", {rejects} rejected" if rejects else "")
 
 
@@ -170,21 +174,22 @@ def _fill(
         done = writer.resume()
     skip = writer.skip_clips
     yield done
-    todo = (_loaded(item) for item in islice(items, done, None))
+    todo = choice.unfinished(
+        items,
+        done=done,
+        videos=[video[0] for video in writer.videos],
+        rejects=[reject[0] for reject in writer.rejects],
+        out=writer.out,
+    )
+    loaded = (item.loaded() for item in todo)
     try:
-        for result in pool.results(todo, options, workers=workers):
+        for result in pool.results(loaded, options, workers=workers):
             writer.add(result, skip=skip)
             skip = 0
             yield writer.items
         writer.close()
     finally:
         writer.abandon()
-
-
-def _loaded(item: Item) -> Item:
-    if item.load is None:
-        return item
-    return item._replace(payload=b"" if item.refusal else item.load(), load=None)
 
 
 def _need_videos(writer: SetWriter, options: Options) -> None:

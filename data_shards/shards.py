@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from data_shards.cache import NodeCache
+from data_shards import disk
+from data_shards.cache import AlteredError, NodeCache
 from data_shards.config import DataConfig
 from data_shards.errors import UserError
-from data_shards.manifest import CLIP_RECORD, CLIPS, MANIFEST, Manifest, loads
+from data_shards.manifest import CLIP_RECORD, CLIPS, MANIFEST, Manifest, Shard, loads
 from data_shards.store import Store
 
+T = TypeVar("T")
 _OPEN_FILES = 64
 _BLOCK = 512
 """Bytes of a tar block."""
+_TABLE_HEAD = 4096
+"""More bytes than come before the records in the file of a clip table."""
 
 
 class OpenManifest(NamedTuple):
@@ -58,8 +61,8 @@ def open_manifest(where: str, *, config: DataConfig | None = None) -> OpenManife
             f"{store.url(MANIFEST)}: not a manifest; prepare the footage again"
         ) from None
     manifest = loads(text, where=store.url(MANIFEST))
-    table = _open_table(store, manifest, config)
     shards = Shards(store, manifest, config)
+    table = _open_table(shards)
     shards.check()
     return OpenManifest(where, manifest, table, shards, config)
 
@@ -80,6 +83,8 @@ class Shards:
             )
             self._check_room(config)
         self._files: OrderedDict[int, _File] = OrderedDict()
+        self._held: _File | None = None
+        """The copy of the clip table, which must not be dropped while it is mapped."""
         self._lock = threading.Lock()
         self._ahead: set[int] = set()
 
@@ -107,16 +112,81 @@ class Shards:
         copy = f" (copy {shard.sha256} in {self.cache.folder})" if self.cache else ""
         return self.store.url(shard.file) + copy
 
+    def table(self) -> Path:
+        """Where the clip table lies, its SHA-256 compared; of a remote one, a copy on this node
+        that is kept for as long as these shards are.
+
+        Raises:
+            UserError: missing, altered or out of reach.
+        """
+        name, sha256 = self.store.url(CLIPS), self.manifest.clips_sha256
+        altered = f"{name}: altered (SHA-256); prepare the footage again"
+        size = _TABLE_HEAD + self.manifest.clips * CLIP_RECORD.itemsize
+        record = Shard(CLIPS, self.manifest.clips, size, sha256)
+        try:
+            if self.cache is None:
+                path = self.store.path(CLIPS)
+                if disk.sha256(path) == sha256:
+                    return path
+                raise UserError(altered)
+            path = self.cache.path(record)
+            for _ in range(2):
+                self._held = _File(self.cache.take(record, self._fetching(CLIPS)))
+                if disk.sha256(path) == sha256:
+                    return path
+                # It has changed since it was copied: once more.
+                self.cache.discard(record, self._held.descriptor)
+        except AlteredError:
+            raise UserError(altered) from None
+        except OSError as error:
+            raise UserError(f"{name}: {error.strerror}; prepare the footage again") from None
+        raise UserError(altered)
+
     @contextlib.contextmanager
     def open(self, number: int) -> Iterator[int]:
         """A descriptor to `os.pread` a shard from, valid inside the `with`."""
         if self.cache is not None:
             shard = self.manifest.shards[number]
-            with self.cache.open(shard, lambda part: self.store.fetch(shard.file, into=part)) as fd:
-                yield fd
+            with self.cache.open(shard, self._fetching(shard.file)) as descriptor:
+                yield descriptor
             return
         file = self._local(number)
-        yield file.descriptor
+        try:
+            yield file.descriptor
+        except OSError:
+            self._forget(number, file)
+            raise
+
+    def read(self, number: int, use: Callable[[int], T]) -> T:
+        """What `use(descriptor)` gives of a shard. Where the disk refuses, the file is opened and
+        used anew: over a network it may do so for a while, and what was opened grows stale.
+
+        Raises:
+            UserError: the shard is out of reach.
+        """
+
+        def once() -> T:
+            with self.open(number) as descriptor:
+                return use(descriptor)
+
+        try:
+            return self.store.patient(once)
+        except FileNotFoundError as error:
+            reason = f"{error.strerror}; is the shard still there?"
+        except OSError as error:
+            reason = f"{error.strerror or error}; check that disk, or mount it again"
+        raise UserError(f"{self.place(number)}: {reason}")
+
+    def renew(self, number: int, descriptor: int) -> bool:
+        """Drop the node's copy of a shard that a reader has open and found altered.
+
+        Returns:
+            Whether reading again may help: not where the shard itself was read, or a copy that was
+            damaged from the beginning.
+        """
+        return self.cache is not None and self.cache.discard(
+            self.manifest.shards[number], descriptor
+        )
 
     def fetch_ahead(self, numbers: Iterable[int]) -> None:
         """Begin to download shards that will be needed soon; failures show when they are read."""
@@ -131,20 +201,21 @@ class Shards:
         threading.Thread(target=self._fetch_all, args=words, daemon=True).start()
 
     def close(self) -> None:
-        """End downloads under way and close the files; both may be opened again."""
+        """End downloads under way and close the shards; both may be opened again."""
         self.store.close()
         with self._lock:
             self._files.clear()
         self._ahead = set()
+
+    def _fetching(self, name: str, stop: threading.Event | None = None) -> Callable[[Path], None]:
+        return lambda part: self.store.fetch(name, into=part, stop=stop)
 
     def _fetch_all(self, numbers: list[int], stop: threading.Event) -> None:
         assert self.cache is not None
         for number in numbers:
             shard = self.manifest.shards[number]
             try:
-                self.cache.ensure(
-                    shard, lambda part, s=shard: self.store.fetch(s.file, into=part, stop=stop)
-                )
+                self.cache.ensure(shard, self._fetching(shard.file, stop))
             except UserError:
                 return  # The reader meets the same failure and reports it where it can be handled.
 
@@ -152,17 +223,24 @@ class Shards:
         with self._lock:
             if number not in self._files:
                 path = self.store.path(self.manifest.shards[number].file)
-                self._files[number] = _File(path)
+                self._files[number] = _File(os.open(path, os.O_RDONLY))
                 if len(self._files) > _OPEN_FILES:
                     self._files.popitem(last=False)
             self._files.move_to_end(number)
             return self._files[number]
 
+    def _forget(self, number: int, file: _File) -> None:
+        """Open a file anew next time, unless another thread has done so."""
+        with self._lock:
+            if self._files.get(number) is file:
+                del self._files[number]
+
     def _check_room(self, config: DataConfig) -> None:
-        """Two groups of shards are in use at a time: they must fit."""
+        """Two groups of shards, and the table, are in use at a time: they must fit."""
         assert self.cache is not None
         sizes = sorted((shard.bytes for shard in self.manifest.shards), reverse=True)
         needed = sum(sizes[: 2 * config.shuffle_shards])
+        needed += _TABLE_HEAD + self.manifest.clips * CLIP_RECORD.itemsize
         if needed > self.cache.limit:
             raise UserError(
                 f"data.cache_gib: {config.cache_gib:g} is too small for twice "
@@ -174,44 +252,23 @@ class Shards:
 class _File:
     """A descriptor that closes when nobody holds it any more."""
 
-    def __init__(self, path: Path) -> None:
-        self.descriptor = -1
-        try:
-            self.descriptor = os.open(path, os.O_RDONLY)
-        except OSError as error:
-            raise UserError(f"{path}: {error.strerror}; is the shard still there?") from None
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
 
     def __del__(self) -> None:
-        if self.descriptor >= 0:
-            os.close(self.descriptor)
+        os.close(self.descriptor)
 
 
-def _open_table(store: Store, manifest: Manifest, config: DataConfig) -> np.ndarray:
-    """The clip table, mapped; a remote one is copied to the cache first (UserError)."""
-    name = store.url(CLIPS)
-    if store.local:
-        path = store.path(CLIPS)
-    else:
-        folder = config.cache_folder()
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"{manifest.clips_sha256}.npy"
-        if not path.exists():
-            part = path.with_suffix(f".{os.getpid()}.table")
-            part.write_bytes(store.read(CLIPS))
-            part.replace(path)
+def _open_table(shards: Shards) -> np.ndarray:
+    """The clip table, mapped (UserError)."""
+    path, name = shards.table(), shards.store.url(CLIPS)
     try:
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-        if found != manifest.clips_sha256:
-            if not store.local:
-                path.unlink()
-            raise UserError(f"{name}: altered (SHA-256); prepare the footage again")
         table = np.load(path, mmap_mode="r", allow_pickle=False)
     except OSError as error:
         raise UserError(f"{name}: {error.strerror}; prepare the footage again") from None
     except ValueError as error:
         raise UserError(f"{name}: {error}; prepare the footage again") from None
-    problem = _table_problem(table, manifest)
+    problem = _table_problem(table, shards.manifest)
     if problem:
         raise UserError(f"{name}: {problem}; prepare the footage again")
     return table

@@ -2,11 +2,13 @@
 
 Every call to a remote store has two guards: failures are tried again with exponential backoff, and
 a watchdog ends the call with one clear line when nothing has arrived for `timeout` seconds, also
-where the library below would wait for ever. Local files are read in place and never retried.
+where the library below would wait for ever. Local files are read in place, again and with the same
+waits where the disk below them refuses (`Store.patient`).
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 import threading
@@ -21,6 +23,9 @@ from data_shards.errors import UserError
 
 T = TypeVar("T")
 _PERMANENT = (FileNotFoundError, PermissionError, IsADirectoryError, ImportError, UserError)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Errors of the disk that a download goes to; no store answers with them."""
+_WAITS = tenacity.wait_random_exponential(multiplier=0.1, max=10)
 _EXTRAS = {"s3": "s3", "http": "http", "https": "http"}
 """The extra of this package that brings each protocol's client."""
 
@@ -86,8 +91,9 @@ class Store:
                 hint = "run data_shards.prepare first"
                 raise UserError(f"{self.url(name)}: {error.strerror}; {hint}") from None
         with tempfile.TemporaryDirectory() as folder:  # as a download, which tells that it moves
-            self.fetch(name, into=Path(folder) / "file")
-            return (Path(folder) / "file").read_bytes()
+            file = Path(folder) / "file"
+            self._guarded(name, lambda beat: self._download(name, file, beat, setting="TMPDIR"))
+            return file.read_bytes()
 
     @property
     def stop(self) -> threading.Event:
@@ -101,23 +107,66 @@ class Store:
             stop: ends the download; by default what the next `close` sets.
 
         Raises:
-            UserError: missing, out of reach, or ended.
+            UserError: missing, out of reach, or ended; or the disk of `into` is full.
         """
         self._guarded(name, lambda beat: self._download(name, into, beat), stop=stop)
+
+    def patient(self, call: Callable[[], T]) -> T:
+        """What a call gives that reads a disk; a refusal that may pass costs another try.
+
+        Raises:
+            OSError: the last refusal, after `attempts` tries or `timeout` seconds.
+        """
+        try:
+            return call()
+        except OSError as error:
+            if _permanent(error) or self.attempts == 1:
+                raise
+            self.retries += 1
+        stop = self._stop
+        retrying = tenacity.Retrying(
+            stop=tenacity.stop_any(
+                tenacity.stop_after_attempt(self.attempts - 1),
+                tenacity.stop_after_delay(self.timeout),
+                tenacity.stop_when_event_set(stop),
+            ),
+            wait=_WAITS,
+            retry=tenacity.retry_if_exception(
+                lambda error: isinstance(error, OSError) and not _permanent(error)
+            ),
+            sleep=tenacity.sleep_using_event(stop),
+            before_sleep=self._count,
+            reraise=True,
+        )
+        return retrying(call)
 
     def close(self) -> None:
         """End the calls under way in other threads; later calls go through."""
         self._stop.set()
         self._stop = threading.Event()
 
-    def _download(self, name: str, into: Path, beat: Callable[[], None]) -> None:
+    def _count(self, _state: tenacity.RetryCallState) -> None:
+        self.retries += 1
+
+    def _download(
+        self, name: str, into: Path, beat: Callable[[], None], *, setting: str = "data.cache_dir"
+    ) -> None:
+        """Fetch a file; `setting` is what puts `into` where it is."""
         from fsspec.callbacks import Callback
 
         class Heartbeat(Callback):
             def relative_update(self, inc: int = 1) -> None:
                 beat()
 
-        self._fs().get_file(self.url(name), str(into), callback=Heartbeat())
+        try:
+            self._fs().get_file(self.url(name), str(into), callback=Heartbeat())
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
+            raise UserError(
+                f"{setting}: {into.parent}: {error.strerror}; free some space or choose another "
+                "folder"
+            ) from None
 
     def _fs(self) -> Any:
         """The file system, opened once in each process (its event loop does not survive a fork)."""
@@ -138,6 +187,9 @@ class Store:
         if self.protocol == "s3":
             waits = {"connect_timeout": self.timeout, "read_timeout": self.timeout}
             options: dict[str, Any] = {"config_kwargs": {**waits, "retries": {"max_attempts": 1}}}
+            # More at once, and s3fs takes a large file for a few ranges, writes nothing before
+            # all of them are there and tells of nothing meanwhile: as if the store were dead.
+            options["max_concurrency"] = 1
         else:
             import aiohttp
 
@@ -161,7 +213,7 @@ class Store:
         def tries() -> T:
             retrying = tenacity.Retrying(
                 stop=lambda state: state.attempt_number >= self.attempts or watch.over(),
-                wait=tenacity.wait_random_exponential(multiplier=0.1, max=10),
+                wait=_WAITS,
                 retry=tenacity.retry_if_exception(lambda error: not _permanent(error)),
                 before_sleep=watch.failed,
                 reraise=True,

@@ -48,7 +48,7 @@ class Counters(NamedTuple):
     bytes: int
     """Bytes of shards read."""
     retries: int
-    """Calls to a remote store that had to be repeated."""
+    """Calls to a remote store, and reads of a disk, that had to be repeated."""
     damaged: int
     """Clips found damaged."""
     wait_seconds: float

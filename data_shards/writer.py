@@ -130,6 +130,7 @@ class SetWriter:
         self.items = self.entries[-1].items if self.entries else 0
         self._row = sum(len(entry.videos) for entry in self.entries)
         self._clip = sum(entry.shard.clips for entry in self.entries)
+        self._rejected = sum(len(entry.rejects) for entry in self.entries)
         self._videos: list[list] = []
         self._rejects: list[list] = []
         self._rows: list[tuple] = []
@@ -213,6 +214,11 @@ class SetWriter:
     def videos(self) -> list[list]:
         """[name, identity, action, frames] of every video with clips."""
         return [video for entry in self.entries for video in entry.videos] + self._videos
+
+    @property
+    def rejected(self) -> int:
+        """How many videos have no clips; told after each video, where `rejects` would be slow."""
+        return self._rejected + len(self._rejects)
 
     @property
     def rejects(self) -> list[list]:

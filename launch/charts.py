@@ -102,6 +102,12 @@ def _path(points: Sequence[tuple[float, float]]) -> str:
     return "M" + "L".join(f"{x:g} {y:g}" for x, y in points)
 
 
+def spread(length: int, most: int) -> list[int]:
+    """At most `most` places among `length`, evenly spread, the first and the last among them."""
+    count = min(most, length)
+    return [round(place * (length - 1) / max(1, count - 1)) for place in range(count)]
+
+
 def thin(
     points: Sequence[tuple[float, float]], most: int = MOST_POINTS
 ) -> list[tuple[float, float]]:

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import torch
 
+from data_shards.cores import cores
+
 ROOT = Path(__file__).resolve().parent.parent
 DEMO = Path("data/demo")
 
@@ -41,9 +43,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("words", nargs="*", metavar="setting=value", help="for trainer/main.py")
     args = parser.parse_intermixed_args(argv)
     gpus = torch.cuda.device_count()
-    processes = args.processes or gpus or min(2, len(os.sched_getaffinity(0)))
+    processes = args.processes or gpus or min(2, cores())
     env = {**os.environ}
-    env.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // processes)))
+    env.setdefault("OMP_NUM_THREADS", str(max(1, cores() // processes)))
     prepare = [sys.executable, "-m", "data_shards.prepare", "synthetic", "--out", str(DEMO)]
     words = args.words if any(w.startswith("preset=") for w in args.words) else [
         "preset=demo", f"data.manifest={DEMO}", "name=demo", *args.words,

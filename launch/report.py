@@ -19,11 +19,13 @@ from PIL import Image
 
 from data_shards.errors import UserError
 from launch import charts
-from launch.charts import Chart, Series, draw, duration, number, points_of
+from launch.charts import Chart, Series, draw, duration, number, points_of, spread
 from launch.goodput import goodput, troubles
 from launch.runs import RunRecord, differences, events, finite, read_run
 
 FILM_FRAMES = 10
+MOST_BARS = 200
+"""Of the ranking of videos."""
 MOST_BYTES = 12_000_000
 """Of pictures in the gallery of one run: a page should open at once."""
 
@@ -67,6 +69,13 @@ class Phase(NamedTuple):
     index: int
 
 
+class Ranking(NamedTuple):
+    """How many videos were evaluated, and bars for some: name, psnr, height in percent."""
+
+    videos: int
+    bars: list[dict[str, Any]]
+
+
 # Pictures ------------------------------------------------------------------------------------
 
 
@@ -96,10 +105,8 @@ def _uri(kind: str, data: bytes) -> str:
 def film_of(run: RunRecord) -> list[Picture]:
     """Sample sheets through training, at most ten, evenly spread, the last among them."""
     stills = sorted((run.folder / "samples").glob("step-*.png"))
-    count = min(FILM_FRAMES, len(stills))
-    at = sorted({round(i * (len(stills) - 1) / max(1, count - 1)) for i in range(count)})
     found = []
-    for index in at:
+    for index in spread(len(stills), FILM_FRAMES):
         step = stills[index].stem.removeprefix("step-").lstrip("0") or "0"
         found.append(embed(stills[index], widest=1200)._replace(name=step))
     return found
@@ -162,12 +169,14 @@ def scores(run: RunRecord) -> list[dict[str, Any]]:
     return list((run.evaluation or {}).get("scores", []))
 
 
-def ranking(run: RunRecord) -> list[dict[str, Any]]:
-    """Bars of the PSNR of every evaluated video, best first: name, psnr, height in percent."""
+def ranking(run: RunRecord) -> Ranking:
+    """PSNR of the evaluated videos, best first; of many, some that are evenly spread."""
     videos = [v for v in (run.evaluation or {}).get("videos", []) if finite(v.get("psnr"))]
     videos.sort(key=lambda video: -video["psnr"])
     top = max((video["psnr"] for video in videos), default=1.0) or 1.0
-    return [{**video, "height": max(2.0, 100 * video["psnr"] / top)} for video in videos[:200]]
+    shown = [videos[place] for place in spread(len(videos), MOST_BARS)]
+    bars = [{**video, "height": max(2.0, 100 * video["psnr"] / top)} for video in shown]
+    return Ranking(len(videos), bars)
 
 
 def curves(runs: list[RunRecord]) -> tuple[list[Chart], list[Chart]]:
@@ -179,13 +188,9 @@ def curves(runs: list[RunRecord]) -> tuple[list[Chart], list[Chart]]:
             Series(run.name, i, points_of(run, panel.column, over=over, scale=scale))
             for i, run in enumerate(runs)
         ]
+        wide = panel.column == "psnr"
         return draw(
-            panel.title,
-            lines,
-            unit=panel.unit,
-            x_name=panel.over,
-            log=panel.log,
-            wide=panel.column == "psnr",
+            panel.title, lines, unit=panel.unit, x_name=panel.over, log=panel.log, wide=wide
         )
 
     named = {panel.column for panel in PANELS} | {"step", "seconds", "time"}

@@ -183,7 +183,8 @@ def differences(runs: list[RunRecord]) -> list[tuple[str, list[Any]]]:
 def events(run: RunRecord) -> list[dict[str, Any]]:
     """Starts, restarts, faults and what else a run noted, oldest first: time, kind, step, text.
 
-    Starts are those of run.json; samples and checkpoints that went well are not listed.
+    Starts are those of run.json; samples and checkpoints that went well are not listed. Why the run
+    ended is listed where it has not noted that itself.
     """
     found = []
     for index, start in enumerate(run.info.get("starts") or []):
@@ -197,10 +198,25 @@ def events(run: RunRecord) -> list[dict[str, Any]]:
         if not routine and kind not in ("started", "resumed", "sample"):
             text = event.get("text") or event.get("message") or _facts(event)
             found.append(_event(event, kind=kind, text=text))
-    if run.info.get("reason"):
-        last = {"time": run.info.get("ended"), "step": run.info.get("step")}
-        found.append(_event(last, kind=run.status, text=str(run.info["reason"])))
+    if run.info.get("reason") and not _noted(run, found):
+        last = {"time": run.info.get("ended")}
+        found.append(_event(last, kind=_ending(run), text=str(run.info["reason"])))
     return sorted(found, key=lambda event: _moment(event["time"]))
+
+
+def _ending(run: RunRecord) -> str:
+    return str(run.info.get("status", "failed"))
+
+
+def _noted(run: RunRecord, found: list[dict[str, Any]]) -> bool:
+    """Whether the newest life has an event of its own, at a step, for the way it ended."""
+    begun = (run.info.get("starts") or [{}])[-1].get("time") or 0
+    return any(
+        event["kind"] == _ending(run)
+        and event["step"] is not None
+        and _moment(event["time"]) >= _moment(begun)
+        for event in found
+    )
 
 
 def _event(source: dict[str, Any], *, kind: str, text: str) -> dict[str, Any]:

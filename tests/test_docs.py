@@ -36,6 +36,13 @@ def commands(text: str) -> list[list[str]]:
     return lines
 
 
+def inline(text: str) -> list[list[str]]:
+    """Commands of a page's running text; brackets around what may be left out are dropped."""
+    running = re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)
+    found = re.findall(r"`(python -m [^`]+)`", running)
+    return [re.sub(r"[\[\]]", "", command).split() for command in found]
+
+
 def help_of(words: list[str]) -> str:
     run = subprocess.run(
         [sys.executable, *words, "--help"], cwd=ROOT, env=environment(),
@@ -63,19 +70,28 @@ def test_settings_that_are_named_exist(page: Path) -> None:
     assert not named - KNOWN and not presets - set(PRESETS)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_modules_and_options_that_are_named_exist() -> None:
-    """Every `python -m MODULE --option` of any page's code blocks is understood by that module."""
+    """Every `python -m MODULE [ACTION] --option` of any page, in its code blocks and its running
+    text, is understood by that module."""
     wanted: dict[str, list[list[str]]] = {}
     for page in PAGES:
-        for words in commands(page.read_text()):
+        text = page.read_text()
+        for words in [*commands(text), *inline(text)]:
             if "-m" in words and "python" in words:
                 at = words.index("-m") + 1
                 wanted.setdefault(words[at], []).append(words[at + 1 :])
     assert {"data_shards.prepare", "trainer.generate", "trainer.evaluate"} <= wanted.keys()
+    assert ["write", "runs"] in wanted["launch.prometheus"], "running text is read, too"
     for module, uses in wanted.items():
         told = help_of(["-m", module])
+        # A module with actions refuses a first word that is none of them, asked for help or not.
+        first = {use[0] for use in uses if use and re.fullmatch(r"[a-z][a-z-]*", use[0])}
+        told += "".join(help_of(["-m", module, word]) for word in sorted(first))
         words = {word for use in uses for word in use if re.fullmatch(r"[a-z][a-z-]*", word)}
-        for command in sorted(words & set(re.findall(r"^ +([a-z][a-z-]*)\b", told, flags=re.M))):
+        listed = set(re.findall(r"^ +([a-z][a-z-]*)\b", told, flags=re.M)) - first
+        for command in sorted(words & listed):
             told += help_of(["-m", module, command])
         options = {w.split("=")[0] for use in uses for w in use if re.match(r"--[a-z]", w)}
         missing = [option for option in options if option not in told]

@@ -16,6 +16,7 @@ import torch
 
 from data_shards.errors import UserError
 from trainer.objective import to_pixels
+from trainer.residence import initial_rows
 
 CHUNK = 256
 """Clips converted to floating point at a time."""
@@ -31,7 +32,7 @@ class BeginConfig:
     """First latents: footage (principal components; the footage must fit in data.cache_mib) |
     random (as in the paper, and for sets that do not fit)."""
     noise: float = 0.0
-    """Share of random noise added to latents that begin at the footage."""
+    """How far latents that begin at the footage are moved towards random ones; 1: all the way."""
 
     def __post_init__(self) -> None:
         if self.latents not in ("footage", "random"):
@@ -88,6 +89,16 @@ def codes_from_footage(
     static = _components(static_RP, widths[0], seed=seed)
     motion = _components(motion_RTP.flatten(0, 1), widths[1], seed=seed + 1)
     return Codes(static, motion.unflatten(0, (rows[1], frames)))
+
+
+def with_noise(codes: Codes, share: float, *, seed: int, scale: float) -> Codes:
+    """Rows so far on the way to those of a random beginning (`residence.initial_rows`)."""
+    moved = []
+    for kind, rows in zip(("static", "transient"), codes, strict=True):
+        at = torch.arange(len(rows))
+        drawn = initial_rows(at, tuple(rows.shape[1:]), seed=seed, table=kind, scale=scale)
+        moved.append(torch.lerp(rows, drawn, share))
+    return Codes(*moved)
 
 
 def shrinking(clips: int, frames: int, *, pixels: int) -> int:

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 PSNR = "mean over videos of 10 log10(255^2 / MSE), MSE over all pixels of a video, 8 bits"
 SSIM = "mean over videos and frames, scikit-image, window 7, colour, range 255"
 FCS = "mean over videos of the mean SSIM of all frames with the first one (Sec. 4.2)"
+INPUT = "RGB 0..255 less its mean (123.68, 116.779, 103.939), as IMAGENET1K_FEATURES wants it"
+"""Of VGG16 in MCS and the Frechet distances; `trainer.vgg.MEAN_RGB`."""
 MCS = "log10 of the squared distance of mean consecutive feature differences (Sec. 4.2)"
 
 
@@ -48,4 +50,4 @@ def footage_card(facts: Manifest) -> dict[str, str]:
 
 def network(vgg: Vgg) -> dict[str, str]:
     """What a card says of the feature network."""
-    return {"features": "VGG16 relu3_3", "weights SHA-256": vgg.sha256}
+    return {"features": "VGG16 relu3_3", "input": INPUT, "weights SHA-256": vgg.sha256}

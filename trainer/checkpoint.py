@@ -28,11 +28,12 @@ from typing import Any
 import torch
 
 from data_shards.errors import UserError
-from trainer import commit
+from trainer import commit, commons
 from trainer.comm import Comm
-from trainer.retention import CheckpointConfig, kept
+from trainer.retention import CheckpointConfig, remove, spare
 from trainer.saved import Saved, damage_of
-from trainer.share import BUG, Job, Share, explain, payload, read_share, write_share
+from trainer.share import BUG, Job, Share, explain, read_share
+from trainer.snapshot import Pages
 
 __all__ = ["CheckpointConfig", "Checkpointer", "Saved"]
 
@@ -60,6 +61,7 @@ class Checkpointer:
         self._config, self._comm, self._beat = config, comm, beat
         self._known: set[int] = set()
         self._pending: tuple[Job, Future[Share]] | None = None
+        self._closed = False
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._saved_at = self._looked_at = time.monotonic()
         self.last_bytes = 0
@@ -113,14 +115,16 @@ class Checkpointer:
         target = self._folder / commit.step_name(step)
         if step in self._known:
             return target
-        blobs: dict[str, bytes] = {}
-        job = self._begin(step, score, lambda: blobs.update(payload(common, state)))
+        taken, take = [commons.NOTHING], partial(commons.take, common, state, copy=background)
+        job = self._begin(step, score, lambda: taken.append(take()))
         if job is None:
             return None
+        if isinstance(own, Pages):
+            own.set_aside_in(job.folder)
         stem = f"own-{self._comm.rank}-of-{self._comm.world}"
-        work = partial(write_share, job.folder, stem, blobs, own)
+        work = partial(commons.write, job.folder, stem, taken[-1], own)
         if background:
-            self._pending = (job, self._thread.submit(work, beat=lambda: None))
+            self._pending = (job, self._thread.submit(work, beat=self._go_on))
             return None
         return self._commit(job, work(beat=self._beat))
 
@@ -182,8 +186,13 @@ class Checkpointer:
     def close(self) -> None:
         """End the thread, by this rank alone: also after an error, when others may be gone. A
         pending save that `finish` has not committed is left for the next life to clean up."""
-        self._pending = None
+        self._pending, self._closed = None, True
         self._thread.shutdown()
+
+    def _go_on(self) -> None:
+        """Called by the thread between tensors: after `close` nobody commits what it writes."""
+        if self._closed:
+            raise OSError("given up")
 
     def _begin(self, step: int, score: float | None, prepare: Callable[[], Any]) -> Job | None:
         """Agree on a temporary folder; rank 0 prepares its files' contents and makes the folder."""
@@ -207,7 +216,8 @@ class Checkpointer:
                 {name: file for s in shares for name, file in s.index.items()},
             )  # fmt: skip
             self.last_bytes = sum(file.bytes for file in manifest.files.values())
-            error = self._on_first(lambda: commit.publish(job.folder, target, manifest))
+            publish = partial(commit.publish, job.folder, target, manifest, drop=self._drop)
+            error = self._on_first(publish)
             errors = [f"rank 0: {error}"] if error else []
         if errors:
             self._on_first(lambda: shutil.rmtree(job.folder, ignore_errors=True))
@@ -231,17 +241,13 @@ class Checkpointer:
     def _retain(self) -> None:
         """Drop what the settings do not keep; the newest commit is durable by now."""
         (self._run / TOUCH).unlink(missing_ok=True)
-        steps = commit.committed(self._folder)
-        for step in sorted(set(steps) - kept(steps, self._config, score=self._score)):
-            commit.drop(self._folder / commit.step_name(step))
+        for step in spare(self._folder, self._config):
+            self._drop(self._folder / commit.step_name(step))
             self._known.discard(step)
 
-    def _score(self, step: int) -> float | None:
-        try:
-            return commit.read_manifest(self._folder / commit.step_name(step)).score
-        except commit.Damage as damage:
-            log.warning("%s: %s", self._folder / commit.step_name(step), damage)
-            return None
+    def _drop(self, folder: Path) -> None:
+        """A checkpoint goes; its files in the thread, since removing gigabytes takes seconds."""
+        self._thread.submit(remove, commit.retire(folder))
 
     def _newest(self, *, set_aside: bool) -> Path | None:
         steps = self._comm.gather_json(commit.committed(self._folder))[0]
@@ -257,7 +263,7 @@ class Checkpointer:
             if self._comm.rank == 0:
                 log.warning("%s: damaged, not used: %s", self._folder / name, reason)
             if set_aside:
-                self._on_first(partial(self._set_aside, name))
+                self._on_first(partial(commit.set_aside, self._folder / name))
         spoiled = sorted(p.name for p in self._folder.glob(f"step-*{commit.DAMAGED}*"))
         spoiled = self._comm.gather_json(damaged or spoiled)[0]
         if spoiled:
@@ -277,14 +283,8 @@ class Checkpointer:
             raise UserError(f"{folder}: rank {rank} does not see it; runs need a shared disk")
         return next((reason for _, reason in reasons if reason), None)
 
-    def _set_aside(self, name: str) -> None:
-        target = self._folder / f"{name}{commit.DAMAGED}"
-        if target.exists():
-            target = self._folder / f"{name}{commit.DAMAGED}-{secrets.token_hex(4)}"
-        (self._folder / name).rename(target)
-        commit.sync_folder(self._folder)
-
     def _clean(self) -> None:
+        self._thread.submit(lambda: None).result()  # wait: what was dropped is removed there
         self._folder.mkdir(parents=True, exist_ok=True)
         for name in commit.clean(self._folder):
             log.info("%s: removed, left by a run that ended while saving", name)

@@ -88,7 +88,9 @@ class Comm:
         if self.links is not None:
             self.links.exchange([b""] * self.world)
         elif self.world > 1:
-            dist.all_reduce(torch.zeros(1, device=self._wire), group=self.group)
+            token = torch.zeros(1, device=self._wire)
+            dist.all_reduce(token, group=self.group)
+            token.item()  # NCCL returns before the others are here
 
     def gather_tensors(self, tensor: torch.Tensor) -> list[torch.Tensor]:
         """Every rank's tensor, by rank; shapes may differ, also in rank, the dtype may not."""

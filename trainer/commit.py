@@ -11,9 +11,10 @@ import hashlib
 import json
 import os
 import re
+import secrets
 import shutil
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -179,8 +180,11 @@ def check_files(folder: Path, files: Iterable[tuple[str, FileFacts]]) -> None:
             raise Damage(f"{name}: {error.strerror}") from None
 
 
-def publish(writing: Path, target: Path, manifest: CheckpointManifest) -> None:
-    """Turn a finished temporary folder into the checkpoint `target`, durably."""
+def publish(
+    writing: Path, target: Path, manifest: CheckpointManifest, *, drop: Callable[[Path], None]
+) -> None:
+    """Turn a finished temporary folder into the checkpoint `target`, durably; `drop` takes what is
+    there already away."""
     write_durable(writing / MANIFEST, dump_manifest(manifest))
     sync_folder(writing)
     if target.exists():
@@ -190,14 +194,21 @@ def publish(writing: Path, target: Path, manifest: CheckpointManifest) -> None:
     sync_folder(target.parent)
 
 
-def drop(folder: Path) -> None:
-    """Delete a checkpoint: it stops being one in a single rename, then its files go."""
-    doomed = folder.with_name(f"{DROPPING}{folder.name}-{os.getpid()}")
-    if doomed.exists():
-        shutil.rmtree(doomed)
-    folder.rename(doomed)
+def retire(folder: Path) -> Path:
+    """Have a checkpoint stop being one, in a single rename; what is left of it is returned."""
+    left = folder.with_name(f"{DROPPING}{folder.name}-{secrets.token_hex(4)}")
+    folder.rename(left)
     sync_folder(folder.parent)
-    shutil.rmtree(doomed)
+    return left
+
+
+def set_aside(folder: Path) -> None:
+    """Have a damaged checkpoint stop being one, and keep it for people to look at."""
+    target = folder.with_name(f"{folder.name}{DAMAGED}")
+    if target.exists():
+        target = target.with_name(f"{target.name}-{secrets.token_hex(4)}")
+    folder.rename(target)
+    sync_folder(folder.parent)
 
 
 def clean(checkpoints: Path) -> list[str]:

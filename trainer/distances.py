@@ -18,6 +18,7 @@ import torch
 from data_shards.errors import UserError
 from trainer import fvd, lpips, render
 from trainer.cards import Score, protocol
+from trainer.cards import network as network_card
 from trainer.frechet import frechet_distance, gaussian_of
 from trainer.vgg import Vgg, features
 
@@ -46,7 +47,10 @@ NOTHING = Wanted()
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Words of `trainer.evaluate` that ask for more figures."""
     parser.add_argument("--frechet", action="store_true", help="Frechet distances by VGG16")
-    parser.add_argument("--lpips", metavar="FILE", help="LPIPS, by these weights (safetensors)")
+    parser.add_argument(
+        "--lpips", metavar="FILE",
+        help="LPIPS, by these weights (safetensors; VGG16 of IMAGENET1K_V1)",
+    )  # fmt: skip
     parser.add_argument("--lpips-sha256", default="", metavar="HASH", help="which they must have")
     parser.add_argument("--fvd", metavar="FILE", help="FVD, by this TorchScript program")
     parser.add_argument("--fvd-sha256", default="", metavar="HASH", help="which it must have")
@@ -68,6 +72,23 @@ def open_wanted(options: argparse.Namespace) -> Wanted:
     )  # fmt: skip
 
 
+def check_wanted(wanted: Wanted, *, vgg: Vgg | None, videos: Sequence[int]) -> None:
+    """Refuse figures that cannot be had, before anything is scored.
+
+    Args:
+        wanted: which figures.
+        vgg: for the Frechet distances by VGG16.
+        videos: how many are compared: of footage, and random ones where there are any.
+
+    Raises:
+        UserError: too few videos, or no VGG16 weights where they are needed.
+    """
+    if wanted.frechet and not vgg:
+        raise UserError("--frechet: needs VGG16 weights; give --vgg FILE, without --no-mcs")
+    if (wanted.frechet or wanted.fvd) and min(videos) < 2:
+        raise UserError("--frechet, --fvd: a covariance needs at least two videos on both sides")
+
+
 def extra_scores(
     run: Run,
     clips: Sequence[int],
@@ -76,6 +97,7 @@ def extra_scores(
     vgg: Vgg | None,
     pairs: tuple[np.ndarray, np.ndarray] | None = None,
     chosen: str,
+    made: str = "",
 ) -> list[Score]:
     """The figures asked for.
 
@@ -86,26 +108,24 @@ def extra_scores(
         vgg: for the Frechet distances by VGG16.
         pairs: static and transient rows of random videos; None: reconstructions stand for them.
         chosen: which videos `clips` are, for the card.
+        made: which random pairs they are, for the card.
 
     Raises:
         UserError: too few videos, or no VGG16 weights where they are needed.
     """
+    check_wanted(wanted, vgg=vgg, videos=[len(clips), *([len(pairs[0])] if pairs else [])])
     table = []
     if wanted.lpips:
         card = protocol(run, videos=chosen, definition=LPIPS, **{
-            "weights SHA-256": wanted.lpips.sha256})  # fmt: skip
+            "input": lpips.INPUT, "weights SHA-256": wanted.lpips.sha256})  # fmt: skip
         value = _lpips(run, clips, wanted.lpips)
         table.append(Score("LPIPS", value, "", "lower", None, None, card))
-    if wanted.frechet and not vgg:
-        raise UserError("--frechet: needs VGG16 weights; give --vgg FILE")
     if not (wanted.frechet or wanted.fvd):
         return table
-    made = f"{len(pairs[0])} random pairs" if pairs else "reconstructions"
+    made = made or (f"{len(pairs[0])} random pairs" if pairs else "reconstructions")
     chosen = f"footage: {chosen}; generated: {made}"
-    if len(clips) < 2 or (pairs and len(pairs[0]) < 2):
-        raise UserError("--frechet, --fvd: a covariance needs at least two videos on both sides")
     if wanted.frechet and vgg:
-        card = {"features": "VGG16 relu3_3", "weights SHA-256": vgg.sha256}
+        card = network_card(vgg)
         real, fake = (_vgg_codes(vgg, videos) for videos in _both(run, clips, pairs))
         for name, definition, codes in (
             ("VGG Frechet, frames", FRAMES, (real, fake)),

@@ -11,12 +11,19 @@ import http.client
 import logging
 import socketserver
 import threading
+import time
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
-from prometheus_client import CollectorRegistry, make_wsgi_app, push_to_gateway
+from prometheus_client import (
+    CollectorRegistry,
+    delete_from_gateway,
+    make_wsgi_app,
+    push_to_gateway,
+)
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
@@ -207,22 +214,43 @@ class Endpoint:
 
 
 class Pusher:
-    """Hands the values to a Pushgateway from a thread, now and then and when it is closed."""
+    """Hands the values to a Pushgateway from a thread, now and then and when it is closed; takes
+    those of a run that has ended as it should away again."""
 
     def __init__(self, values: Values, url: str, *, group: dict[str, str]) -> None:
         """`group`: labels under which the gateway keeps the values."""
         self._values, self._url, self._group = values, url, group
-        self._stop, self._warned = threading.Event(), False
+        self._stop, self._warned, self._pushed = threading.Event(), False, False
         self._thread = threading.Thread(target=self._work, name="push", daemon=True)
         self._thread.start()
 
     def push(self) -> bool:
         """Push now, for at most `PUSH_SECONDS`; whether it worked. A failure is told once."""
+        return self._ask(partial(push_to_gateway, registry=self._values.registry))
+
+    def close(self, *, done: bool, linger: float = 0.0) -> bool:
+        """Push what there is at the end; takes at most thrice `PUSH_SECONDS`, and `linger`.
+
+        Args:
+            done: the run has ended as it should: nothing of it stays with the gateway, where it
+                would be taken for a run that stands still.
+            linger: seconds that the last figures of such a run stay there first.
+
+        Returns:
+            Whether that time was taken; a gateway that did not answer has no figures.
+        """
+        self._stop.set()
+        self._thread.join(2 * PUSH_SECONDS)
+        waited = done and self._pushed
+        if waited:
+            time.sleep(linger)
+        if done:
+            self._ask(delete_from_gateway)
+        return waited
+
+    def _ask(self, what: Callable[..., None]) -> bool:
         try:
-            push_to_gateway(
-                self._url, job="navsynth", registry=self._values.registry,
-                grouping_key=self._group, timeout=PUSH_SECONDS,
-            )  # fmt: skip
+            what(self._url, job="navsynth", grouping_key=self._group, timeout=PUSH_SECONDS)
         except (OSError, ValueError, http.client.HTTPException) as error:
             if not self._warned:
                 log.warning("telemetry.push: %s: %s; training goes on", self._url, error)
@@ -230,12 +258,7 @@ class Pusher:
             return False
         return True
 
-    def close(self) -> None:
-        """Push what there is at the end; takes at most twice `PUSH_SECONDS`."""
-        self._stop.set()
-        self._thread.join(2 * PUSH_SECONDS)
-
     def _work(self) -> None:
         while not self._stop.wait(PUSH_EVERY):
             self.push()
-        self.push()
+        self._pushed = self.push()

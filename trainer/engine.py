@@ -14,12 +14,15 @@ import torch
 
 from data_shards.batch import ClipBatch
 from data_shards.errors import UserError
+from data_shards.onto import onto
+from data_shards.plan import ORDER
 from trainer import objective
 from trainer.average import WeightAverage
 from trainer.changes import Changing
 from trainer.config import Config
 from trainer.draws import Draw, draw
 from trainer.latents import LatentDictionary, Latents
+from trainer.leaving import LOST_RANK, ending_of
 from trainer.losses import Triplets
 from trainer.networks import NavSynth
 from trainer.optim import GROUPS, NetworkOptimiser
@@ -69,6 +72,7 @@ class _Part(NamedTuple):
 IDENTITY = {
     "seed": "seed",
     "clips": "schedule.clips",
+    "order": "order of clips",
     "visit_steps": "schedule (steps on each batch)",
     "shuffle_shards": "data.shuffle_shards",
     "shuffle_block": "data.shuffle_block",
@@ -85,6 +89,7 @@ class Engine:
     ) -> None:
         self.config, self.ranks, self.dictionary = config, ranks, dictionary
         self.networks = networks.to(ranks.device)
+        self.networks.mixed = config.train.precision == "bf16"
         if ranks.zero:  # DeepSpeed flattens weights, for which they must lie in their own order
             self.networks.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         else:
@@ -178,23 +183,26 @@ class Engine:
             self.parallel.settle()
         if "latents" in moves:
             with self.phases("rows"):
+                # Where damage ends the run, no damaged clip comes as far as this.
+                some_lost = self.config.data.on_damage == "quarantine"
                 self.dictionary.accumulate(
-                    self.latents, scale=1 / self.parallel.loss_scale, keep_B=self._kept
-                )
+                    self.latents, scale=1 / self.parallel.loss_scale,
+                    keep_B=self._kept if some_lost else None,
+                )  # fmt: skip
                 self.dictionary.step(self.config.latents.rate * factor)
             with self.phases("projection"):
                 self.dictionary.project_()
 
     def _terms(self, networks: NavSynth, part: _Part) -> objective.LossTerms:
         """The loss of some of this rank's clips."""
-        config, device, batch, draw = self.config, self.ranks.device, part.batch, part.draw
-        real = self._real(batch.frames_BTCHW, draw.frames_BF)
+        config, batch, draw = self.config, part.batch, part.draw
         frames_BF = None if draw.frames_BF is None else self._to_device(draw.frames_BF)
-        layout, mixed = config.latents, config.train.precision == "bf16"
+        there = batch.frames_BTCHW.device.type == self.ranks.device.type
+        real = self._real(batch.frames_BTCHW, frames_BF if there else draw.frames_BF)
+        layout = config.latents
         rows = (batch.rows(key) for key in (layout.static_key, layout.transient_key))
         static_BS = self.networks.told(part.latents.static_BS, *rows)
-        with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
-            fake, motion = networks(static_BS, part.latents.transient_BTM, frames_BF)
+        fake, motion = networks(static_BS, part.latents.transient_BTM, frames_BF)
         draw = draw._replace(
             static_B=self._to_device(draw.static_B),
             triplets=Triplets(*map(self._to_device, draw.triplets)),
@@ -206,17 +214,15 @@ class Engine:
         )  # fmt: skip
 
     def _real(self, frames_BTCHW: torch.Tensor, frames_BF: torch.Tensor | None) -> torch.Tensor:
-        """Only the drawn frames travel, as bytes; they become numbers on the device."""
+        """Only the drawn frames travel, as bytes; they become numbers on the device. `frames_BF` is
+        where the frames are."""
         if frames_BF is not None:
-            clips = torch.arange(frames_BF.shape[0])[:, None]
+            clips = torch.arange(frames_BF.shape[0], device=frames_BF.device)[:, None]
             frames_BTCHW = frames_BTCHW[clips, frames_BF]
         return objective.to_pixels(self._to_device(frames_BTCHW))
 
     def _to_device(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Without a copy where it is there already, without waiting where it is not."""
-        if self.ranks.device.type == "cuda" and tensor.device.type == "cpu":
-            tensor = tensor.pin_memory()
-        return tensor.to(self.ranks.device, non_blocking=True)
+        return onto(tensor, self.ranks.device)
 
     def common(self) -> dict[str, dict[str, torch.Tensor]]:
         """Tensors that are equal on all ranks, by file and name."""
@@ -235,6 +241,7 @@ class Engine:
         return {
             "seed": self.config.seed,
             "clips": self.pace.clips,
+            "order": ORDER,
             "visit_steps": self.pace.visit_steps,
             "shuffle_shards": self.config.data.shuffle_shards,
             "shuffle_block": self.config.data.shuffle_block,
@@ -250,26 +257,30 @@ class Engine:
             UserError: it was made with settings under which this run cannot go on.
         """
         for name, value in self.identity().items():
-            if saved.state.get(name, value) != value:
+            # Checkpoints without it were trained in the first order.
+            was = saved.state.get(name, 1 if name == "order" else value)
+            if was != value:
                 raise UserError(
-                    f"{IDENTITY[name]}: the run was trained with {saved.state[name]} and cannot "
-                    f"go on with {value}; choose another name=..."
+                    f"{IDENTITY[name]}: the run was trained with {was} and cannot go on with "
+                    f"{value}; choose another name=..."
                 )
         try:
-            return self._restore(saved)
+            self._load(saved)
         except (RuntimeError, KeyError) as error:
+            if ending_of(error) is LOST_RANK or isinstance(error, torch.OutOfMemoryError):
+                raise
             reason = " ".join(str(error).split())[:200]
             raise UserError(
                 "networks, train.average: not those of the run's checkpoint; choose another "
                 f"name=... ({reason})"
             ) from error
+        self.parallel.settle()
+        return self.dictionary.restore(saved.read)
 
-    def _restore(self, saved: Any) -> dict[str, Restored]:
+    def _load(self, saved: Any) -> None:
         self.networks.load_state_dict(saved.common("networks"))
         self.optimiser.load(saved.common("optimiser"))
         self.average.load(saved.common("average"))
-        self.parallel.settle()
-        return self.dictionary.restore(saved.read)
 
 
 def micro_batches(clips: int, count: int) -> list[slice]:

@@ -46,6 +46,8 @@ class Estimate(NamedTuple):
     """GPU memory; empty without one, where everything is in `memory`."""
     disk: int
     ranks: int
+    warning: str = ""
+    """Of ranks without a clip; empty where each has one."""
 
     @property
     def private(self) -> int:
@@ -71,7 +73,8 @@ class Estimate(NamedTuple):
             lines.append("memory of each GPU:")
             lines += [_line(name, size) for name, size in self.device.items()]
             lines.append(_line("all", sum(self.device.values())))
-        return "\n".join([*lines, f"disk of each rank: {self.disk / 2**20:.1f} MiB"])
+        lines.append(f"disk of each rank: {self.disk / 2**20:.1f} MiB")
+        return "\n".join([*lines, f"warning: {self.warning}"] if self.warning else lines)
 
     @property
     def machine(self) -> int:
@@ -119,10 +122,12 @@ def estimate(config: Config, opened: OpenManifest, *, ranks: int = 1) -> Estimat
     begin = footprint.begin(config, manifest, decoded=decoded_bytes(opened), rows=rows)
     # Footage is read for training when the beginning is over.
     working["looking at the footage first"] = max(0, begin - footage)
+    if footprint.saves_beside(config):
+        memory["a save beside training"] = working.pop("saving")
     return Estimate(
         counts["theta"], counts["gamma"], rows, memory | {"footage": footage}, working,
         common + (weights * len(kinds_of(ranks)) if together else 0), placed if gpu else {},
-        promise.disk, ranks,
+        promise.disk, ranks, setup.without_clips(config, ranks),
     )  # fmt: skip
 
 
@@ -160,7 +165,7 @@ def _working(
     return {
         "taking a step": footprint.step(config, manifest, ranks=ranks),
         "showing clips": footprint.showing(config, manifest, parameters=parameters),
-        "saving": footprint.saving(config, parameters=parameters, pages=promise.saving),
+        "saving": footprint.saving(config, parameters=parameters, promise=promise),
         "finding directions": footprint.searching(config, manifest, rows=rows["transient"]),
     }
 

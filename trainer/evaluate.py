@@ -12,25 +12,34 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from data_shards.errors import UserError
 from data_shards.manifest import MANIFEST
-from trainer import generate, render, scores, summary
-from trainer.cards import FCS, MCS, Score, footage_card, network, protocol
-from trainer.distances import NOTHING, Wanted, add_options, extra_scores, open_wanted
+from trainer import render, summary
+from trainer.cards import Score, footage_card
+from trainer.distances import (
+    NOTHING,
+    Wanted,
+    add_options,
+    check_wanted,
+    extra_scores,
+    open_wanted,
+)
 from trainer.fit import fit_set
 from trainer.fitted import extended, open_like
 from trainer.fitting import FitConfig
-from trainer.held_out import cell_scores, read_held_out, score_cells
-from trainer.reconstruction import Scored, in_parts, motion_sum, score_clips, table_of
+from trainer.held_out import NothingNewError, cell_scores, read_held_out, score_cells
+from trainer.random_pairs import draw_random, random_scores
+from trainer.reconstruction import score_clips, table_of
 from trainer.vgg import ENVIRONMENT, Vgg, open_vgg
 
 if TYPE_CHECKING:
@@ -39,6 +48,7 @@ if TYPE_CHECKING:
 RESULT = "evaluation.json"
 UNSEEN = "held-out"
 """Name of the fitted videos of an evaluation."""
+STILL = "footage and generated videos move alike, to the last bit: the log10 of 0 is no figure"
 
 
 def evaluate(
@@ -49,6 +59,7 @@ def evaluate(
     seed: int = 0,
     vgg: Vgg | None = None,
     held_out: str | None = None,
+    cells_needed: bool = True,
     fit_steps: int = 0,
     wanted: Wanted = NOTHING,
 ) -> dict[str, Any]:
@@ -57,53 +68,73 @@ def evaluate(
     Args:
         run: an opened run.
         videos: at most so many training videos, evenly spread; the first clip of each.
-        randoms: so many random static x transient pairs are scored too (FCS, MCS); 0 for none.
+        randoms: so many random static x transient pairs are scored too (FCS, MCS), at most all
+            that there are; 0 for none.
         seed: of the random pairs.
         vgg: feature network of MCS; None leaves MCS out.
         held_out: manifest of cells that were not trained on; None for none.
+        cells_needed: whether it is an error that none of them is new to the run.
         fit_steps: steps of `trainer.fit` for the same videos, networks frozen; 0 leaves it out.
         wanted: figures beyond the paper's.
+
+    Raises:
+        UserError: damaged footage, or a figure that cannot be had of so few videos.
     """
-    names = render.spread_videos(run, videos)
-    clips = render.clips_of(run, names)
-    found = score_clips(run, clips, vgg=vgg)
-    table = training_scores(run, found, vgg=vgg)
-    if randoms:
-        table += random_scores(run, found, count=randoms, seed=seed, vgg=vgg)
-    pairs = generate.draw_pairs(run, count=randoms, seed=seed) if randoms else None
-    chosen = f"{len(clips)} of {len(run.manifest.videos)}"
-    table += extra_scores(run, clips, wanted, vgg=vgg, pairs=pairs, chosen=chosen)
+    chosen = render.sound_videos(run, render.spread_videos(run, videos))
+    seen = chosen.of(len(run.manifest.videos))
+    drawn = draw_random(run, count=randoms, seed=seed) if randoms else None
+    pairs = drawn.rows if drawn else None
+    check_wanted(wanted, vgg=vgg, videos=[len(chosen.clips), *([len(pairs[0])] if pairs else [])])
+    found = score_clips(run, chosen.clips, vgg=vgg)
+    table = table_of(run, found, vgg=vgg, about={"videos": seen})
+    if drawn:
+        table += random_scores(run, found, drawn, vgg=vgg)
+    made = drawn.words if drawn else ""
+    table += extra_scores(run, chosen.clips, wanted, vgg=vgg, pairs=pairs, chosen=seen, made=made)
     cells, left_out = None, []
     if held_out:
-        held = read_held_out(run, held_out)
-        try:
-            cells = score_cells(run, held)
-            table += cell_scores(run, held, cells)
-        except UserError as error:
-            if not fit_steps:  # to fit, videos need nothing in common with the training footage
-                raise
-            left_out.append({"name": "held-out cells", "why": str(error)})
-        table += unseen_scores(run, held_out, steps=fit_steps, vgg=vgg) if fit_steps else []
-    show_extremes(run, names, clips, found.psnr_B)
-    per_video = zip(names, found.psnr_B, found.ssim_B, strict=True)
+        more, cells, left_out = held_out_scores(
+            run, held_out, needed=cells_needed, steps=fit_steps, vgg=vgg
+        )
+        table += more
+    show_extremes(run, chosen.names, chosen.clips, found.psnr_B)
+    finite = [score for score in table if score.value != -math.inf]
+    left_out += [{"name": s.name, "why": STILL} for s in table if s.value == -math.inf]
+    per_video = zip(chosen.names, found.psnr_B, found.ssim_B, strict=True)
     return {
         "time": time.time(),
         "step": run.step,
-        "scores": [score._asdict() for score in table],
+        "scores": [score._asdict() for score in finite],
         "videos": [{"name": n, "psnr": float(p), "ssim": float(s)} for n, p, s in per_video],
         "held_out": cells,
         "left_out": left_out,
     }
 
 
-def training_scores(run: Run, found: Scored, *, vgg: Vgg | None) -> list[Score]:
-    """PSNR, SSIM, FCS and MCS of reconstructed training videos."""
-    seen = f"{len(found.psnr_B)} of {len(run.manifest.videos)}"
-    return table_of(run, found, vgg=vgg, about={"videos": seen})
+def held_out_scores(
+    run: Run, where: str, *, needed: bool, steps: int, vgg: Vgg | None
+) -> tuple[list[Score], dict[str, Any] | None, list[dict[str, str]]]:
+    """Figures of a held-out set, combined out of trained rows and, in so many `steps`, fitted: rows
+    of the table, the cells, and what is left out.
+
+    Raises:
+        UserError: no cell is new to the run, one is `needed`, and nothing is fitted.
+    """
+    held, cells, table, left_out = read_held_out(run, where), None, [], []
+    try:
+        cells = score_cells(run, held)
+        table = cell_scores(run, held, cells)
+    except NothingNewError as error:
+        if needed and not steps:  # to fit, videos need nothing in common with the training footage
+            raise
+        left_out = [{"name": "held-out cells", "why": str(error)}]
+    if steps:
+        table += unseen_scores(run, where, steps=steps, vgg=vgg)
+    return table, cells, left_out
 
 
 def unseen_scores(run: Run, where: str, *, steps: int, vgg: Vgg | None) -> list[Score]:
-    """The same of videos that were not trained on, after `trainer.fit` has found their latents.
+    """Figures of videos that were not trained on, once `trainer.fit` has found their latents.
 
     Unlike recombined ones they are in phase with their footage. Writes RUN/fitted/held-out.
     """
@@ -116,29 +147,6 @@ def unseen_scores(run: Run, where: str, *, steps: int, vgg: Vgg | None) -> list[
     }
     found = score_clips(more, clips, vgg=vgg)
     return table_of(more, found, vgg=vgg, about=about, suffix=", unseen")
-
-
-def random_scores(
-    run: Run, found: Scored, *, count: int, seed: int, vgg: Vgg | None
-) -> list[Score]:
-    """FCS and MCS of random pairs of rows against the same real videos (Sec. 4.4.1)."""
-    static, transient = generate.draw_pairs(run, count=count, seed=seed)
-    consistency, motion = [], []
-    for part in in_parts(range(count), label="random videos"):
-        videos = render.render(run, static[list(part)], transient[list(part)])
-        consistency.append(scores.fcs(videos))
-        if vgg:
-            motion.append(motion_sum(vgg, videos))
-    chosen = f"{count} random static x transient pairs, seed {seed}"
-    fcs, bound = float(np.concatenate(consistency).mean()), float(found.bound_B.mean())
-    card = protocol(run, videos=chosen, definition=FCS)
-    better = "higher, up to the bound"
-    table = [Score("FCS, random", fcs, "", better, bound, abs(fcs - bound), card)]
-    if vgg and found.real_K is not None:
-        value = scores.mcs(found.real_K, torch.stack(motion).sum(dim=0) / count)
-        card = protocol(run, videos=chosen, definition=MCS, **network(vgg))
-        table.append(Score("MCS, random", value, "", "lower", None, None, card))
-    return table
 
 
 def show_extremes(run: Run, names: list[str], clips: list[int], psnr_B: np.ndarray) -> None:
@@ -167,8 +175,10 @@ def as_text(found: dict[str, Any]) -> str:
     if cells:
         lines.append(
             f"held out: {len(cells['cells'])} cells, PSNR {cells['psnr']:.2f} dB; nearest training "
-            f"video {cells['nearest_psnr']:.2f} dB"
+            f"video {cells['nearest_psnr']:.2f} dB ({cells['compared']} compared)"
         )
+        skipped = Counter(each["why"] for each in cells["skipped"])
+        lines += [f"held out: {count} skipped: {why}" for why, count in skipped.items()]
     return "\n".join(lines)
 
 
@@ -183,7 +193,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--checkpoint", default="latest", help="latest, or a step (default: latest)"
     )
-    parser.add_argument("--vgg", metavar="FILE", help=f"VGG16 weights (or ${ENVIRONMENT})")
+    parser.add_argument(
+        "--vgg", metavar="FILE",
+        help=f"VGG16 weights, IMAGENET1K_FEATURES (or ${ENVIRONMENT})",
+    )  # fmt: skip
     parser.add_argument("--no-mcs", action="store_true", help="leave MCS out, look for no weights")
     parser.add_argument("--videos", type=int, default=500, help="at most so many (default: 500)")
     parser.add_argument("--random", type=int, default=0, help="score N random pairs too")
@@ -210,8 +223,11 @@ def _evaluate(options: argparse.Namespace) -> dict[str, Any]:
 
     if options.videos < 1 or options.random < 0 or options.fit < 0:
         raise UserError("--videos must be at least 1, --random and --fit at least 0")
+    if options.seed < 0:
+        raise UserError(f"--seed {options.seed}: must be at least 0")
     wanted = open_wanted(options)
     vgg, why = (None, "--no-mcs") if options.no_mcs else find_vgg(options.vgg)
+    check_wanted(wanted, vgg=vgg, videos=[options.videos, *filter(None, [options.random])])
     run = open_run(options.run, checkpoint=render.checkpoint_of(options.checkpoint))
     beside = Path(run.config.data.manifest.removesuffix(MANIFEST)) / "held-out"
     held_out = options.held_out or (str(beside) if beside.is_dir() else None)
@@ -224,6 +240,7 @@ def _evaluate(options: argparse.Namespace) -> dict[str, Any]:
         seed=options.seed,
         vgg=vgg,
         held_out=held_out,
+        cells_needed=bool(options.held_out),
         fit_steps=options.fit,
         wanted=wanted,
     )

@@ -73,11 +73,12 @@ def views_of(run: Run, *, also: render.TrainedRows | None = None) -> Views:
 def codes_of(
     run: Run, static_N: np.ndarray, transient_N: np.ndarray
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Latents of rows of both tables: (N, S) and (N', T, M), on the CPU."""
+    """Latents of rows of both tables: (N, S) and (N', T, M), on the CPU, without the labels that a
+    conditional generator is told."""
     first = [torch.as_tensor(rows[:1]) for rows in (static_N, transient_N)]
-    still, moving = [], []
+    still, moving, width = [], [], run.config.latents.static
     for part in torch.as_tensor(static_N).split(render.CLIPS_AT_ONCE):
-        still.append(run.latents(part, first[1].expand(len(part)))[0].cpu())
+        still.append(run.latents(part, first[1].expand(len(part)))[0][:, :width].cpu())
     for part in torch.as_tensor(transient_N).split(render.CLIPS_AT_ONCE):
         moving.append(run.latents(first[0].expand(len(part)), part)[1].cpu())
     return torch.cat(still), torch.cat(moving)
@@ -133,17 +134,16 @@ def contents(run: Run, *, count: int) -> dict[str, Any]:
 
 def footage_of(run: Run, shown: render.TrainedRows) -> dict[str, dict[str, str]]:
     """Pairs shown that were trained on, by their number on the page: the video and its footage."""
-    clips_N = np.arange(run.manifest.clips)
-    rows = [np.asarray(row) for row in run.clip_rows(torch.as_tensor(clips_N))]
+    videos_N = run.opened.table["video"]  # of training clips alone: those of fitted videos follow
+    rows = [np.asarray(row) for row in run.clip_rows(torch.arange(len(videos_N)))]
     found: dict[str, dict[str, str]] = {}
     at = [{int(row): i for i, row in enumerate(table)} for table in shown]
     chosen = np.flatnonzero(np.isin(rows[0], shown.static_N) & np.isin(rows[1], shown.transient_N))
-    videos = run.opened.table["video"] if hasattr(run, "opened") else clips_N
-    for clip in chosen:
+    for clip in run.sound(chosen):
         pair = at[0][int(rows[0][clip])] * len(shown.transient_N) + at[1][int(rows[1][clip])]
         if str(pair) not in found:
-            name = run.manifest.videos[int(videos[clip])].name
-            strip = strip_uri(render.real_clips(run, [int(clip)])[0])
+            name = run.manifest.videos[int(videos_N[clip])].name
+            strip = strip_uri(render.real_clips(run, [clip])[0])
             found[str(pair)] = {"name": name, "film": strip}
     return found
 
@@ -157,9 +157,7 @@ def strip_uri(frames_THWC: np.ndarray) -> str:
 
 
 def _names(run: Run, table: int, rows: Sequence[int] | np.ndarray) -> list[str]:
-    layout = run.config.latents
-    kind = (layout.static_key, layout.transient_key)[table]
-    return [render.row_name(run.manifest, kind, int(row)) for row in rows]
+    return [run.row_name(table, int(row)) for row in rows]
 
 
 def _plane(

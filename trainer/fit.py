@@ -22,7 +22,7 @@ import torch
 
 from data_shards.errors import UserError
 from trainer import render
-from trainer.fitted import Fitted, check_name, open_like, read_footage, write_fitted
+from trainer.fitted import Fitted, check_name, open_like, place_of, read_footage, write_fitted
 from trainer.fitting import FitConfig, fit
 from trainer.run import Run, open_run
 from trainer.videos import is_video, prepare_videos
@@ -37,6 +37,7 @@ def fit_set(
         UserError: a set that is cut otherwise, an unknown video, a bad name.
     """
     opened = open_like(run, where)
+    name = check_name(name or opened.manifest.name)  # not only after the search
     render.check_names(opened.manifest, videos)
     table = opened.table["video"]
     every = [video.name for video in opened.manifest.videos]
@@ -47,7 +48,9 @@ def fit_set(
     trained = [run.manifest.videos[v].name for v in run.opened.table["video"][near.clip_V]]
     facts = {
         "step": run.step,
-        "data": str(Path(where).resolve()) if Path(where).exists() else where,
+        "data": place_of(run, where),
+        "fingerprint": opened.manifest.fingerprint,
+        "compared": near.compared,
         "settings": {f.name: getattr(config, f.name) for f in fields(config)},
         "videos": [
             {"name": n, "clip": c, "psnr": float(p), "nearest": t, "nearest_psnr": float(q)}
@@ -55,7 +58,7 @@ def fit_set(
         ],
     }
     fitted = Fitted(found.static_VS, found.transient_VTM, facts)
-    write_fitted(run, name or opened.manifest.name, fitted)
+    write_fitted(run, name, fitted)
     return fitted
 
 
@@ -77,7 +80,8 @@ def as_text(fitted: Fitted) -> str:
     """One line a video, and the means."""
     videos = fitted.facts["videos"]
     width = max(len(video["name"]) for video in videos)
-    lines = [f"{'':{width}}    fitted   nearest training video"]
+    compared = f"nearest training video ({fitted.facts['compared']} clips compared)"
+    lines = [f"{'':{width}}    fitted   {compared}"]
     lines += [
         f"{v['name']:{width}}  {v['psnr']:5.2f} dB  {v['nearest_psnr']:5.2f} dB  {v['nearest']}"
         for v in videos

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
@@ -23,7 +25,7 @@ from trainer.commit import replace_durable
 from trainer.run import Run
 
 FOLDER = "fitted"
-FORMAT = 1
+FORMAT = 2
 
 
 class Fitted(NamedTuple):
@@ -32,7 +34,9 @@ class Fitted(NamedTuple):
     static_VS: torch.Tensor
     transient_VTM: torch.Tensor
     facts: dict[str, Any]
-    """`step` of the run, `data` (folder), `videos` (a list with `name`, `clip`, `psnr`, ...)."""
+    """`step` of the run, `data` (folder; below `RUN/fitted` where it is relative) and its
+    `fingerprint`, `compared` (training clips among which the nearest was sought, `K of N`),
+    `videos` (a list with `name`, `clip`, `psnr`, ...)."""
 
 
 def write_fitted(run: Run, name: str, fitted: Fitted) -> Path:
@@ -64,13 +68,15 @@ def read_fitted(run: Run, name: str) -> Fitted:
         raise UserError(f"--fitted {name}: no {path}; {there}")
     try:
         facts = json.loads(path.read_text())
+        if facts["format"] != FORMAT:
+            raise UserError(f"{path}: of another version of navsynth; fit again")
         tensors = load_file(path.with_suffix(".safetensors"))
         static_VS, transient_VTM = tensors["static"], tensors["transient"]
         widths = (run.config.latents.static, run.config.latents.transient)
         if (static_VS.shape[1], transient_VTM.shape[2]) != widths:
             raise UserError(f"{path}: widths {static_VS.shape[1]}, {transient_VTM.shape[2]}; the "
                             f"run has {widths[0]}, {widths[1]}; fit again")  # fmt: skip
-        if len(facts["videos"]) != len(static_VS) or facts["format"] != FORMAT:
+        if len(facts["videos"]) != len(static_VS):
             raise UserError(f"{path}: its two files do not belong together; fit again")
     except (OSError, ValueError, KeyError, IndexError, SafetensorError) as error:
         if isinstance(error, UserError):
@@ -143,19 +149,33 @@ class ExtendedRun(Run):
 
     def real(self, clips_B: torch.Tensor) -> torch.Tensor:
         """Footage of trained and fitted clips, uint8 (B, T, C, H, W)."""
-        clips = self.base.manifest.clips
+        clips, size = self.base.manifest.clips, self.manifest
         new_B = clips_B >= clips
         facts = self.fitted.facts
         at = torch.tensor([video["clip"] for video in facts["videos"]])
         parts = torch.empty(
-            len(clips_B), *self.base.real(torch.zeros(1, dtype=torch.int64)).shape[1:],
-            dtype=torch.uint8,
-        )  # fmt: skip
+            len(clips_B), size.frames, 3, size.height, size.width, dtype=torch.uint8
+        )
         if (~new_B).any():
             parts[~new_B] = self.base.real(clips_B[~new_B])
         if new_B.any():
-            parts[new_B] = read_footage(self.base, facts["data"], at[clips_B[new_B] - clips])
+            opened = open_footage(self.base, facts)
+            new = dataclasses.replace(self.base, opened=opened).real(at[clips_B[new_B] - clips])
+            parts[new_B] = new
         return parts
+
+    def sound(self, clips: Sequence[int] | np.ndarray) -> list[int]:
+        """Trained clips that are whole, and fitted ones: they were, and `real` refuses others."""
+        wanted, count = np.asarray(clips, np.int64), self.base.manifest.clips
+        whole = set(self.base.sound(wanted[wanted < count]))
+        return [clip for clip in wanted.tolist() if clip >= count or clip in whole]
+
+    def row_name(self, table: int, row: int) -> str:
+        """A trained row by its key, a fitted one by its video, whatever the layout shares."""
+        end = self._rows()[table]
+        if row < end:
+            return self.base.row_name(table, row)
+        return self.manifest.videos[len(self.base.manifest.videos) + row - end].name
 
     def clip_of_video(self, name: str) -> int:
         """First clip of a trained video, the clip of a fitted one."""
@@ -183,6 +203,30 @@ def open_like(run: Run, where: str) -> Any:
         ours, theirs = getattr(run.manifest, name), getattr(opened.manifest, name)
         if ours != theirs:
             raise UserError(f"{where}: {name} is {theirs}, the run was trained on {ours}")
+    return opened
+
+
+def place_of(run: Run, where: str) -> str:
+    """How the folder of fitted footage is written down: relative below `RUN/fitted`, so that a run
+    may be moved with it."""
+    if not Path(where).exists():
+        return where
+    path, home = Path(where).resolve(), (run.folder / FOLDER).resolve()
+    return str(path.relative_to(home) if path.is_relative_to(home) else path)
+
+
+def open_footage(run: Run, facts: dict[str, Any]) -> Any:
+    """Open the footage that videos were fitted to.
+
+    Raises:
+        UserError: it is not there, or other footage is.
+    """
+    where = facts["data"]
+    if "://" not in where:
+        where = str(run.folder / FOLDER / where)
+    opened = open_like(run, where)
+    if opened.manifest.fingerprint != facts["fingerprint"]:
+        raise UserError(f"{where}: is not the footage that the latents were fitted to; fit again")
     return opened
 
 

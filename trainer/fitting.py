@@ -7,6 +7,7 @@ step codes go back into the unit ball (Sec. 3.3). `V` videos, `K` starts, `X` = 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import NamedTuple
 
@@ -23,6 +24,8 @@ from trainer.run import Run
 VIDEOS_AT_ONCE = 32
 MOST_COMPARED = 4096
 """Training clips, evenly spread, among which the nearest one is looked for."""
+DECODED = 2**28
+"""Bytes of float64 pixels that are held against as many others at a time."""
 HIGHEST_DB = 100.0
 GAIN_DB = 0.02
 """A look that finds less than this is no progress."""
@@ -50,7 +53,7 @@ class FitConfig:
     def __post_init__(self) -> None:
         """Check the ranges."""
         for field in fields(self):
-            least = {"seed": -(2**63), "frames": 0, "rate": 1e-9}.get(field.name, 1)
+            least = {"seed": 0, "frames": 0, "rate": 1e-9}.get(field.name, 1)
             if getattr(self, field.name) < least:
                 raise UserError(f"--{field.name}: {getattr(self, field.name)} is below {least}")
 
@@ -82,18 +85,43 @@ class Nearest(NamedTuple):
 
     clip_V: np.ndarray
     psnr_V: np.ndarray
+    compared: str
+    """Out of how many training clips, `K of N`."""
 
 
 def nearest_clips(run: Run, frames_VTCHW: torch.Tensor) -> Nearest:
-    """The nearest training clip of each video, by squared error over all its pixels."""
-    clips_N = np.array(render.spread(MOST_COMPARED, run.manifest.clips))
-    found = [
-        squared_distances(frames_VTCHW, run.real(torch.as_tensor(part)))
-        for part in np.array_split(clips_N, -(-len(clips_N) // 64))
-    ]
-    error_VN = torch.cat(found, dim=1) / frames_VTCHW[0].numel()
-    least_V, at_V = error_VN.min(dim=1)
-    return Nearest(clips_N[at_V.numpy()], decibel(least_V).numpy())
+    """The nearest of at most `MOST_COMPARED` training clips, evenly spread, to each video.
+
+    Raises:
+        UserError: the footage is damaged; under `data.on_damage=quarantine`, all of it.
+    """
+    total = run.manifest.clips
+    clips = run.sound(render.spread(MOST_COMPARED, total))
+    if not clips:
+        raise UserError(f"{run.manifest.name}: every training clip that is looked at is damaged")
+    return nearest_of(run, frames_VTCHW, clips, compared=f"{len(clips)} of {total}")
+
+
+def nearest_of(
+    run: Run, frames_VTCHW: torch.Tensor, clips: Sequence[int], *, compared: str
+) -> Nearest:
+    """The nearest of some training clips to each video, by squared error over all its pixels.
+
+    Each clip is read once, and a few videos at a time are held against a few clips, so that memory
+    stays small whatever their number.
+    """
+    videos, pixels = len(frames_VTCHW), frames_VTCHW[0].numel()
+    at_once = max(1, min(64, DECODED // (8 * pixels)))
+    least_V = torch.full((videos,), torch.inf, dtype=torch.float64)
+    clip_V = torch.zeros(videos, dtype=torch.int64)
+    for some in progress(torch.tensor(clips).split(at_once), label="nearest training videos"):
+        real = run.real(some)
+        for part in torch.arange(videos).split(at_once):
+            error, at = squared_distances(frames_VTCHW[part], real).min(dim=1)
+            nearer = error < least_V[part]
+            clip_V[part] = torch.where(nearer, some[at], clip_V[part])
+            least_V[part] = torch.where(nearer, error, least_V[part])
+    return Nearest(clip_V.numpy(), decibel(least_V / pixels).numpy(), compared)
 
 
 def squared_distances(first_VX: torch.Tensor, second_NX: torch.Tensor) -> torch.Tensor:
@@ -164,7 +192,8 @@ def fit(run: Run, frames_VTCHW: torch.Tensor, *, config: FitConfig) -> tuple[Fou
     done = []
     parts = torch.arange(len(frames_VTCHW)).split(VIDEOS_AT_ONCE)
     for part in progress(parts, label="fitting"):
-        picked = Nearest(*(x[part.numpy()] for x in near))
+        at = part.numpy()
+        picked = near._replace(clip_V=near.clip_V[at], psnr_V=near.psnr_V[at])
         done.append(_fit_part(run, frames_VTCHW[part], picked, config))
     return Found(*(torch.cat([rows[i] for rows in done]).cpu() for i in (1, 2, 3))), near
 

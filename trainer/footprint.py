@@ -1,8 +1,9 @@
 """Bytes that a rank takes on top of what it holds, by what it is doing, before anything runs.
 
-A training does one of these at a time, so a run takes what it holds and the largest of them. Each
-is the sum of the tensors that live at the worst moment of the code it names, written as what one
-frame, clip or weight takes. `tests/trainer/test_estimate.py` holds them against real trainings.
+A training does one of these at a time, so a run takes what it holds and the largest of them; only
+a save may go on beside the others, and then counts as held. Each is the sum of the tensors that
+live at the worst moment of the code it names, written as what one frame, clip or weight takes.
+`tests/trainer/test_estimate.py` holds them against real trainings.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from data_shards.manifest import Manifest
 from trainer import beginning, fidelity, render, sheet, summary
 from trainer.config import Config
+from trainer.latents import Promise
 from trainer.schedule import pace
 
 FLOAT = 4
@@ -48,10 +50,22 @@ def showing(config: Config, manifest: Manifest, *, parameters: int) -> int:
     return int(FLOAT * forward) + pictures + 3 * parameters * FLOAT
 
 
-def saving(config: Config, *, parameters: int, pages: int) -> int:
-    """A checkpoint: rank 0 holds what all ranks share as bytes, twice while it makes them."""
+def saves_beside(config: Config) -> bool:
+    """Whether saves are due while training goes on. (A file `SAVE` may ask for one in any run.)"""
+    due = config.checkpoint
+    return due.behind and bool(due.steps or due.minutes)
+
+
+def saving(config: Config, *, parameters: int, promise: Promise) -> int:
+    """A checkpoint: page after page, and the moments, which DeepSpeed gathers, tensor by tensor.
+
+    Beside training, rank 0 copies what all ranks share, and rows that training overwrites are set
+    aside.
+    """
+    if not saves_beside(config):
+        return 3 * parameters * FLOAT + promise.saving
     shared = 3 + bool(config.train.average)
-    return (shared + 1) * parameters * FLOAT + pages
+    return (shared + 2) * parameters * FLOAT + promise.saving + promise.aside
 
 
 def begin(config: Config, manifest: Manifest, *, decoded: int, rows: dict[str, int]) -> int:

@@ -68,8 +68,7 @@ def _gif_factor(frames_THWC: np.ndarray) -> int:
 
 def sheet(run: Run, out: Output, options: argparse.Namespace) -> None:
     """Training videos: real above generated, one PNG."""
-    names = render.names_of(run, options.videos) or render.spread_videos(run, options.count)
-    clips = render.clips_of(run, names)
+    names, clips = render.chosen_videos(run, options.videos, count=options.count)
     rows = pictures.real_above_generated(
         names, render.real_clips(run, clips), render.render_clips(run, clips)
     )
@@ -78,8 +77,7 @@ def sheet(run: Run, out: Output, options: argparse.Namespace) -> None:
 
 def reconstruct(run: Run, out: Output, options: argparse.Namespace) -> None:
     """Training videos by name: for each an MP4 and a GIF, real beside generated."""
-    names = render.names_of(run, options.videos)
-    clips = render.clips_of(run, names)
+    names, clips = render.chosen_videos(run, options.videos)
     for start in progress(range(0, len(clips), render.CLIPS_AT_ONCE), label="reconstructing"):
         part = clips[start : start + render.CLIPS_AT_ONCE]
         real, fake = render.real_clips(run, part), render.render_clips(run, part)
@@ -100,8 +98,8 @@ def sample(run: Run, out: Output, options: argparse.Namespace) -> None:
 
 def recombine(run: Run, out: Output, options: argparse.Namespace) -> None:
     """A grid: each row keeps the content of a video, each column the motion of another."""
-    down = options.static or render.spread_videos(run, options.count)
-    across = options.transient or render.spread_videos(run, options.count)
+    down = options.static or render.chosen_videos(run, None, count=options.count)[0]
+    across = options.transient or render.chosen_videos(run, None, count=options.count)[0]
     static = render.rows_of(run, render.clips_of(run, down)).static_N
     transient = render.rows_of(run, render.clips_of(run, across)).transient_N
     videos = render.render(run, np.repeat(static, len(transient)), np.tile(transient, len(static)))
@@ -197,10 +195,8 @@ def in_between(run: Run, clip: int, *, first: int, last: int, k: int) -> np.ndar
 # Names -------------------------------------------------------------------------------------------
 
 
-def _pair_names(run: Run, static: int, transient: int) -> tuple[str, ...]:
-    kinds = run.config.latents.static_key, run.config.latents.transient_key
-    rows = int(static), int(transient)
-    return tuple(render.row_name(run.manifest, *x) for x in zip(kinds, rows, strict=True))
+def _pair_names(run: Run, static: int, transient: int) -> tuple[str, str]:
+    return run.row_name(0, int(static)), run.row_name(1, int(transient))
 
 
 def _pair_name(run: Run, static: int, transient: int) -> str:
@@ -245,6 +241,8 @@ def _generate(options: argparse.Namespace) -> int:
     for name in ("count", "k", "fps"):
         if getattr(options, name, 1) < 1:
             raise UserError(f"--{name} {getattr(options, name)}: must be at least 1")
+    if getattr(options, "seed", 0) < 0:
+        raise UserError(f"--seed {options.seed}: must be at least 0")
     run = open_run(Path(options.run), checkpoint=render.checkpoint_of(options.checkpoint))
     if options.fitted:
         from trainer.fitted import extended

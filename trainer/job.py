@@ -18,9 +18,10 @@ from data_shards.errors import UserError
 from data_shards.memory import decoded_bytes
 from data_shards.rows import rows_of
 from data_shards.stream import OpenManifest
-from trainer import beginning, other_footage, setup
+from trainer import beginning, lives, other_footage, setup
 from trainer.checkpoint import Checkpointer
-from trainer.commit import read_json, replace_durable, update_json
+from trainer.claim import claim, open_telemetry
+from trainer.commit import read_json
 from trainer.config import Config
 from trainer.engine import Engine
 from trainer.fidelity import fidelity
@@ -43,13 +44,11 @@ from trainer.loop import Parts, Progress, save
 from trainer.observe import Observer
 from trainer.parallel import Ranks, start
 from trainer.rollback import train_with_rollbacks
-from trainer.run import CONFIG, open_run
+from trainer.run import open_run
 from trainer.runlock import InUse, take_lock
 from trainer.saves import Saves
-from trainer.settings import to_dict, to_yaml
 from trainer.sheet import write_sheet
 from trainer.summary import write_samples
-from trainer.telemetry import Telemetry
 from trainer.watchdog import Watchdog
 
 NEXT = """next:
@@ -57,6 +56,7 @@ NEXT = """next:
   python -m trainer.evaluate {run}                 PSNR, SSIM, FCS and MCS with their protocol
   {run}/report.html                                everything on one page"""
 
+TOLD_SECONDS = 2.0
 log = logging.getLogger("navsynth")
 
 
@@ -65,7 +65,7 @@ def run_job(
 ) -> Ending:
     """Run or resume a run, on other footage where `change_footage`; returns how it ended. Errors
     end every rank with the same code."""
-    ranks = _join(config)
+    ranks = _join(config, folder)
     torch.use_deterministic_algorithms(config.train.deterministic)
     # A help against reading what was never written, at the price of writing everything twice.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore
@@ -87,13 +87,28 @@ def run_job(
             log.exception("rank %d", ranks.comm.rank)
         elif ranks.comm.rank == 0 or ending in (LOST_RANK, HANG):
             print(f"error: {reason}", file=sys.stderr)
-        told = None if isinstance(error, InUse) else folder
-        leave(ending, folder=told, rank=ranks.comm.rank, reason=reason)
+        elif not isinstance(error, InUse) and not _told(folder, reason):
+            print(f"error: rank {ranks.comm.rank}: {reason}", file=sys.stderr)
+        first, told = ranks.comm.rank == 0, None if isinstance(error, InUse) else folder
+        if first and told is None:
+            lives.refuse(folder, reason, in_use=True)
+        fields = lives.failure(folder, reason) if first and told is not None else {}
+        leave(ending, folder=told, rank=ranks.comm.rank, **fields)
 
 
-def _join(config: Config) -> Ranks:
+def _told(folder: Path, reason: str) -> bool:
+    """Whether rank 0 ended for the same reason, and has said so; it may be a moment behind."""
+    end = time.monotonic() + TOLD_SECONDS
+    while time.monotonic() < end:
+        if read_json(folder / RUN_FILE).get("reason") == reason:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def _join(config: Config, folder: Path) -> Ranks:
     """Meet the other ranks. One that is lost here ends this one, too; the run's folder is nobody's
-    yet, so nothing is written there."""
+    yet, so run.json is left alone."""
     try:
         return start(
             threads=config.train.threads,
@@ -101,6 +116,9 @@ def _join(config: Config) -> Ranks:
             # Longer than the watchdog's patience: a hang is told by stacks, not by a lost peer.
             timeout_seconds=max(3600.0, 2 * config.train.hang_seconds),
         )
+    except UserError as error:
+        lives.refuse(folder, one_line(error), in_use=False)
+        raise
     except RuntimeError as error:
         if ending_of(error) is not LOST_RANK:
             raise
@@ -116,13 +134,17 @@ def _with_lock(
 ) -> Ending:
     lock = take_lock(folder, comm=ranks.comm)
     try:
+        if lock is not None:
+            lives.accept(folder)
         watchdog.start()
-        parts, begin = open_parts()
+        with watchdog.patience(3600):  # a large checkpoint is verified, then read
+            parts, begin = open_parts()
         ending = None
         try:
             ending = _train(parts, begin)
             return ending
         finally:
+            watchdog.beat()
             parts.checkpoints.close()
             parts.telemetry.close(done=ending is not None)
             parts.engine.dictionary.close()
@@ -160,12 +182,9 @@ def _open(
         with watchdog.patience(3600):
             _begin_at_footage(config, opened, engine)
     # Only now, when nothing can be wrong with the settings any more, is the run this config's.
-    changed = _claim(config, opened, folder, engine) + rows
-    telemetry = _telemetry(config, folder, ranks, begin)
-    observer = Observer(
-        engine, telemetry, folder=folder,
-        saved_at=None if newest is None else newest.stat().st_mtime,
-    )  # fmt: skip
+    changed = claim(config, opened, folder, engine) + rows
+    telemetry = open_telemetry(config, opened, folder, ranks, begin)
+    observer = Observer(engine, telemetry, folder=folder)
     saves = Saves(checkpoints, telemetry, saved=begin.step if newest else -1)
     parts = Parts(
         config, opened, engine, checkpoints, telemetry, watchdog, asked, folder, observer, saves
@@ -175,46 +194,9 @@ def _open(
         text=f"{folder}: {'resumed at' if newest else 'starts at'} step {begin.step} on "
         f"{comm.world} process{'es' if comm.world > 1 else ''}, {ranks.device}{changed}",
     )  # fmt: skip
+    if comm.rank == 0 and (idle := setup.without_clips(config, comm.world)):
+        log.warning(idle)
     return parts, begin
-
-
-def _telemetry(config: Config, folder: Path, ranks: Ranks, begin: Progress) -> Telemetry:
-    """Telemetry of this rank; each node's first process serves, and rank 0 knows where."""
-    comm = ranks.comm
-    telemetry = Telemetry(
-        folder,
-        config.telemetry,
-        rank=comm.rank,
-        serve=ranks.accelerator.local_process_index == 0,
-        start_step=begin.step,
-        info={"run": folder.name, "preset": config.preset, "world": comm.world},
-        settings=to_dict(config),
-    )
-    telemetry.announce(comm.gather_json(telemetry.where))
-    return telemetry
-
-
-def _claim(config: Config, opened: OpenManifest, folder: Path, engine: Engine) -> str:
-    """Write config, footage and start into the run folder; what differs from the last start."""
-    comm, changed = engine.ranks.comm, ""
-    if comm.rank == 0:
-        way = {"world": comm.world, "gradients": engine.gradients}
-        starts = read_json(folder / RUN_FILE).get("starts", [])
-        last = starts[-1] if starts else way
-        if (
-            last["world"] == comm.world
-            and last.get("gradients", way["gradients"]) != way["gradients"]
-        ):
-            changed = (
-                f"; gradients: {way['gradients']}, and {last['gradients']} before: their sums "
-            )
-            changed += "may differ in the last bit"
-        starts = [*starts, {"time": round(time.time(), 3), **way, "command": sys.argv}]
-        fingerprint = opened.manifest.fingerprint
-        update_json(folder / RUN_FILE, status="running", starts=starts, fingerprint=fingerprint)
-        replace_durable(folder / CONFIG, to_yaml(config).encode())
-    comm.barrier()
-    return changed
 
 
 def _begin_at_footage(config: Config, opened: OpenManifest, engine: Engine) -> None:
@@ -245,6 +227,10 @@ def _begin_at_footage(config: Config, opened: OpenManifest, engine: Engine) -> N
             widths=(layout.static, layout.transient),
             seed=config.seed,
         )
+        if config.begin.noise:
+            codes = beginning.with_noise(
+                codes, config.begin.noise, seed=config.seed, scale=layout.init_scale
+            )
         colour_C = beginning.mean_colour(frames_NTCHW)
     engine.networks.generator.begin_at_colour_(comm.broadcast_(colour_C))
     for kind, values in zip(KINDS, codes or (None, None), strict=True):
@@ -259,14 +245,14 @@ def _train(parts: Parts, begin: Progress) -> Ending:
         text = f"{parts.asked.signal or 'a signal'}: saved step {at.step}; the same command resumes"
         parts.telemetry.note("preempted", step=at.step, text=text)
         if rank == 0:
-            update_json(folder / RUN_FILE, status=PREEMPTED.status, step=at.step)
+            lives.end(folder, PREEMPTED, step=at.step)
         return PREEMPTED
     with parts.watchdog.patience(3600):
         with parts.engine.phases("evaluation"):
             found = fidelity(parts.engine, parts.opened)
             parts.observer.evaluated({"psnr": found.psnr, "psnr_worst": found.worst})
         with parts.engine.phases("checkpoint"):
-            save(parts, at, score=found.psnr)
+            save(parts, at, score=found.psnr, last=True)
         parts.observer.finish()
         final = {**found._asdict(), "seconds": at.seconds}
         parts.telemetry.note(
@@ -275,9 +261,13 @@ def _train(parts: Parts, begin: Progress) -> Ending:
             f"{at.step} steps, {at.seconds:.0f} s",
         )  # fmt: skip
         if rank == 0:
-            update_json(folder / RUN_FILE, status=DONE.status, step=at.step, final=final)
+            lives.end(folder, DONE, step=at.step, final=final)
             if parts.config.train.pictures:
-                finish(parts)
+                try:
+                    finish(parts)
+                except Exception as error:  # the run is done, whatever becomes of its pictures
+                    bug = ending_of(error) is FAILED
+                    log.warning("no samples or report: %s", one_line(error), exc_info=bug)
         parts.engine.ranks.comm.barrier()
     return DONE
 

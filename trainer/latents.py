@@ -15,7 +15,7 @@ move, and any number of ranks gives the same rows.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
@@ -29,6 +29,7 @@ from trainer.lowrank import Basis, find_basis, truncate
 from trainer.prefetch import Prefetcher
 from trainer.projections import project_rows
 from trainer.reshard import Reader, Restored, restore_table
+from trainer.snapshot import Pages
 from trainer.table import Route, ShardedTable, TableSpec
 
 __all__ = ["KINDS", "LatentDictionary", "Latents", "LatentsConfig", "Promise", "unit_ball"]
@@ -55,19 +56,24 @@ class LatentDictionary:
         frames: int,
         keys: Mapping[str, np.ndarray],
         comm: Comm,
+        clips: int = 1,
         seed: int = 0,
         device: torch.device | str | None = None,
     ) -> None:
         """`keys["static"]` and `keys["transient"]`: one int64 per row (array or memmap).
 
-        A row's first value depends on (seed, table, row) alone. `frames` is T.
+        A row's first value depends on (seed, table, row) alone. `frames` is T; `clips` of a global
+        batch say how many steps a pass over the rows has.
+
+        Raises:
+            UserError: on every rank, where one has no room in `latents.scratch`.
         """
         self.config, self.comm = config, comm
         place = comm.device if device is None else torch.device(device)
         folder = Path(config.scratch) if config.scratch else None
         check_scratch(
-            config, static_rows=len(keys["static"]), transient_rows=len(keys["transient"]),
-            frames=frames, world=comm.world,
+            config, comm=comm, static_rows=len(keys["static"]),
+            transient_rows=len(keys["transient"]), frames=frames,
         )  # fmt: skip
         trails = {"static": (config.static,), "transient": (frames, config.transient)}
         self.tables = {
@@ -92,13 +98,16 @@ class LatentDictionary:
         self.steps = 0
         self.basis: Basis | None = None
         self._basis_MR: torch.Tensor | None = None
+        self._period = config.low_rank.period(rows=len(keys["transient"]), clips=clips)
         self._prefetcher: Prefetcher | None = None
 
     def gather(self, static_rows_B: torch.Tensor, transient_rows_B: torch.Tensor) -> Latents:
         """Codes of rows (B,) each; B may be 0 and may differ between ranks.
 
         `UserError` when a row is not in its table (-1: the clip lacks the label of the layout).
+        The first call looks for the directions of low rank over the dictionary.
         """
+        self._constrain()
         static_BS, static_route = self.tables["static"].gather(static_rows_B)
         transient_BTM, transient_route = self.tables["transient"].gather(transient_rows_B)
         if self._basis_MR is not None:
@@ -142,7 +151,7 @@ class LatentDictionary:
     def project_(self) -> None:
         """Put the rows that the last step moved into the unit ball and under the rank constraint.
 
-        Low rank of scope `dictionary` looks for its directions every `low_rank.every` steps; rows
+        Low rank of scope `dictionary` looks for new directions every `low_rank.every` steps; rows
         are projected on them whenever they are read.
         """
         low = self.config.low_rank
@@ -153,7 +162,12 @@ class LatentDictionary:
             if kind == "transient" and low.rank and low.scope == "clip":
                 values = truncate(values, low.rank)
             table.replace_moved_(unit_ball(values))
-        if low.rank and low.scope == "dictionary" and self.steps % low.every == 0:
+        if low.of_dictionary and self.steps % self._period == 0:
+            self.find_basis()
+
+    def _constrain(self) -> None:
+        """Find directions where there are none yet: rows are never read without the constraint."""
+        if self.config.low_rank.of_dictionary and self.basis is None:
             self.find_basis()
 
     def find_basis(self) -> Basis:
@@ -169,18 +183,24 @@ class LatentDictionary:
 
     def rows(self, kind: str, rows: torch.Tensor) -> torch.Tensor:
         """Values (n, ...) of any rows of the table `kind`, without gradient; on every rank."""
+        self._constrain()
         values, _ = self.tables[kind].gather(rows)
         if kind == "transient" and self._basis_MR is not None:
             return project_rows(values, self._basis_MR)
         return values
 
     def assign(self, kind: str, values_N: torch.Tensor | None) -> None:
-        """Give the rows of a table new values (N, ...), rank 0's, put into the unit ball."""
+        """Give the rows of a table new values (N, ...), rank 0's, put into the unit ball.
+
+        Directions of the old ones are given up; the next read looks for those of the new.
+        """
         table = self.tables[kind]
         if values_N is None or self.comm.rank:
             values_N = torch.empty(table.count, *table.trail)
         values_N = unit_ball(self.comm.broadcast_(values_N.contiguous()))
         table.assign_(torch.arange(table.count), values_N)
+        if kind == "transient":
+            self.basis = self._basis_MR = None
 
     def fetch_ahead(self, static_rows: torch.Tensor, transient_rows: torch.Tensor) -> None:
         """Begin to read rows of a coming step (of its whole global batch) from disk."""
@@ -191,17 +211,20 @@ class LatentDictionary:
             if self.tables[kind].store.residence == "disk":  # small tables are in memory
                 self._prefetcher.fetch(self.tables[kind], rows)
 
-    def snapshot(self) -> Iterator[tuple[str, torch.Tensor]]:
+    def snapshot(self) -> Pages:
         """This rank's pages as they are now, while training goes on: read it in any one thread."""
+        self._constrain()  # what is read back from a checkpoint has the constraint, too
         shared: list[tuple[str, torch.Tensor]] = []
         if self.comm.rank == 0:
             shared.append(("dictionary.steps", torch.tensor([self.steps])))
             basis = self.basis or self._no_basis()
             shared.append(("dictionary.basis", basis.vectors_MR))
             shared.append(("dictionary.singular", basis.singular_M))
-        return chain(shared, *(table.snapshot() for table in self.tables.values()))
+        tables = [table.snapshot() for table in self.tables.values()]
+        pictures = [picture for table in tables for picture in table.pictures]
+        return Pages(chain(shared, *tables), pictures)
 
-    def export(self) -> Iterator[tuple[str, torch.Tensor]]:
+    def export(self) -> Pages:
         """This rank's pages: `static.value.07`, `transient.momentum.07`, `static.key.07`, ..."""
         return self.snapshot()
 
@@ -211,16 +234,16 @@ class LatentDictionary:
         self.steps = int(reader("dictionary.steps"))
         self.basis = self._basis_MR = None
         low = self.config.low_rank
-        if low.rank and low.scope == "dictionary" and self.steps >= low.every:
+        if low.of_dictionary:
             self._restore_basis(reader)
         return counts
 
     def _restore_basis(self, reader: Reader) -> None:
-        """The saved directions, or new ones where the constraint was not on before."""
-        method = self.config.low_rank.method
+        """The saved directions; new ones where there are none or another number of them."""
+        low = self.config.low_rank
         vectors, singular = reader("dictionary.basis"), reader("dictionary.singular")
-        if vectors.shape[1]:
-            self._set_basis(Basis(vectors, singular, method, 0, 0.0))
+        if vectors.shape[1] == min(low.rank, self.config.transient):
+            self._set_basis(Basis(vectors, singular, low.method, 0, 0.0))
         else:
             self.find_basis()
 

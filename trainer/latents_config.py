@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 from data_shards.batch import KEY_KINDS
 from data_shards.errors import UserError
-from trainer import ownership
+from trainer import aside, ownership
+from trainer.comm import Comm
 from trainer.lowrank import LowRankConfig
 from trainer.residence import NO_SCRATCH, RESIDENCES
 from trainer.rowfile import record_bytes
@@ -86,7 +87,9 @@ class Promise(NamedTuple):
     host: int
     disk: int
     saving: int
-    """Memory on top while a snapshot is read, without the rows that training touches meanwhile."""
+    """Memory on top while a snapshot is read."""
+    aside: int
+    """Memory on top of that where training goes on meanwhile: rows that it overwrites."""
 
 
 def promise_bytes(
@@ -96,7 +99,7 @@ def promise_bytes(
     """Bytes per rank of a dictionary, before it is made; `batch` is the global batch."""
     rule = RULES[config.optimiser]
     copies = 1 + len(rule.element_fields)
-    place = {"device": 0, "host": WORKSPACE, "disk": 0, "saving": 0}
+    place = {"device": 0, "host": WORKSPACE, "disk": 0, "saving": 0, "aside": 0}
     for count, trail in (
         (static_rows, (config.static,)), (transient_rows, (frames, config.transient)),
     ):  # fmt: skip
@@ -109,22 +112,43 @@ def promise_bytes(
         place["host"] += slots * (8 + 1)
         place["device" if where == "device" else "host"] += 4 * batch * row
         place["saving"] = max(place["saving"], 2 * ownership.depth(count) * row)
+        place["aside"] += _aside(slots, row, step=min(batch, slots))
     return Promise(**place)
 
 
-def check_scratch(config: LatentsConfig, **sizes: int) -> None:
-    """`UserError` where `latents.scratch` has no room for the rows of all ranks of this machine;
-    `sizes` as in `promise_bytes`."""
-    need = promise_bytes(config, **sizes).disk * int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+def _aside(slots: int, row: int, *, step: int) -> int:
+    """Bytes of rows that a snapshot sets aside at most, where a step overwrites `step` of them."""
+    marks, copied = 2 * slots, 3 * step * row
+    queued = max(aside.UNDER_WAY, step * row)
+    return marks + copied + min(slots * (row + aside.PART), aside.HELD + queued)
+
+
+def check_scratch(config: LatentsConfig, *, comm: Comm, **sizes: int) -> None:
+    """`UserError`, on every rank, where some rank finds no room in `latents.scratch` for the rows
+    of all ranks of its machine; `sizes` as in `promise_bytes`."""
+    need = promise_bytes(config, **sizes, world=comm.world).disk
     if not need:
         return
-    if not config.scratch:
-        raise UserError(NO_SCRATCH)
-    folder = Path(config.scratch)
-    folder.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(folder).free
-    if need > free:
-        raise UserError(
-            f"latents.scratch: {folder} has {free / 1e9:.1f} GB free and the dictionary needs "
-            f"{need / 1e9:.1f} GB; choose another folder"
-        )
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    told = comm.gather_json(_problem_of(config.scratch, need * local))
+    problem = next((problem for problem in told if problem), "")
+    if problem:
+        raise UserError(problem)
+
+
+def _problem_of(scratch: str, need: int) -> str:
+    """Why a folder cannot take so many bytes; empty where it can."""
+    if not scratch:
+        return NO_SCRATCH
+    folder = Path(scratch)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        return f"latents.scratch: {folder}: {error.strerror}; choose another folder"
+    if need <= free:
+        return ""
+    return (
+        f"latents.scratch: {folder} has {free / 1e9:.1f} GB free and the dictionary needs "
+        f"{need / 1e9:.1f} GB; choose another folder"
+    )

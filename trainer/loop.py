@@ -134,7 +134,7 @@ def train(
                 if agreed.due and not agreed.asked and not finished(config, steps, step, seconds):
                     save(parts, here, background=config.checkpoint.behind)
             if agreed.asked:
-                save(parts, here)
+                save(parts, here, last=True)
                 return here, True
             every = 60 * config.train.sample_minutes
             if every and seconds - sampled >= every:
@@ -236,9 +236,15 @@ def agree(parts: Parts, measured: Measured, *, step: int, seconds: float, broken
 
 
 def save(
-    parts: Parts, at: Progress, *, background: bool = False, score: float | None = None
-) -> None:
-    """Write a checkpoint of everything that `restore` needs."""
+    parts: Parts, at: Progress, *, background: bool = False, score: float | None = None,
+    last: bool = False,
+) -> None:  # fmt: skip
+    """Write a checkpoint of everything that `restore` needs.
+
+    Raises:
+        UserError: a disk that is full or fails, unless `checkpoint.on_full=continue` and this is
+            not the `last` of a life, which nothing after it makes up for.
+    """
     with parts.watchdog.patience(3600):
         parts.saves.finish()  # before the next snapshot of the rows is taken
         parts.saves.save(
@@ -249,6 +255,8 @@ def save(
             score=score,
             background=background,
         )
+        if last:
+            parts.saves.require(at.step)
 
 
 def state_of(parts: Parts, at: Progress) -> dict[str, Any]:

@@ -1,8 +1,10 @@
 """Low-rank latents (Eq. 7): the top singular directions of one clip, or of the whole dictionary.
 
-`scope: clip` replaces the transient latents of a row (T, M) by their best rank-rho approximation.
-`scope: dictionary` constrains the matrix of all frames of all rows, (N T, M): its top right
-singular vectors are a basis (M, rho), and rows are projected on it when they are read. Methods:
+`scope: clip` replaces the transient latents of a row (T, M), one video's, by their best rank-rho
+approximation whenever they move (Sec. 3.3.1). `scope: dictionary`, which is ours, constrains the
+matrix of all frames of all rows, (N T, M): its top right singular vectors are a basis (M, rho),
+found before the first step and then once a pass, and rows are projected on it when they are read.
+Methods:
 
     gather   every rank collects all rows and takes the SVD (the reference; N T M floats move)
     gram     sums of X^T X in float64, then eigh (the default; M x M doubles move)
@@ -45,8 +47,9 @@ class LowRankConfig:
     """`clip`: the frames of each row; `dictionary`: the frames of all rows together."""
     method: str = "gram"
     """How the dictionary's directions are found: `gather`, `gram` or `tsqr`."""
-    every: int = 1
-    """Steps between two searches for the dictionary's directions; each reads the whole table."""
+    every: int = 0
+    """Steps between two searches for the dictionary's directions, each of which reads the whole
+    table; 0: as many as visit as many rows as the table has, once a pass."""
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -56,8 +59,17 @@ class LowRankConfig:
             raise UserError(f"latents.low_rank.scope: {self.scope!r} is none of {SCOPES}")
         if self.method not in METHODS:
             raise UserError(f"latents.low_rank.method: {self.method!r} is none of {tuple(METHODS)}")
-        if self.every < 1:
-            raise UserError("latents.low_rank.every: must be at least 1")
+        if self.every < 0:
+            raise UserError("latents.low_rank.every: must not be negative; 0: once a pass")
+
+    @property
+    def of_dictionary(self) -> bool:
+        """Whether the whole dictionary has directions in common."""
+        return bool(self.rank) and self.scope == "dictionary"
+
+    def period(self, *, rows: int, clips: int) -> int:
+        """Steps between two searches in a table of so many rows, with so many clips a step."""
+        return self.every or max(1, -(-rows // clips))
 
 
 class Basis(NamedTuple):
@@ -113,8 +125,8 @@ def fix_signs(vectors_MR: torch.Tensor) -> torch.Tensor:
 def _chunks(table: ShardedTable, page: int) -> Iterator[torch.Tensor]:
     """Frames (rows T, M) of an owned page in float64 on the CPU, `CHUNK` rows at a time."""
     for rows in page_rows(page, table.count).split(CHUNK):
-        values = table.read(table.slots(rows), ("value",))["value"]
-        yield values.reshape(-1, values.shape[-1]).to("cpu", torch.float64)
+        values = table.read_host(table.slots(rows), ("value",))["value"]
+        yield values.reshape(-1, values.shape[-1]).to(torch.float64)
 
 
 def _gather(table: ShardedTable) -> tuple[torch.Tensor, torch.Tensor]:
@@ -123,7 +135,8 @@ def _gather(table: ShardedTable) -> tuple[torch.Tensor, torch.Tensor]:
     parts = table.comm.gather_tensors(
         torch.cat([torch.empty(0, width, dtype=torch.float64), *mine])
     )
-    _, singular, vh = torch.linalg.svd(torch.cat(parts), full_matrices=False)
+    # With fewer frames than directions, the others have to be there, too: as for other methods.
+    _, singular, vh = torch.linalg.svd(_square(torch.cat(parts)), full_matrices=False)
     return singular, vh.T
 
 
@@ -159,8 +172,8 @@ def _tsqr(table: ShardedTable) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _square(factor: torch.Tensor) -> torch.Tensor:
-    """R with zero rows below, so that every node of the tree has one shape."""
-    missing = factor.shape[1] - factor.shape[0]
+    """R (or whatever has fewer rows than columns) with zero rows below: of one shape everywhere."""
+    missing = max(0, factor.shape[1] - factor.shape[0])
     return torch.cat([factor, factor.new_zeros(missing, factor.shape[1])]) if missing else factor
 
 

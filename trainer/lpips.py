@@ -1,7 +1,8 @@
 """LPIPS (Zhang et al. 2018) with VGG16, from a file of weights that you have; nothing is fetched.
 
-It is one safetensors file with torchvision's VGG16 convolutions (`features.N.weight`, `.bias`) and
-the five linear maps of LPIPS 0.1 (`lin0.model.1.weight` ... `lin4.model.1.weight`).
+It is one safetensors file with torchvision's VGG16 convolutions (`features.N.weight`, `.bias`) of
+`VGG16_Weights.IMAGENET1K_V1` and the five linear maps of LPIPS 0.1 (`lin0.model.1.weight` ...
+`lin4.model.1.weight`). The weights that `trainer.vgg` wants have the same shapes and are others.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from trainer.pinned import read_pinned
 
 LAYERS = (3, 8, 15, 22, 29)
 """relu1_2, relu2_2, relu3_3, relu4_3, relu5_3 among `features`."""
+WANTED = "(wanted: VGG16 of torchvision's IMAGENET1K_V1, and LPIPS 0.1's lin0 to lin4)"
 WIDTHS = (64, 128, 256, 512, 512)
+INPUT = "RGB -1..1 less LPIPS's shift over its scale, as IMAGENET1K_V1 wants it"
 SHIFT = (-0.030, -0.088, -0.188)
 SCALE = (0.458, 0.448, 0.450)
 """Of pixels in [-1, 1], as the published weights want them."""
@@ -57,7 +60,7 @@ def open_lpips(file: str | Path, *, sha256: str = "") -> Lpips:
     shapes |= {f"lin{i}.model.1.weight": (1, width, 1, 1) for i, width in enumerate(WIDTHS)}
     for name, shape in shapes.items():
         if name not in found or tuple(found[name].shape) != tuple(shape):
-            raise UserError(f"--lpips {path}: lacks {name} of shape {tuple(shape)}")
+            raise UserError(f"--lpips {path}: lacks {name} of shape {tuple(shape)} {WANTED}")
     kept = {name: found[f"features.{name}"].float() for name in network.state_dict()}
     network.load_state_dict(kept, assign=True)
     weights = tuple(found[f"lin{i}.model.1.weight"].float().flatten() for i in range(len(WIDTHS)))

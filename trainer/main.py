@@ -98,8 +98,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         folder = args.runs / run_name(config, opened.manifest.name)
         return run_job(config, opened, folder=folder, change_footage=args.change_footage).code
     except UserError as error:
-        if first:
-            print(f"error: {error}", file=sys.stderr)
+        if first or os.environ.get("LOCAL_RANK") == "0":  # of each machine: others may be well
+            who = "" if first else f"rank {os.environ['RANK']}: "
+            print(f"error: {who}{error}", file=sys.stderr)
         return USER_ERROR.code
 
 

@@ -113,7 +113,7 @@ def terms(
         codes_BTM: transient codes of all T frames.
         draw: of these clips, on the device of the frames.
         valid_B: clips that weigh nothing are False.
-        batch: clips of the global batch that weigh something.
+        batch: clips of the global batch, those that weigh nothing among them.
     """
     weight_B = valid_B.to(fake_BFCHW.dtype) / batch
     loss_BF = REGRESSIONS[config.regression](fake_BFCHW, real_BFCHW, config.levels)

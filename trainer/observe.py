@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import socket
-import statistics
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from trainer.commit import read_json
 from trainer.engine import TERMS, Engine, Measured
 from trainer.leaving import RUN_FILE
 from trainer.metrics import CAUSES
+from trainer.straggler import straggling
 from trainer.telemetry import Telemetry
 
 RARE_SECONDS = 10.0
@@ -58,10 +58,7 @@ def node_name() -> str:
 class Observer:
     """Counts for one rank, and tells telemetry at logged steps."""
 
-    def __init__(
-        self, engine: Engine, telemetry: Telemetry, *, folder: Path, saved_at: float | None
-    ) -> None:
-        """`saved_at`: Unix time of the checkpoint that the run goes on from."""
+    def __init__(self, engine: Engine, telemetry: Telemetry, *, folder: Path) -> None:
         self.engine, self.telemetry, self.folder = engine, telemetry, folder
         self._comm, self._node = engine.ranks.comm, node_name()
         self._steps = 0
@@ -76,9 +73,9 @@ class Observer:
         startup = vitals.age_seconds() or 0.0
         self._pending = {"restart": startup + telemetry.lost_seconds}
         if self._comm.rank == 0:
-            self._begin(saved_at)
+            self._begin()
 
-    def _begin(self, saved_at: float | None) -> None:
+    def _begin(self) -> None:
         known = read_json(self.folder / RUN_FILE)
         events = [e for e in known.get("events", []) if e.get("kind") == "non-finite"]
         backs = [e for e in known.get("events", []) if e.get("kind") == "rolled-back"]
@@ -86,7 +83,8 @@ class Observer:
             "navsynth_restarts_total": max(0, len(known.get("starts", [])) - 1),
             "navsynth_nonfinite_total": len(events),
             "navsynth_rollbacks_total": len(backs),
-            "navsynth_checkpoint_timestamp_seconds": saved_at or time.time(),
+            # Not the checkpoint's own: a run that waited in a queue lost nothing meanwhile.
+            "navsynth_checkpoint_timestamp_seconds": time.time(),
             "navsynth_checkpoint_interval_seconds": 60 * self.engine.config.checkpoint.minutes,
             **vitals.disk_figures(self.folder),
         }
@@ -196,7 +194,7 @@ class Observer:
             **{f"update_norm/{group}": norm for group, norm in self._norms.items()},
             **{f"time/{phase}": spent for phase, spent in phases.items()},
             **{f"goodput/{cause}": spent for cause, spent in self._goodput(phases, wall).items()},
-            "straggler": max(own) / max(statistics.median_low(own), 1e-9),
+            "straggler": straggling(own, clips=self.engine.pace.clips),
             "telemetry/seconds": self.spent,
             "loader/wait_seconds": mine["wait_seconds"],
             "loader/queue": mine["queue"],

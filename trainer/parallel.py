@@ -20,9 +20,11 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 from torch import nn
 
+from data_shards.cores import cores
 from data_shards.errors import UserError
 from trainer.batchnorm import share_batch_norms_
 from trainer.comm import Comm
+from trainer.devices import compute_in_
 from trainer.networks import NavSynth
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
@@ -65,13 +67,13 @@ def start(*, threads: int, precision: str, timeout_seconds: float) -> Ranks:
             f"launch: {local} processes for {torch.cuda.device_count()} GPUs; add --num_processes "
             f"{torch.cuda.device_count()} to accelerate launch"
         )
-    torch.set_num_threads(threads or max(1, (len(os.sched_getaffinity(0))) // local))
+    torch.set_num_threads(threads or max(1, cores() // local))
     if not gpu:
         keep_freed_memory()
     if gpu:
         # Deterministic matrix products need this before the first of them.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.set_float32_matmul_precision("highest" if precision == "no" else "high")
+        compute_in_(precision)
     asked = int(os.environ.get("WORLD_SIZE", "1"))
     zero = os.environ.get(DEEPSPEED, "").lower() in ("1", "true")
     if zero:

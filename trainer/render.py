@@ -7,6 +7,7 @@ given to rows and rows to names, and clips are rendered a few at a time so that 
 from __future__ import annotations
 
 import difflib
+import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from trainer.run import Run
 
 CLIPS_AT_ONCE = 16
+
+log = logging.getLogger("navsynth")
 
 
 class TrainedRows(NamedTuple):
@@ -74,6 +77,14 @@ def trained_rows(run: Run) -> TrainedRows:
         np.unique(np.asarray(rows)) for rows in run.clip_rows(torch.arange(run.manifest.clips))
     )
     return TrainedRows(static[static >= 0], transient[transient >= 0])
+
+
+def trained_pairs(run: Run) -> set[tuple[int, int]]:
+    """Pairs of a static and a transient row that some training clip has; those of fitted clips,
+    which lie behind the training clips, are not among them."""
+    static_N, transient_N = run.clip_rows(torch.arange(len(run.opened.table)))
+    pairs = zip(static_N.tolist(), transient_N.tolist(), strict=True)
+    return {pair for pair in pairs if min(pair) >= 0}
 
 
 def row_name(manifest: Manifest, kind: str, row: int) -> str:
@@ -139,3 +150,50 @@ def spread_videos(run: Run, count: int) -> list[str]:
     """Names of at most `count` videos, evenly spread over the manifest."""
     videos = run.manifest.videos
     return [videos[index].name for index in spread(count, len(videos))]
+
+
+class Videos(NamedTuple):
+    """Some videos, the first clip of each, and how many more were asked for that are damaged."""
+
+    names: list[str]
+    clips: list[int]
+    damaged: int
+
+    def of(self, total: int) -> str:
+        """How many they are, for a card."""
+        text = f"{len(self.names)} of {total}"
+        return f"{text}, {self.damaged} left out as damaged" if self.damaged else text
+
+
+def sound_videos(run: Run, names: Sequence[str]) -> Videos:
+    """Those of some videos whose first clip is whole; what `data.on_damage=quarantine` has left out
+    of training is neither judged nor shown.
+
+    Raises:
+        UserError: an unknown name, or none of them is whole.
+    """
+    clips = clips_of(run, names)
+    whole = set(run.sound(clips))
+    kept = [(name, clip) for name, clip in zip(names, clips, strict=True) if clip in whole]
+    if not kept:
+        raise UserError(f"{run.manifest.name}: damaged, all {len(clips)} videos that were chosen")
+    damaged = len(clips) - len(kept)
+    if damaged:
+        log.warning("%d of %d videos are damaged and left out", damaged, len(clips))
+    return Videos([name for name, _ in kept], [clip for _, clip in kept], damaged)
+
+
+def chosen_videos(
+    run: Run, asked: Sequence[str] | None, *, count: int = 0
+) -> tuple[list[str], list[int]]:
+    """Names and first clips of the videos asked for, else of `count` evenly spread ones. Where they
+    were not named one by one, damaged ones are left out.
+
+    Raises:
+        UserError: an unknown name, or none of them is whole.
+    """
+    names = names_of(run, asked) or spread_videos(run, count)
+    if asked and names == list(asked):
+        return names, clips_of(run, names)
+    found = sound_videos(run, names)
+    return found.names, found.clips

@@ -9,6 +9,7 @@ normal samples.
 
 from __future__ import annotations
 
+import errno
 import math
 import mmap
 import zlib
@@ -18,6 +19,7 @@ from pathlib import Path
 import torch
 
 from data_shards.errors import UserError
+from data_shards.onto import onto
 from trainer.rowfile import Field, RowFile
 
 RESIDENCES = ("device", "host", "disk")
@@ -136,10 +138,17 @@ class Store:
 
     def read(self, slots: torch.Tensor, names: tuple[str, ...] | None = None) -> dict:
         """Copies of the rows in `slots` (n,), per field, on the device."""
+        if self.residence != "device":
+            return {name: self._to_device(t) for name, t in self.read_host(slots, names).items()}
+        at = onto(slots, self._device)
+        return {name: self._tensors[name].index_select(0, at) for name in names or self.fields}
+
+    def read_host(self, slots: torch.Tensor, names: tuple[str, ...] | None = None) -> dict:
+        """The same in host memory. Rows that live there or on disk do not go by the device, where
+        they would wait for every kernel that training has asked for."""
         names = names or tuple(self.fields)
         if self.residence == "device":
-            at = slots.to(self._device)
-            return {name: self._tensors[name].index_select(0, at) for name in names}
+            return {name: rows.cpu() for name, rows in self.read(slots, names).items()}
         ready = self._ready.index_select(0, slots)
         if self._file is not None:
             rows = self._file.read(slots, names)
@@ -149,11 +158,11 @@ class Store:
             new = (~ready).nonzero().squeeze(1)
             for name in names:
                 rows[name][new] = self._fresh(slots[new]) if name == "value" else 0
-        return {name: self._to_device(t) for name, t in rows.items()}
+        return rows
 
     def _to_device(self, rows: torch.Tensor) -> torch.Tensor:
         """Rows of host memory on the device; on a GPU from pinned memory and on a stream of their
-        own, beside kernels that are still at work on the step before."""
+        own."""
         if self._device.type != "cuda" or not len(rows):
             return rows.to(self._device)
         self._copies = self._copies or torch.cuda.Stream(self._device)
@@ -165,15 +174,30 @@ class Store:
         return moved
 
     def write_(self, slots: torch.Tensor, rows: Mapping[str, torch.Tensor]) -> None:
-        """Store rows (n, ...) of some fields; a row's first write gives all of them."""
-        at = slots.to(self._device) if self.residence == "device" else slots
+        """Store rows (n, ...) of some fields; a row's first write gives all of them.
+
+        Raises:
+            UserError: they live on a disk that is full.
+        """
         if self._file is not None:
-            self._file.write_(slots, {name: value.cpu() for name, value in rows.items()})
+            self._store(self._file, slots, {name: value.cpu() for name, value in rows.items()})
         else:
+            at = onto(slots, self._device) if self.residence == "device" else slots
             for name, value in rows.items():
                 self._tensors[name].index_copy_(0, at, value.to(self._tensors[name].device))
         if self.residence != "device":
             self._ready.index_fill_(0, slots, True)
+
+    @staticmethod
+    def _store(file: RowFile, slots: torch.Tensor, rows: Mapping[str, torch.Tensor]) -> None:
+        try:
+            file.write_(slots, rows)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise UserError(
+                f"latents.scratch: {error.filename} is full; choose another folder"
+            ) from error
 
     def touch(self, slots: torch.Tensor) -> None:
         """Bring rows from disk into the system's cache; safe beside another thread's work."""
@@ -185,3 +209,8 @@ class Store:
         beside another thread's work."""
         if self._file is not None:
             self._file.sync()
+
+    def forget(self) -> None:
+        """Have the system drop rows in a file from its cache, for measuring without it."""
+        if self._file is not None:
+            self._file.forget()

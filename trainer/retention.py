@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from data_shards.errors import UserError
+from trainer import commit
+
+log = logging.getLogger("navsynth")
 
 
 @dataclass(frozen=True)
@@ -77,3 +83,26 @@ def kept(
         scores = {step: value for step in steps if (value := score(step)) is not None}
         chosen |= set(sorted(scores, key=lambda step: (scores[step], step))[-1:])
     return chosen
+
+
+def spare(folder: Path, config: CheckpointConfig) -> list[int]:
+    """Steps of a folder's committed checkpoints that the settings do not keep, ascending."""
+
+    def score(step: int) -> float | None:
+        path = folder / commit.step_name(step)
+        try:
+            return commit.read_manifest(path).score
+        except commit.Damage as damage:
+            log.warning("%s: %s", path, damage)
+            return None
+
+    steps = commit.committed(folder)
+    return sorted(set(steps) - kept(steps, config, score=score))
+
+
+def remove(left: Path) -> None:
+    """Remove what is left of a checkpoint; where that fails it is told, and the next life tries."""
+    try:
+        shutil.rmtree(left)
+    except OSError as error:
+        log.warning("%s: what is left of a checkpoint could not be removed: %s", left, error)

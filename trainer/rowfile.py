@@ -71,18 +71,20 @@ class RowFile:
         return rows
 
     def write_(self, slots: torch.Tensor, rows: Mapping[str, torch.Tensor]) -> None:
-        """Store the first fields of slots, or all of them; `UserError` when the disk is full."""
+        """Store the first fields of slots, or all of them.
+
+        Raises:
+            OSError: the disk is full or failing; names the folder.
+        """
         ordered = {name: rows[name].contiguous() for name in self._first(rows)}
         padding = [self._padding] if len(rows) == len(self._fields) else []
         for parts, at, size in self._records(slots, ordered, most=1):
             try:
                 written = os.pwritev(self._file.fileno(), [*parts, *padding], at)
             except OSError as error:
-                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                    raise
-                written = -1
+                raise OSError(error.errno, error.strerror, str(self._folder)) from error
             if written != size + sum(map(len, padding)):
-                raise UserError(f"latents.scratch: {self._folder} is full; choose another folder")
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._folder))
 
     def fetch(self, slots: torch.Tensor) -> None:
         """Have the system begin to read records into its cache, all of them at once."""
@@ -100,6 +102,10 @@ class RowFile:
                 f"latents.scratch: {self._folder}: rows of the dictionary could not be written: "
                 f"{error.strerror}; resume from the last checkpoint, with another folder"
             ) from error
+
+    def forget(self) -> None:
+        """Have the system drop from its cache what is on the disk already."""
+        os.posix_fadvise(self._file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
     def _first(self, names: Collection[str]) -> dict[str, Field]:
         """Fields of these names, which must be the first ones of the record."""

@@ -6,18 +6,19 @@ Nothing here needs the process group; a checkpoint of many ranks is read by one.
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from data_shards.dataset import ClipReader, Request, problem_of
+from data_shards.dataset import ClipReader, Part, Request, problem_of
 from data_shards.errors import UserError
 from data_shards.manifest import Manifest
 from data_shards.rows import rows_of
 from data_shards.stream import OpenManifest, open_manifest
-from trainer import setup
+from trainer import render, setup
 from trainer.average import WeightAverage
 from trainer.checkpoint import Checkpointer
 from trainer.comm import Comm
@@ -27,6 +28,8 @@ from trainer.networks import NavSynth
 from trainer.reshard import Reader, saved_rows
 
 CONFIG = "config.yaml"
+READ_AT_ONCE = 64
+"""Clips."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,8 @@ class Run:
     opened: OpenManifest
     networks: NavSynth
     pages: Reader
-    """Pages of the checkpoint's dictionary by name; only rows that are asked for are read."""
+    """Pages of the checkpoint's dictionary by name; only rows that are asked for are read, and its
+    files stay open, also where a training replaces the checkpoint."""
     step: int
 
     def latents(
@@ -78,14 +82,40 @@ class Run:
         """Footage of clips, uint8 (B, T, C, H, W): the first T frames of each.
 
         Raises:
-            UserError: the footage is damaged.
+            UserError: one of them is damaged, also where training leaves damaged clips out: such a
+                clip has no frames that could be shown or judged (see `sound`).
         """
-        wanted = Request(0, clips_B.numpy(), np.zeros(len(clips_B), np.int64))
-        part = ClipReader(self.opened)[wanted]
-        problem = problem_of(part, on_damage=self.config.data.on_damage)
+        part = self._read(clips_B.numpy())
+        problem = problem_of(part, on_damage="fail")
         if problem:
             raise UserError(problem)
         return part.frames_BTCHW
+
+    def sound(self, clips: Sequence[int] | np.ndarray) -> list[int]:
+        """Those of some clips that are whole, where `data.on_damage` lets a training leave damaged
+        ones out; else all of them, and `real` names what is damaged.
+
+        Raises:
+            UserError: the footage is out of reach.
+        """
+        clips_B = np.asarray(clips, np.int64)
+        if self.config.data.on_damage == "fail":
+            return clips_B.tolist()
+        found: list[int] = []
+        for start in range(0, len(clips_B), READ_AT_ONCE):
+            part = self._read(clips_B[start : start + READ_AT_ONCE])
+            if part.error:
+                raise UserError(part.error)
+            found += part.request.clip_B[part.valid_B.numpy()].tolist()
+        return found
+
+    def row_name(self, table: int, row: int) -> str:
+        """What a row of the static (0) or the transient table (1) stands for, in words."""
+        layout = self.config.latents
+        return render.row_name(self.manifest, (layout.static_key, layout.transient_key)[table], row)
+
+    def _read(self, clip_B: np.ndarray) -> Part:
+        return ClipReader(self.opened)[Request(0, clip_B, np.zeros(len(clip_B), np.int64))]
 
     def clip_of_video(self, name: str) -> int:
         """Number of the first clip of a video.
@@ -119,6 +149,7 @@ def open_run(folder: str | Path, checkpoint: str | int = "latest") -> Run:
     if path is None:
         raise UserError(f"{folder}: no checkpoint yet; train it first")
     saved = checkpoints.open(path)
+    pages = saved.held()
     if saved.state.get("fingerprint") != opened.manifest.fingerprint:
         raise UserError(
             f"{config.data.manifest}: not the footage that {folder} was trained on; prepare that "
@@ -130,6 +161,4 @@ def open_run(folder: str | Path, checkpoint: str | int = "latest") -> Run:
     average.load(saved.common("average"))
     average.show_()
     networks.eval().requires_grad_(False).to(own_device()).generator.arrange_()
-    return Run(
-        folder, config, opened.manifest, opened, networks, saved.read, int(saved.state["step"])
-    )
+    return Run(folder, config, opened.manifest, opened, networks, pages, int(saved.state["step"]))

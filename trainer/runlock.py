@@ -1,13 +1,14 @@
 """One job per run folder: a second one is refused, a dead one's lock is taken over.
 
 `run.lock` is held with a POSIX record lock, which the system drops when the process dies and which
-worker processes do not inherit. Where a shared disk does not carry such locks between machines, the
-file's contents do: its owner counts up in it, and a newcomer from another machine watches the count
-before it takes over. No clocks are compared.
+worker processes do not inherit. Where a shared disk does not carry such locks between machines, or
+has none at all, the file's contents do: its owner counts up in it, and a newcomer from another
+machine watches the count before it takes over. No clocks are compared.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import logging
@@ -25,6 +26,8 @@ LOCK = "run.lock"
 BEAT_SECONDS = 10.0
 PATIENCE = 3
 """Beats that a foreign lock may miss before it counts as dead."""
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
+"""What a disk says that carries no locks, such as Lustre mounted without them."""
 
 _mine: set[str] = set()
 log = logging.getLogger("navsynth")
@@ -91,8 +94,12 @@ def _take(folder: Path) -> RunLock:
     try:
         try:
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise InUse(_refusal(folder, _read(descriptor))) from None
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                raise InUse(_refusal(folder, _read(descriptor))) from None
+            if error.errno not in NO_LOCKS:
+                raise
+            log.warning("%s: its disk has no locks (%s); the contents decide", path, error.strerror)
         _watch(folder, descriptor)
         _write(descriptor, {**_me(), "beat": 0})
     except OSError as error:

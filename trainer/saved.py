@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,12 @@ class Saved:
         self.path = path
         try:
             self.manifest = commit.read_manifest(path)
+            if commit.STATE in self.manifest.files and not (path / commit.STATE).is_file():
+                raise commit.Damage(f"{commit.STATE} is missing")
             state = commit.read_json(path / commit.STATE)
         except (commit.Damage, OSError, ValueError) as error:
-            raise UserError(f"{path}: damaged checkpoint ({error}); use another one") from None
+            told = f"{path}: damaged checkpoint ({error}); use another one"
+            raise UserError(self._gone() or told) from None
         self.state: dict[str, Any] = state
         self._open: dict[str, Any] = {}
 
@@ -48,15 +52,32 @@ class Saved:
         Raises:
             UserError: the checkpoint has no such page.
         """
-        if name not in self.manifest.index:
-            raise UserError(f"{self.path}: holds no tensor {name!r}; it is of another layout")
         # A file of its own for each page: the mapping of what was read goes with the tensor.
-        return self._map(self.manifest.index[name]).get_tensor(name)
+        return self._map(self._file_of(name)).get_tensor(name)
+
+    def held(self) -> Callable[[str], torch.Tensor]:
+        """`read`, from files that are all opened now and stay so: a training that goes on may
+        replace the checkpoint meanwhile.
+
+        Raises:
+            UserError: it is gone already, or damaged.
+        """
+        files: dict[str, Any] = {}
+        for name, file in self.manifest.index.items():
+            if file not in files:
+                files[file] = self._map(file)
+                files[file].get_tensor(name)  # so that it is mapped for certain; nothing is copied
+        return lambda name: files[self._file_of(name)].get_tensor(name)
 
     @property
     def names(self) -> list[str]:
         """Names of all latent pages."""
         return list(self.manifest.index)
+
+    def _file_of(self, name: str) -> str:
+        if name not in self.manifest.index:
+            raise UserError(f"{self.path}: holds no tensor {name!r}; it is of another layout")
+        return self.manifest.index[name]
 
     def _file(self, name: str) -> Any:
         if name not in self._open:
@@ -69,7 +90,16 @@ class Saved:
         try:
             return safe_open(self.path / name, framework="pt")
         except (SafetensorError, OSError) as error:
-            raise UserError(f"{self.path / name}: damaged ({error})") from None
+            raise UserError(self._gone() or f"{self.path / name}: damaged ({error})") from None
+
+    def _gone(self) -> str:
+        """What to say of a checkpoint whose folder is there no more; nothing where it is."""
+        if self.path.is_dir():
+            return ""
+        return (
+            f"{self.path}: is gone; a training that goes on has replaced it by a newer checkpoint: "
+            "run the same command again"
+        )
 
 
 def damage_of(path: Path, *, part: int = 0, parts: int = 1) -> str | None:

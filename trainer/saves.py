@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from data_shards.errors import UserError
 from trainer.checkpoint import Checkpointer
 from trainer.commit import step_of
 from trainer.telemetry import Telemetry
@@ -34,6 +35,15 @@ class Saves:
             self.checkpoints.save(step, background=True, **parts)
         else:
             self._tell(lambda: self.checkpoints.save(step, **parts))
+
+    def require(self, step: int) -> None:
+        """`UserError`, on all ranks, where a step is not saved: `checkpoint.on_full=continue` lets
+        training go on without a checkpoint, not end."""
+        if self._saved != step:
+            raise UserError(
+                f"checkpoint: step {step}, the last, could not be saved; free some space or mend "
+                "the disk, and run the same command again"
+            )
 
     def poll(self, *, ready: bool) -> None:
         """Commit a background save once all ranks have agreed that they are `ready`."""

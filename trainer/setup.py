@@ -15,6 +15,7 @@ from trainer.draws import generator_of
 from trainer.latents import LatentDictionary
 from trainer.networks import NavSynth, RowLabels
 from trainer.networks.generator import WIDTHS
+from trainer.schedule import pace
 
 
 def require_size(manifest: Manifest) -> None:
@@ -24,6 +25,18 @@ def require_size(manifest: Manifest) -> None:
             f"data.manifest: frames of {manifest.height}x{manifest.width}; generators exist for "
             f"{', '.join(f'{s}x{s}' for s in WIDTHS)}: prepare the footage with --size"
         )
+
+
+def without_clips(config: Config, ranks: int) -> str:
+    """One line where some of `ranks` processes get no clip of a step, which they then only wait
+    for; empty where each has one."""
+    clips = pace(config.schedule).clips
+    if ranks <= clips:
+        return ""
+    return (
+        f"{ranks - clips} of {ranks} processes get no clip: schedule.clips is {clips}; set "
+        f"schedule.clips={ranks} or more, or start fewer"
+    )
 
 
 def labels_of(config: Config, manifest: Manifest) -> RowLabels | None:
@@ -82,5 +95,6 @@ def build_dictionary(
         "transient": row_keys(manifest, clips, config.latents.transient_key),
     }
     return LatentDictionary(
-        config.latents, frames=manifest.frames, keys=keys, comm=comm, seed=config.seed
-    )
+        config.latents, frames=manifest.frames, keys=keys, comm=comm,
+        clips=pace(config.schedule).clips, seed=config.seed,
+    )  # fmt: skip

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -12,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 
 from trainer import commit
-from trainer.streamed import StreamedSafetensors, serialise
+from trainer.streamed import StreamedSafetensors
 
 BUG = "bug: "
 log = logging.getLogger("navsynth")
@@ -43,15 +42,6 @@ def read_share(raw: Mapping[str, Any]) -> Share:
     """The share that another rank sent."""
     files = {name: commit.FileFacts(*facts) for name, facts in raw["files"].items()}
     return Share(files, dict(raw["index"]), raw["error"])
-
-
-def payload(
-    common: Mapping[str, Mapping[str, torch.Tensor]], state: Mapping[str, Any]
-) -> dict[str, bytes]:
-    """Contents of the files that rank 0 writes, by name."""
-    blobs = {f"common-{name}.safetensors": serialise(tensors) for name, tensors in common.items()}
-    blobs[commit.STATE] = (json.dumps(state, indent=1) + "\n").encode()
-    return blobs
 
 
 def write_share(

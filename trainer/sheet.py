@@ -23,7 +23,8 @@ log = logging.getLogger("navsynth")
 
 def write_sheet(parts: Parts, at: Progress, *, count: int = SHEET) -> None:
     """A sheet of some training clips as they are now, real above generated; all ranks together.
-    A disk that is full costs the picture and a warning, not the run."""
+    Damaged clips are not on it. Footage out of reach and a disk that is full cost the picture and a
+    warning, not the run."""
     engine, opened = parts.engine, parts.opened
     clips = np.linspace(0, opened.manifest.clips - 1, min(count, opened.manifest.clips)).astype(int)
     layout = parts.config.latents
@@ -32,19 +33,26 @@ def write_sheet(parts: Parts, at: Progress, *, count: int = SHEET) -> None:
     if engine.ranks.comm.rank:
         return
     part = ClipReader(opened)[Request(0, clips, np.zeros_like(clips))]
+    whole_B = part.valid_B.numpy()
+    if part.error or not whole_B.any():
+        why = part.error or part.damages[0].reason
+        log.warning("no samples of step %d (%s); training goes on", at.step, why)
+        return
     engine.networks.eval()
     with torch.no_grad(), engine.average.shown():
         told_BS = engine.networks.told(codes[0], *rows)
         fake = to_uint8(engine.networks(told_BS, codes[1])[0]).cpu()
     engine.networks.train()
-    names = [opened.manifest.videos[v].name for v in opened.table["video"][clips]]
-    real_BTHWC, fake_BTHWC = (x.permute(0, 1, 3, 4, 2).numpy() for x in (part.frames_BTCHW, fake))
+    names = [opened.manifest.videos[v].name for v in opened.table["video"][clips[whole_B]]]
+    real_BTHWC, fake_BTHWC = (
+        x.permute(0, 1, 3, 4, 2).numpy()[whole_B] for x in (part.frames_BTCHW, fake)
+    )
     psnr = float(video_psnr(fake_BTHWC, real_BTHWC).mean())
     parts.observer.evaluated({"psnr_sample": psnr})
     path = parts.folder / "samples" / f"step-{at.step:08d}.png"
     parts.telemetry.note(
         "sample", step=at.step, seconds=round(at.seconds, 1), psnr_sample=round(psnr, 3),
-        text=f"step {at.step}: {psnr:.2f} dB over the {len(clips)} videos of samples/{path.name}",
+        text=f"step {at.step}: {psnr:.2f} dB over the {len(names)} videos of samples/{path.name}",
     )  # fmt: skip
     sheet = pictures.sheet(pictures.real_above_generated(names, real_BTHWC, fake_BTHWC))
     try:

@@ -3,17 +3,19 @@
 `Snapshot.pages()` reads a rank's pages one after another, in a thread of its own if wished. The
 table calls `keep` before it overwrites rows; rows that the reader has not reached yet are set
 aside as they were, by block, and put into the picture when it gets there. A step therefore waits
-for one block of rows at most, and memory grows by the rows that training touches before they are
-read.
+for one block of rows at most, and memory has a bound however slowly the picture is read: what
+exceeds it is set aside in a file (see `aside`).
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import torch
 
+from trainer.aside import Aside
 from trainer.residence import Store
 
 BLOCK_BYTES = 4 << 20
@@ -32,8 +34,8 @@ class Snapshot:
         row = sum(field.row_bytes for field in store.fields.values())
         self._block = max(1, BLOCK_BYTES // row)
         self._kept = torch.zeros(store.slots, dtype=torch.bool)
-        self._aside: dict[int, list[tuple[torch.Tensor, dict[str, torch.Tensor]]]] = {}
-        """Slots and rows by the number of their block, until it is read."""
+        self.aside = Aside(store.fields, store.slots)
+        """What was overwritten, until its block is read."""
         # A replicated table holds pages that other ranks save: nobody here reads them.
         pages = [page - first for page in sizes]
         self._next, self._end = (pages[0] * depth, (pages[-1] + 1) * depth) if pages else (0, 0)
@@ -41,34 +43,34 @@ class Snapshot:
 
     def keep(self, slots: torch.Tensor) -> None:
         """Set aside what is about to be overwritten. The caller holds the lock."""
-        if self.done:
+        if self.done or self.aside.error is not None:
             return
         late = (slots >= self._next) & (slots < self._end) & ~self._kept[slots]
         slots = slots[late]
-        if not len(slots):
-            return
-        rows = {name: t.cpu() for name, t in self._store.read(slots).items()}
-        self._kept[slots] = True
-        numbers = self._numbers(slots)
-        order = numbers.argsort(stable=True)
-        blocks, counts = numbers[order].unique_consecutive(return_counts=True)
-        sizes = counts.tolist()
-        columns = [tensor[order].split(sizes) for tensor in (slots, *rows.values())]
-        for block, *parts in zip(blocks.tolist(), *columns, strict=True):
-            # Copies: what is left of a step's rows would hold the memory of all of them.
-            own, *values = (part.clone() for part in parts)
-            self._aside.setdefault(block, []).append((own, dict(zip(rows, values, strict=True))))
+        if len(slots):
+            self._kept[slots] = True
+            self.aside.put(self._numbers(slots), slots, self._store.read_host(slots))
 
     def pages(self) -> Iterator[tuple[int, dict[str, torch.Tensor]]]:
-        """Each page's number and fields (rows of the page, ...), in host memory."""
+        """Each page's number and fields (rows of the page, ...), in host memory.
+
+        Raises:
+            OSError: rows that were set aside could not be written to their file.
+        """
         try:
             for page, size in self._sizes.items():
                 yield page, self._page((page - self._first) * self._depth, size)
             self._store.sync()  # last: rows that training moves meanwhile are no longer kept
         finally:
-            with self._lock:
-                self.done = True
-                self._aside.clear()
+            self.close()
+
+    def close(self) -> None:
+        """Nothing is kept any more."""
+        if self.done:  # a generator that is given up late may end while this thread has the lock
+            return
+        with self._lock:
+            self.done = True
+            self.aside.close()
 
     def _page(self, start: int, size: int) -> dict[str, torch.Tensor]:
         whole = {
@@ -86,10 +88,10 @@ class Snapshot:
         """Rows of one block; what was set aside of it is given up."""
         number, first = int(self._numbers(slots[:1])), int(slots[0])
         with self._lock:
-            block = {name: t.cpu() for name, t in self._store.read(slots).items()}
+            block = self._store.read_host(slots)
             self._next = first + len(slots)
-            aside = self._aside.pop(number, [])
-        for kept, rows in aside:
+            aside = self.aside.take(number, slots)
+        for kept, rows in aside():
             for name, tensor in block.items():
                 tensor[kept - first] = rows[name]
         return block
@@ -98,3 +100,30 @@ class Snapshot:
         """Numbers of the blocks that slots (n,) lie in; those of a page follow each other."""
         each = -(-self._depth // self._block)
         return slots // self._depth * each + slots % self._depth // self._block
+
+
+class Pages(Iterator[tuple[str, torch.Tensor]]):
+    """Names and tensors of a rank's pages, one after the other, out of pictures of its tables."""
+
+    def __init__(
+        self, tensors: Iterator[tuple[str, torch.Tensor]], pictures: Sequence[Snapshot]
+    ) -> None:
+        self._tensors, self.pictures = tensors, list(pictures)
+
+    def __next__(self) -> tuple[str, torch.Tensor]:
+        try:
+            return next(self._tensors)
+        except Exception:  # also where there are no more
+            self.close()
+            raise
+
+    def set_aside_in(self, folder: Path) -> None:
+        """Where rows go that training overwrites before they are read and memory has no room for;
+        to be said before the first of them is."""
+        for picture in self.pictures:
+            picture.aside.folder = folder
+
+    def close(self) -> None:
+        """Nothing more will be read."""
+        for picture in self.pictures:
+            picture.close()

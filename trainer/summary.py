@@ -26,11 +26,11 @@ def write_samples(run: Run, *, count: int = 8) -> list[Path]:
     """Write RUN/samples/{sheet,best,worst,curves}.png and wall.{gif,mp4}; the paths written.
 
     `count` videos, evenly spread over the data set, are on the sheet (real above generated) and in
-    the wall (real left of generated). Best and worst are by PSNR among at most 32 videos.
+    the wall (real left of generated). Best and worst are by PSNR among at most 32 videos. Damaged
+    ones, which training has left out, are not shown.
     """
     folder = run.folder / "samples"
-    names = render.spread_videos(run, max(count, LOOKED_AT))
-    clips = render.clips_of(run, names)
+    names, clips = render.chosen_videos(run, None, count=max(count, LOOKED_AT))
     real, fake = render.real_clips(run, clips), render.render_clips(run, clips)
     shown = render.spread(count, len(names))
     written = [
@@ -46,8 +46,7 @@ def write_samples(run: Run, *, count: int = 8) -> list[Path]:
 
 def write_sheet(run: Run, *, count: int = 8) -> Path:
     """Write RUN/samples/sheet.png alone."""
-    names = render.spread_videos(run, count)
-    clips = render.clips_of(run, names)
+    names, clips = render.chosen_videos(run, None, count=count)
     real, fake = render.real_clips(run, clips), render.render_clips(run, clips)
     path = run.folder / "samples" / "sheet.png"
     return _sheet(path, names, real, fake, list(range(len(names))))

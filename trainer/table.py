@@ -21,13 +21,14 @@ import numpy as np
 import torch
 
 from data_shards.errors import UserError
+from data_shards.onto import onto
 from trainer import ownership
 from trainer.comm import Comm
 from trainer.projections import project_rows
 from trainer.residence import Store, initial_rows
 from trainer.rowfile import Field
 from trainer.rowopt import RULES
-from trainer.snapshot import Snapshot
+from trainer.snapshot import Pages, Snapshot
 
 
 class Route(NamedTuple):
@@ -132,7 +133,7 @@ class ShardedTable:
         answers = self._read_values(route.asked).split(counts)
         values = torch.cat(self.comm.exchange(answers, receive=sent))
         out = torch.empty_like(values)
-        out[order.to(self.device)] = values
+        out[onto(order, self.device)] = values
         return out, route
 
     def _read_values(self, rows: torch.Tensor) -> torch.Tensor:
@@ -145,12 +146,17 @@ class ShardedTable:
         self.settle_()
         return self.store.read(slots, names)
 
+    def read_host(self, slots: torch.Tensor, names: tuple[str, ...] | None = None) -> dict:
+        """The same in host memory, whatever the device is busy with."""
+        self.settle_()
+        return self.store.read_host(slots, names)
+
     def accumulate(self, route: Route, grad_B: torch.Tensor, keep_B: torch.Tensor | None) -> None:
         """Send gradients to the owners of their rows, without those where `keep_B` is False."""
         grad_B = grad_B.detach().to(torch.float32)
         asked = route.asked
         if route.order_B is not None:
-            back = grad_B[route.order_B.to(self.device)].split(route.sent)
+            back = grad_B[onto(route.order_B, self.device)].split(route.sent)
             grad_B = torch.cat(self.comm.exchange(back, receive=route.asked_counts))
         if keep_B is not None:
             keep = keep_B.to("cpu", torch.bool)
@@ -165,7 +171,9 @@ class ShardedTable:
     def _share(self, rows: torch.Tensor, grad: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Every rank's rows and gradients, by rank, in one message with the numbers in front."""
         flat = grad.flatten(1)
-        numbers = rows.view(torch.float32).reshape(len(rows), 2).to(self.device)
+        # A row asked for alone may come as a view with a stride of its own.
+        rows = rows.clone(memory_format=torch.contiguous_format)
+        numbers = onto(rows.view(torch.float32).reshape(len(rows), 2), self.device)
         everyone = torch.cat(self.comm.gather_tensors(torch.cat([numbers, flat], 1)))
         rows = everyone[:, :2].contiguous().cpu().view(torch.int64).reshape(-1)
         return rows, everyone[:, 2:].reshape(-1, *self.trail)
@@ -223,7 +231,7 @@ class ShardedTable:
         new = values.detach()[held.to(values.device)].to(self.device, torch.float32)
         self.write_(slots, self.read(slots) | {"value": new})
 
-    def snapshot(self) -> Iterator[tuple[str, torch.Tensor]]:
+    def snapshot(self) -> Pages:
         """Names and tensors of this rank's pages as they are now; read them in any one thread."""
         running = self._snapshot()
         if running is not None and not running.done:
@@ -232,7 +240,7 @@ class ShardedTable:
         sizes = {page: len(self.page_keys(page)) for page in self.own_pages}
         picture = Snapshot(self.store, self.lock, sizes, self.pages.start, self.depth)
         self._snapshot = weakref.ref(picture)
-        return self._named(picture)
+        return Pages(self._named(picture), [picture])
 
     def _named(self, picture: Snapshot) -> Iterator[tuple[str, torch.Tensor]]:
         for page, fields in picture.pages():
@@ -261,8 +269,8 @@ def sum_duplicates(
     grads = torch.cat([g for _, g in pending]) if len(pending) > 1 else pending[0][1]
     order = rows.argsort(stable=True)
     distinct, counts = rows[order].unique_consecutive(return_counts=True)
-    grads = grads[order.to(grads.device)]
+    grads = grads[onto(order, grads.device)]
     if len(distinct) < len(rows):
-        lengths = counts.to(grads.device)
+        lengths = onto(counts, grads.device)
         grads = torch.segment_reduce(grads, "sum", lengths=lengths, axis=0, unsafe=True)
     return distinct, grads

@@ -11,26 +11,24 @@ import logging
 import socket
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from data_shards.errors import UserError
 from trainer.commit import read_json, update_json
 from trainer.endpoint import Endpoint, Pusher, Values
 from trainer.journal import Journal, lost_seconds
 from trainer.leaving import RUN_FILE
+from trainer.lives import with_event
 from trainer.metrics import BY_NAME
-from trainer.screen import STYLES, Shown, open_screen
+from trainer.screen import Shown, open_screen
 from trainer.targets import labels_of, targets_file, write_targets
+from trainer.telemetry_config import TelemetryConfig
 from trainer.timing import Pace
-from trainer.trackers import Trackers, check_trackers
+from trainer.trackers import Trackers
 from trainer.vitals import own_version
 
 METRICS_FILE = "metrics.jsonl"
-EVENTS = 200
-"""Events that `run.json` keeps; the oldest go, samples before all others."""
 GAUGES = {
     "psnr": "navsynth_psnr_decibels",
     "straggler": "navsynth_straggler_ratio",
@@ -48,49 +46,6 @@ GROUPS = {
 log = logging.getLogger("navsynth")
 
 
-@dataclass(frozen=True)
-class TelemetryConfig:
-    """What a run shows, and where."""
-
-    endpoint: bool = True
-    """Serve Prometheus metrics while training (one endpoint a node)."""
-    address: str = "127.0.0.1"
-    """Address of the endpoint; loopback unless you choose otherwise: it has no password."""
-    port: int = 0
-    """Port of the endpoint; 0: any free one (see run.json); a port that is taken: the next free."""
-    targets: str = ""
-    """Prometheus file_sd file to keep while the run lives: FILE.json, or FOLDER/ for RUN.json in it
-    (many runs). It stays behind when a run breaks off, so that its absence is noticed."""
-    labels: str = ""
-    """More labels of this run's series, as NAME=VALUE,NAME=VALUE: in the file_sd file and at the
-    Pushgateway. `run` may be given too."""
-    push: str = ""
-    """URL of a Pushgateway that gets the metrics every 15 s and at the end, for short jobs."""
-    linger: float = 0.0
-    """Seconds that an ended run waits for one last scrape; about the scrape interval."""
-    trackers: str = ""
-    """Trackers of Accelerate, comma-separated: tensorboard, wandb, mlflow, ..."""
-    budget_seconds: float = 0.0
-    """Process seconds that the run is meant to spend, for navsynth_budget_spent_ratio; 0: none."""
-    log: str = "auto"
-    """auto (a bar in a terminal, lines elsewhere) | bar | lines | json | none."""
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.port <= 65435:
-            raise UserError(f"telemetry.port: {self.port} is not in 0..65435")
-        for name in ("linger", "budget_seconds"):
-            if not getattr(self, name) >= 0:
-                raise UserError(f"telemetry.{name}: {getattr(self, name)} is below 0")
-        if self.push and not self.push.startswith(("http://", "https://")):
-            raise UserError(
-                f"telemetry.push: {self.push!r} does not start with http:// or https://"
-            )
-        check_trackers(self.trackers)
-        labels_of(self.labels)
-        if self.log not in STYLES:
-            raise UserError(f"telemetry.log: {self.log!r} is none of {', '.join(STYLES)}")
-
-
 class Telemetry:
     """Speaks for one run from construction to `close`."""
 
@@ -102,6 +57,7 @@ class Telemetry:
         rank: int = 0,
         serve: bool | None = None,
         start_step: int = 0,
+        done: float = 0.0,
         info: Mapping[str, Any] | None = None,
         settings: Mapping[str, Any] | None = None,
     ) -> None:
@@ -110,6 +66,7 @@ class Telemetry:
 
         Args:
             serve: whether this process shows its node's metrics; by default rank 0 does.
+            done: share of the run that earlier lives have done, 0 to 1.
             info: run, preset and world, for `navsynth_run_info`.
             settings: what trackers keep beside the figures.
 
@@ -130,11 +87,13 @@ class Telemetry:
         self._pusher: Pusher | None = None
         if self._first:
             self._open_log(start_step, settings or {})
-            self._describe()
+            self._describe(done)
         if config.endpoint:
             self.endpoint = Endpoint(self.values, address=config.address, port=config.port)
         if config.push:
-            group = {"run": self._run, "node": socket.gethostname(), **labels_of(config.labels)}
+            # The next life of rank 0, wherever it is, takes the place of this one's figures.
+            node = {} if self._first else {"node": socket.gethostname()}
+            group = {"run": self._run, **node, **labels_of(config.labels)}
             self._pusher = Pusher(self.values, config.push, group=group)
         if self._first:
             self.announce([self.where])
@@ -226,11 +185,7 @@ class Telemetry:
         path = self._folder / RUN_FILE
         event = {"time": round(time.time(), 3), "kind": kind, "step": step, "text": text, **facts}
         try:
-            events = [*read_json(path).get("events", []), event]
-            if len(events) > EVENTS:
-                oldest = (i for i, known in enumerate(events) if known["kind"] == "sample")
-                del events[next(oldest, 0)]
-            update_json(path, events=events)
+            update_json(path, events=with_event(read_json(path).get("events", []), event))
         except (OSError, ValueError) as error:
             log.warning("%s: event not kept: %s", path, error)
 
@@ -259,7 +214,8 @@ class Telemetry:
         """Make the log durable, end the display and the endpoint.
 
         Args:
-            done: the run ended as it should; else it stays among the targets of Prometheus.
+            done: the run ended as it should; else it stays among the targets of Prometheus, and its
+                figures with a Pushgateway.
         """
         if self.values is None:
             return
@@ -267,10 +223,11 @@ class Telemetry:
             self._screen.close()
             self._journal.close()
             self._trackers.close()
-        if self._pusher is not None:
-            self._pusher.close()
+        linger = self._config.linger
+        if self._pusher is not None and self._pusher.close(done=done, linger=linger):
+            linger = 0.0  # the endpoint was open meanwhile
         if self.endpoint is not None:
-            self.endpoint.close(linger=self._config.linger)
+            self.endpoint.close(linger=linger)
         if self._first and done and self._targets is not None:
             self._targets.unlink(missing_ok=True)
 
@@ -292,9 +249,12 @@ class Telemetry:
             metric = GROUPS[group]
             self.values.set(metric, value, **{BY_NAME[metric].labels[0]: label})
 
-    def _describe(self) -> None:
+    def _describe(self, done: float) -> None:
         assert self.values is not None
         self.values.set("navsynth_build_info", 1, version=own_version(), torch=version("torch"))
         labels = {name: str(self._info.get(name, "")) for name in ("preset", "world")}
         self.values.set("navsynth_run_info", 1, name=self._run, **labels)
         self.values.set("navsynth_ranks", int(self._info.get("world", 1)))
+        # A run that never takes a step is noticed, too.
+        self.values.set("navsynth_progress_ratio", min(done, 1.0))
+        self.values.set("navsynth_last_step_timestamp_seconds", time.time())

@@ -1,7 +1,10 @@
 """VGG16 up to relu3_3 (Simonyan and Zisserman 2014), the features that MCS compares.
 
 Weights come from a safetensors file (torchvision's key names, `features.N.weight`) or from
-torchvision's download of the original Oxford weights. No other part of the project uses the web.
+torchvision's download of the original Oxford weights, `VGG16_Weights.IMAGENET1K_FEATURES`, whose
+input is RGB 0..255 less its mean. `IMAGENET1K_V1` has the same shapes, another scale of its input,
+and gives other figures; it cannot be told apart by its shapes, so the SHA-256 is on every card. No
+other part of the project uses the web.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ LAYERS = 16
 """`features[15]` is relu3_3."""
 MEAN_RGB = (123.68, 116.779, 103.939)
 ENVIRONMENT = "NAVSYNTH_VGG16"
+WANTED = "(of torchvision's IMAGENET1K_FEATURES)"
 
 
 class Vgg(NamedTuple):
@@ -51,7 +55,7 @@ def open_vgg(file: str | Path | None = None) -> Vgg:
     except (OSError, SafetensorError) as error:
         reason = " ".join(str(error).split())
         raise UserError(
-            f"{path}: not a readable safetensors file of VGG16 weights ({reason})"
+            f"{path}: not a readable safetensors file of VGG16 weights {WANTED}: {reason}"
         ) from None
     return Vgg(_network(weights, path).to(own_device()), digest)
 
@@ -92,7 +96,7 @@ def _network(weights: dict[str, torch.Tensor], path: Path) -> nn.Module:
     wanted = {f"features.{name}": name for name in network.state_dict()}
     missing = sorted(set(wanted) - set(weights))
     if missing:
-        raise UserError(f"{path}: lacks VGG16 weights such as {missing[0]}")
+        raise UserError(f"{path}: lacks VGG16 weights such as {missing[0]} {WANTED}")
     chosen = {name: weights[key].float() for key, name in wanted.items()}
     for name, tensor in network.state_dict().items():
         if chosen[name].shape != tensor.shape:
@@ -123,7 +127,7 @@ def _downloaded_weights() -> dict[str, torch.Tensor]:
     except (OSError, RuntimeError, UnpicklingError) as error:
         raise UserError(
             f"VGG16: the download failed ({' '.join(str(error).split())}); "
-            f"set {ENVIRONMENT} to a safetensors file with its weights"
+            f"set {ENVIRONMENT} to a safetensors file with its weights {WANTED}"
         ) from None
     return dict(state)
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from data_shards.errors import UserError
 from data_shards.frames import SUFFIXES
+from data_shards.manifest import MANIFEST
 from data_shards.options import Options
 from data_shards.prepare import FACTS, prepare
 from data_shards.summary import read_rejects
@@ -74,8 +75,11 @@ def _stage(file: Path, folder: Path) -> None:
 
 def _cut(run: Run) -> dict[str, Any]:
     """How the run's own footage was cut, if its folder tells."""
+    folder = run.config.data.manifest.removesuffix(MANIFEST)
     try:
-        facts = json.loads((Path(run.config.data.manifest) / FACTS).read_text())
+        facts = json.loads((Path(folder) / FACTS).read_text())
         return {"crop": int(facts["crop"]), "fit": str(facts["fit"])}
     except (OSError, ValueError, KeyError, TypeError):
+        told = f"{folder}: does not tell ({FACTS}) how the run's footage was cut"
+        print(f"{told}; another aspect is cut to the centre", file=sys.stderr)
         return {}

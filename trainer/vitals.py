@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 import shutil
 import time
@@ -10,6 +11,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
+
+_unseen: set[str] = set()
+"""GPUs whose use nothing tells; each is warned of once."""
+log = logging.getLogger("navsynth")
 
 
 def memory_bytes() -> int | None:
@@ -39,9 +44,22 @@ def process_figures(device: torch.device) -> dict[str, float]:
         found["memory/process"] = memory
     if device.type == "cuda":
         found["memory/gpu"] = torch.cuda.memory_reserved(device)
-        if importlib.util.find_spec("pynvml"):
-            found["gpu_utilisation"] = torch.cuda.utilization(device) / 100
+        if (use := gpu_utilisation(device)) is not None:
+            found["gpu_utilisation"] = use
     return found
+
+
+def gpu_utilisation(device: torch.device) -> float | None:
+    """Use of a GPU, 0 to 1; None without nvidia-ml-py, and where the driver does not tell (a part
+    of a GPU, a container without NVML), which is no reason to end a training: said once."""
+    if str(device) in _unseen or not importlib.util.find_spec("pynvml"):
+        return None
+    try:
+        return torch.cuda.utilization(device) / 100
+    except Exception as error:  # NVML has exceptions of its own, one for each reason
+        _unseen.add(str(device))
+        log.warning("%s: its use is not shown: %s", device, error)
+        return None
 
 
 def disk_figures(folder: Path) -> dict[str, float]:

@@ -22,6 +22,9 @@ from trainer.leaving import HANG, leave
 BACKSTOP_SECONDS = 60.0
 """A thread of the C library ends the process (code 1) so long after the watchdog should have, in
 case foreign code never lets a Python thread run."""
+ASLEEP_SECONDS = 20.0
+"""A watchdog that could not look for so much longer than it meant to was stopped with its process
+(Ctrl-Z, `scontrol suspend`); what was silent meanwhile does not hang."""
 GRACE_SECONDS = 10.0
 """How long the first rank to give up waits for the stacks of the others."""
 
@@ -76,14 +79,15 @@ class Watchdog:
 
     @contextmanager
     def patience(self, seconds: float) -> Iterator[None]:
-        """Allow the body `seconds` without a beat (never less than usual)."""
+        """Allow the body `seconds` without a beat, never less than what is allowed around it."""
         self.beat()
-        self._limit = max(self._usual, seconds)
+        before = self._limit
+        self._limit = max(before, seconds)
         try:
             yield
         finally:
             self.beat()
-            self._limit = self._usual
+            self._limit = before
 
     @property
     def silent(self) -> bool:
@@ -125,9 +129,14 @@ class Watchdog:
 
     def _watch(self) -> None:
         pause = min(1.0, self._usual / 10)
+        looked = time.monotonic()
         while not self._stop.wait(pause):
             faulthandler.dump_traceback_later(self._limit + BACKSTOP_SECONDS, exit=True)
-            if self.silent:
+            asleep = time.monotonic() - looked > pause + ASLEEP_SECONDS
+            looked = time.monotonic()
+            if asleep:
+                self._last = self._clock()
+            elif self.silent:
                 self._end()
 
     def _end(self) -> None:
@@ -139,7 +148,8 @@ class Watchdog:
             line += f"; stacks not written: {error}"
         finally:
             print(line, file=sys.stderr, flush=True)
-            leave(HANG, folder=self._folder, rank=self._rank, reason=line)
+            ended = round(time.time(), 3)
+            leave(HANG, folder=self._folder, rank=self._rank, reason=line, ended=ended)
 
     def _await_others(self) -> None:
         end = time.monotonic() + GRACE_SECONDS

@@ -24,7 +24,7 @@ def made(given: dict[str, str], settings: Settings, *, nursery: Nursery | None) 
     from tuning.trial import Trial
 
     study, trial = Path(given["study"]), given["trial"]
-    more = watched(study, trial, given["targets"])
+    more = watched(study, trial, given["targets"], address=given["listen"])
     return Trial(study, settings, trial, nursery=nursery, more=more)
 
 

@@ -7,11 +7,13 @@ import sys
 from pathlib import Path
 
 from tuning.nursery import AVAILABLE, Nursery
-from tuning.objectives import FIT_STEPS, OBJECTIVES, UNSEEN
+from tuning.objectives import FIT_STEPS, OBJECTIVES, UNSEEN, needs_vgg
 from tuning.records import Record, Settings
 
 ROOT = Path(__file__).resolve().parent.parent
 THREADS = "OMP_NUM_THREADS"
+HIDDEN = {"CUDA_VISIBLE_DEVICES": ""}
+"""Environment of a program that is to see no GPU."""
 MODULES = ("trainer.main", "trainer.job", "torch._dynamo")
 """What a training imports; torch's optimisers import the last one in their first step, in 3 s."""
 
@@ -38,15 +40,17 @@ def evaluation(settings: Settings) -> list[str]:
     options = ["--videos", "500" if wanted & {"mcs", "fcs"} else "1"]
     options += ["--vgg", settings.vgg] if settings.vgg else []
     options += ["--fit", str(FIT_STEPS)] if wanted & set(UNSEEN) else []
-    options += [] if any(name.endswith("mcs") for name in wanted) else ["--no-mcs"]
+    options += [] if needs_vgg(settings.objectives) else ["--no-mcs"]
     return options
 
 
-def environment(*, threads: int) -> dict[str, str]:
+def environment(settings: Settings) -> dict[str, str]:
     """Environment of a training or an evaluation: this process's, with the project's packages, and
-    as many CPU threads for what does not ask for a number (`trainer.evaluate`)."""
+    as many CPU threads for what does not ask for a number (`trainer.evaluate`). Under a budget of
+    cores it sees no GPU, which nobody would be charged for."""
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-    return {**os.environ, "PYTHONPATH": path, THREADS: str(threads)}
+    hidden = {} if settings.gpus else HIDDEN
+    return {**os.environ, "PYTHONPATH": path, THREADS: str(settings.threads), **hidden}
 
 
 def nursery_for(settings: Settings) -> Nursery | None:
@@ -54,16 +58,22 @@ def nursery_for(settings: Settings) -> Nursery | None:
     if settings.workers > 1 or not AVAILABLE:
         return None
     more = ["trainer.evaluate"] if evaluation(settings) else []
-    # Its own environment counts: the number of threads is read when torch is imported.
-    return Nursery([*MODULES, *more], environment=environment(threads=settings.threads))
+    # Its own environment counts: torch reads the number of threads when it is imported.
+    return Nursery([*MODULES, *more], environment=environment(settings))
 
 
-def watched(study: Path, trial: str, targets: str) -> tuple[str, ...]:
-    """Words that make a trial a target of Prometheus, with `study` and `trial` as labels."""
+def watched(study: Path, trial: str, targets: str, *, address: str = "") -> tuple[str, ...]:
+    """Words that make a trial a target of Prometheus, with `study` and `trial` as labels.
+
+    Args:
+        targets: folder of its file; empty: it is none.
+        address: that its endpoint listens on; empty: what its settings say, or loopback.
+    """
     if not targets:
         return ()
     run = f"{study.name}-{trial}"
     return (
         f"telemetry.targets={Path(targets) / run}.json", "telemetry.endpoint=true",
         f"telemetry.labels=run={run},study={study.name},trial={trial}",
+        *([f"telemetry.address={address}"] if address else []),
     )  # fmt: skip

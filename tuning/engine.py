@@ -21,7 +21,7 @@ from tuning import processes
 from tuning.actor import make_trainable
 from tuning.asking import make_callback, make_searcher
 from tuning.guard import Guard, RayLost, rays_own, terminable
-from tuning.halving import make_scheduler
+from tuning.halving import make_scheduler, seeded
 from tuning.ledger import Ledger
 from tuning.records import Record, Settings, read_records
 from tuning.sampling import INSTALL
@@ -44,6 +44,7 @@ QUIET = {
 }
 LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 """Makes a local Ray listen on 127.0.0.1 only, on every system and not just on those it names."""
+LISTEN, ANYWHERE = "telemetry.address=", "0.0.0.0"
 STORE_BYTES = 100 << 20
 """Ray's object store: nothing but small dicts travels."""
 
@@ -61,6 +62,12 @@ class Way(NamedTuple):
     """Address of a Ray cluster; empty: a local one."""
     targets: str = ""
     """Folder of Prometheus file_sd files in which running trials are; empty: none."""
+
+    def listen(self, words: Sequence[str]) -> str:
+        """Address of the endpoints of trials: any, where they may be on other machines than
+        Prometheus and the words of all trials name none; empty: what those say, or loopback."""
+        said = any(word.startswith(LISTEN) for word in words)
+        return ANYWHERE if self.address and not said else ""
 
 
 def import_ray(*, local: bool) -> Any:
@@ -126,20 +133,22 @@ def _tune(ray: Any, study: Path, settings: Settings, way: Way, turns: Turns, gua
     below = [list(known) for known in processes.descendants(os.getpid())]
     replace_durable(study / DRIVER, json.dumps({"pid": os.getpid(), "left": below}).encode())
     place = {"cpu": settings.cpus, "gpu": settings.gpus}
-    ray.tune.Tuner(
-        ray.tune.with_resources(make_trainable(), place),
-        param_space={"study": str(study), "targets": way.targets},
-        tune_config=ray.tune.TuneConfig(
-            num_samples=-1, max_concurrent_trials=way.concurrent or None, reuse_actors=True,
-            search_alg=make_searcher(turns),
-            scheduler=make_scheduler(study, settings, way.scheduler),
-        ),
-        run_config=ray.tune.RunConfig(
-            name=SCRATCH, storage_path=str(study), verbose=0,
-            failure_config=ray.tune.FailureConfig(max_failures=RETRIES),
-            callbacks=[make_callback(turns, lost=guard.gone)],
-        ),
-    ).fit()  # fmt: skip
+    given = {"study": str(study), "targets": way.targets, "listen": way.listen(settings.words)}
+    with seeded(settings.seed):
+        ray.tune.Tuner(
+            ray.tune.with_resources(make_trainable(), place),
+            param_space=given,
+            tune_config=ray.tune.TuneConfig(
+                num_samples=-1, max_concurrent_trials=way.concurrent or None, reuse_actors=True,
+                search_alg=make_searcher(turns),
+                scheduler=make_scheduler(study, settings, way.scheduler),
+            ),
+            run_config=ray.tune.RunConfig(
+                name=SCRATCH, storage_path=str(study), verbose=0,
+                failure_config=ray.tune.FailureConfig(max_failures=RETRIES),
+                callbacks=[make_callback(turns, lost=guard.gone)],
+            ),
+        ).fit()  # fmt: skip
 
 
 def _connect(ray: Any, settings: Settings, way: Way) -> None:
@@ -158,11 +167,14 @@ def _connect(ray: Any, settings: Settings, way: Way) -> None:
         ray.init(
             address="local", include_dashboard=False, object_store_memory=STORE_BYTES, **quiet,
         )  # fmt: skip
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     try:
-        require_room(settings, [node["Resources"] for node in ray.nodes() if node["Alive"]])
+        require_room(settings, nodes)
     except UserError:
         ray.shutdown()
         raise
+    if idle := idle_gpus(settings, nodes, concurrent=way.concurrent):
+        print(idle, flush=True)
 
 
 def require_room(settings: Settings, nodes: Sequence[Mapping[str, float]]) -> None:
@@ -183,3 +195,32 @@ def require_room(settings: Settings, nodes: Sequence[Mapping[str, float]]) -> No
         raise UserError(
             f"--gpus-per-trial: {settings.gpus:g} and {settings.cpus:g} cores, and no node has both"
         )
+
+
+def idle_gpus(
+    settings: Settings, nodes: Sequence[Mapping[str, float]], *, concurrent: int = 0
+) -> str:
+    """A line where cores keep GPUs idle, since a trial needs some of both; empty: they do not.
+
+    Args:
+        nodes: resources of each node, as Ray names them.
+        concurrent: most trials at a time that were asked for; 0: as many as there is room for.
+    """
+    if not settings.gpus:
+        return ""
+    by_gpu = [_trials_on(node.get("GPU", 0), settings.gpus) for node in nodes]
+    by_core = [int(node.get("CPU", 0) / settings.cpus) for node in nodes]
+    room = sum(min(both) for both in zip(by_gpu, by_core, strict=True))
+    most = sum(by_gpu)
+    if room >= min(most, concurrent or most):
+        return ""
+    return (
+        f"GPUs stay idle: they have room for {most} trials, the cores beside them for {room} at "
+        f"--cpus-per-trial {settings.cpus:g}; more cores on each node (sbatch --cpus-per-task) or "
+        "fewer for each trial would use them"
+    )
+
+
+def _trials_on(gpus: float, each: float) -> int:
+    """Trials that fit on GPUs; a fraction lies on one of them."""
+    return int(gpus) * int(1 / each) if each < 1 else int(gpus / each)

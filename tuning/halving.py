@@ -2,16 +2,20 @@
 
 Both are Ray's `AsyncHyperBandScheduler`, with one bracket or three. HyperBand draws a bracket for
 each trial: one that is compared at every rung, one only at the last, one never; it guards against a
-measure that misleads early on.
+measure that misleads early on. The first trial is compared with others and never stopped: it is the
+configuration given, and a search is to end with nothing worse.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from tuning.records import UNFINISHED, Settings, read_records
+from trainer import journal
+from tuning.records import FIRST, UNFINISHED, Settings, read_records
 
 BRACKETS = {"asha": 1, "hyperband": 3}
 SCHEDULERS = (*BRACKETS, "none")
@@ -24,22 +28,55 @@ def rungs(steps: int, scheduler: str) -> tuple[int, ...]:
     return tuple(dict.fromkeys((max(1, steps // 9), steps // 3)))
 
 
+def psnr_at(run: Path, rung: int) -> float | None:
+    """Training PSNR at a rung: mean over the lines of the last third before it; None before it."""
+    path = run / "metrics.jsonl"
+    if not path.is_file():
+        return None
+    lines = [x for x in journal.read(path) if x.get("psnr") is not None]
+    if not lines or lines[-1]["step"] < rung:
+        return None
+    near = [x["psnr"] for x in lines if 2 * rung / 3 <= x["step"] <= rung]
+    near = near or [next(x["psnr"] for x in lines if x["step"] >= rung)]
+    return sum(near) / len(near)
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Have numpy's global generator, from which HyperBand draws brackets, begin at a seed; what it
+    was before comes back."""
+    import numpy as np
+
+    before = np.random.get_state()
+    np.random.seed(seed % 2**32)
+    try:
+        yield
+    finally:
+        np.random.set_state(before)
+
+
 def make_scheduler(study: Path, settings: Settings, name: str) -> Any:
     """One that knows what earlier lives reached at the rungs."""
     from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
 
     if name not in BRACKETS or not settings.rungs:
         return FIFOScheduler()
-    asha = ASHAScheduler(
+
+    class Ours(ASHAScheduler):
+        def on_trial_result(self, tune_controller: Any, trial: Any, result: dict) -> str:
+            decided = super().on_trial_result(tune_controller, trial, result)
+            return self.CONTINUE if trial.config["trial"] == FIRST else decided
+
+    made = Ours(
         time_attr="step", metric="score", mode="max", max_t=settings.steps,
         grace_period=settings.rungs[0], reduction_factor=3, brackets=BRACKETS[name],
     )  # fmt: skip
     nobody: Any = None  # the controller, which ASHA does not ask
     for record in read_records(study):
-        earlier: Any = SimpleNamespace(trial_id=record.id)
+        earlier: Any = SimpleNamespace(trial_id=record.id, config={"trial": record.id})
         if record.status in UNFINISHED or not record.rungs:
             continue  # an unfinished one goes on and reports its rungs itself
-        asha.on_trial_add(nobody, earlier)
+        made.on_trial_add(nobody, earlier)
         for step, psnr in record.rungs:
-            asha.on_trial_result(nobody, earlier, {"step": step, "score": psnr})
-    return asha
+            made.on_trial_result(nobody, earlier, {"step": step, "score": psnr})
+    return made

@@ -75,24 +75,22 @@ class Lease:
 
     def _renew(self) -> bool:
         self.capped = self._over_cap()
-        return not self.capped and self._hold(self._held() + self._settings.interval)
+        return not self.capped and self._hold(lambda: self._held() + self._settings.interval)
 
-    def _hold(self, until: float, *, beyond: bool = False) -> bool:
+    def _hold(self, until: Callable[[], float], *, beyond: bool = False) -> bool:
         borne = self._ledger.hold(
             self._name, trial=self._trial, width=self._settings.width, until=until, beyond=beyond
         )
-        self._until = until if borne else self._until
-        return borne
+        self._until = borne or self._until
+        return borne > 0
 
     def _beat(self) -> None:
         half = self._settings.interval / 2
-        due = self._held() + half
         while not self._over.wait(min(WATCH, half)):
             try:
-                if not self.refused and (self._held() >= due or self._over_cap()):
-                    due = self._held() + half
-                    if not self._renew():
-                        self._refuse()
+                late = self._held() >= self._until - half or self._over_cap()
+                if late and not self.refused and not self._renew():
+                    self._refuse()
                 if self.refused:
                     self._press()
                 self._watch()
@@ -115,4 +113,4 @@ class Lease:
         if held >= self._limit:
             self._kill()
         elif self._until < self._limit and self._until <= held + 2 * min(WATCH, interval / 2):
-            self._hold(min(self._limit, held + interval), beyond=True)
+            self._hold(lambda: min(self._limit, self._held() + interval), beyond=True)

@@ -16,7 +16,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -73,32 +73,36 @@ class Account(NamedTuple):
 EMPTY = Account(0.0, {})
 
 
-def apply(account: Account, line: Mapping[str, Any]) -> Account:
-    """The account after one more line.
+def fold(lines: Iterable[Mapping[str, Any]], account: Account = EMPTY) -> Account:
+    """The account after more lines, in order.
 
     Raises:
         ValueError: a line that no ledger of this kind holds.
     """
-    kind = line.get("kind")
-    if kind == "grant":
-        return account._replace(budget=float(line["budget"]))
-    if kind == "hold":
-        known = account.leases.get(line["lease"])
-        until = max(float(line["until"]), known.until if known else 0.0)
-        lease = Lease(line["trial"], float(line["width"]), until, ended=False)
-    elif kind == "end":
-        lease = account.leases[line["lease"]]._replace(until=float(line["held"]), ended=True)
-    else:
-        raise ValueError(f"{kind!r} is no kind of line")
-    return account._replace(leases={**account.leases, line["lease"]: lease})
-
-
-def fold(lines: Iterable[Mapping[str, Any]]) -> Account:
-    """The account of all lines, in order."""
-    account = EMPTY
+    budget, leases = account.budget, dict(account.leases)
     for line in lines:
-        account = apply(account, line)
-    return account
+        if line.get("kind") == "grant":
+            budget = float(line["budget"])
+        else:
+            leases[line["lease"]] = _lease(leases, line)
+    return Account(budget, leases)
+
+
+def _lease(leases: Mapping[str, Lease], line: Mapping[str, Any]) -> Lease:
+    """A lease after one more line about it."""
+    kind = line.get("kind")
+    if kind == "hold":
+        known = leases.get(line["lease"])
+        until = max(float(line["until"]), known.until if known else 0.0)
+        return Lease(line["trial"], float(line["width"]), until, ended=False)
+    if kind == "end":
+        return leases[line["lease"]]._replace(until=float(line["held"]), ended=True)
+    raise ValueError(f"{kind!r} is no kind of line")
+
+
+def apply(account: Account, line: Mapping[str, Any]) -> Account:
+    """The account after one more line."""
+    return fold([line], account)
 
 
 def may_hold(
@@ -112,11 +116,28 @@ def may_hold(
     return within and (cap is None or account.of_trial(trial) + more <= cap + ROUNDING)
 
 
+class _Folded(NamedTuple):
+    """How much of a file is folded already: all whole lines before `offset`."""
+
+    file: tuple[int, int] = (0, 0)
+    """Device and inode."""
+    offset: int = 0
+    last: bytes = b""
+    """The last of those lines."""
+    account: Account = EMPTY
+
+
 class Ledger:
-    """The ledger's file, shared by all processes of a study; each call takes its lock."""
+    """The ledger's file, shared by all processes of a study; each call takes its lock.
+
+    Only lines that are new to this object are parsed: a long search writes hundreds of thousands,
+    and who holds the lock keeps all others waiting. So keep one, and ask it again.
+    """
 
     def __init__(self, folder: str | Path) -> None:
         self.path = Path(folder) / LEDGER
+        # Replaced as a whole: several threads may ask.
+        self._folded = _Folded()
 
     def account(self) -> Account:
         """What the file amounts to now."""
@@ -138,30 +159,33 @@ class Ledger:
             return apply(account, self._append(file, kind="grant", budget=budget))
 
     def hold(
-        self, lease: str, *, trial: str, width: float, until: float, cap: float | None = None,
-        beyond: bool = False,
-    ) -> bool:  # fmt: skip
+        self, lease: str, *, trial: str, width: float, until: float | Callable[[], float],
+        cap: float | None = None, beyond: bool = False,
+    ) -> float:  # fmt: skip
         """Reserve ahead: the lease may hold until `until` seconds after its start.
 
         Args:
             width: accelerators held.
+            until: asked for once the lock is held, where it is a function: waiting takes time.
             cap: most accelerator-seconds of this trial in all its lives.
             beyond: charge it whether the budget bears it or not, since it is held in any case.
 
         Returns:
-            False where the budget or the cap does not bear it, or the lease has ended; then nothing
-            is written, and the holder has to let go within what it has reserved already.
+            Until when it may hold; 0 where the budget or the cap does not bear it, or the lease has
+            ended: then nothing is written, and the holder has to let go within what it has reserved
+            already.
         """
         with self._locked() as file:
             account = self._read(file)
             known = account.leases.get(lease)
+            wanted = until() if callable(until) else until
             bears = beyond or may_hold(
-                account, lease=lease, trial=trial, width=width, until=until, cap=cap
+                account, lease=lease, trial=trial, width=width, until=wanted, cap=cap
             )
             if not bears or (known and known.ended):
-                return False
-            self._append(file, kind="hold", lease=lease, trial=trial, width=width, until=until)
-            return True
+                return 0.0
+            self._append(file, kind="hold", lease=lease, trial=trial, width=width, until=wanted)
+            return wanted
 
     def end(self, lease: str, *, held: float) -> None:
         """Charge what a lease really held, in seconds. Ending it twice changes nothing."""
@@ -185,25 +209,49 @@ class Ledger:
     @contextmanager
     def _locked(self) -> Iterator[IO[bytes]]:
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        if not self._folded.offset and self.path.is_file():
+            # A long file is folded once before the lock is taken: whole lines never change.
+            with self.path.open("rb") as file:
+                self._read(file, cut=False)
         with self.path.open("a+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield file
 
-    def _read(self, file: IO[bytes]) -> Account:
-        """Fold the file; what a killed writer left of a last line is cut off: none relied on it."""
-        file.seek(0)
-        whole, _, rest = file.read().rpartition(b"\n")
-        if rest:
-            file.truncate(len(whole) + 1 if whole else 0)
+    def _read(self, file: IO[bytes], *, cut: bool = True) -> Account:
+        """Fold what is new; what a killed writer left of a last line is cut off where `cut`: none
+        relied on it, and it lies past all that is folded."""
+        known = self._folded if self._goes_on(file) else _Folded()
+        file.seek(known.offset)
+        whole, newline, rest = file.read().rpartition(b"\n")
+        offset = known.offset + len(whole) + len(newline)
+        if rest and cut:
+            file.truncate(offset)
+        lines = whole.splitlines()
         try:
-            return fold(json.loads(line) for line in whole.splitlines())
+            account = fold((json.loads(line) for line in lines), known.account)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(
                 f"{self.path}: not a ledger ({error}); restore the file or choose another --out"
             ) from None
+        last = lines[-1] + newline if lines else known.last
+        self._folded = _Folded(_identity(file), offset, last, account)
+        return account
+
+    def _goes_on(self, file: IO[bytes]) -> bool:
+        """Whether a file begins with what is folded: it was not replaced, nor made shorter."""
+        known = self._folded
+        if _identity(file) != known.file or os.fstat(file.fileno()).st_size < known.offset:
+            return False
+        file.seek(known.offset - len(known.last))
+        return file.read(len(known.last)) == known.last
 
     def _append(self, file: IO[bytes], **line: Any) -> dict[str, Any]:
         file.write((json.dumps(line, separators=(",", ":")) + "\n").encode())
         file.flush()
         os.fsync(file.fileno())
         return line
+
+
+def _identity(file: IO[bytes]) -> tuple[int, int]:
+    status = os.fstat(file.fileno())
+    return status.st_dev, status.st_ino

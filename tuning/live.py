@@ -22,7 +22,7 @@ class Live:
     """Shows the study's trials between `with Live(...)` and its end."""
 
     def __init__(self, study: Path, settings: Settings) -> None:
-        self._study, self._settings = study, settings
+        self._study, self._settings, self._ledger = study, settings, Ledger(study)
         self._screen: Screen | None = None
         if sys.stdout.isatty():
             self._screen = Screen(console=Console(), refresh_per_second=2, get_renderable=self.page)
@@ -43,11 +43,11 @@ class Live:
     def change(self, record: Record) -> None:
         """Tell of a trial that has moved."""
         if self._screen is None:
-            print(line_of(record, self._settings, Ledger(self._study).account().left), flush=True)
+            print(line_of(record, self._settings, self._ledger.account().left), flush=True)
 
     def page(self) -> Group:
         """Running and newest trials, best score in bold, and the budget."""
-        records, account = read_records(self._study), Ledger(self._study).account()
+        records, account = read_records(self._study), self._ledger.account()
         best = next(iter(ranked(records, self._settings.objectives)), None)
         table = Table(*("trial", "status", "step", *self._settings.objectives, "values"))
         for record in records[-MOST_ROWS:]:

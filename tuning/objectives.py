@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -109,6 +108,11 @@ UNSEEN = tuple(name for name in OBJECTIVES if name.startswith("unseen"))
 """Those that need latents of held-out videos."""
 
 
+def needs_vgg(names: tuple[str, ...]) -> bool:
+    """Whether one of some objectives is read from VGG16's features."""
+    return any(name.endswith("mcs") for name in names)
+
+
 def scores_of(names: tuple[str, ...], run: Path, where: str) -> dict[str, float]:
     """The figures of a finished trial; `where` is its footage.
 
@@ -127,7 +131,7 @@ def scores_of(names: tuple[str, ...], run: Path, where: str) -> dict[str, float]
 
 
 def require(names: tuple[str, ...], manifest: Manifest, *, where: str, vgg: str) -> None:
-    """Refuse objectives that the footage or this machine cannot serve.
+    """Refuse objectives that the footage or this machine cannot serve; `vgg`: VGG16 weights.
 
     Raises:
         UserError: an unknown or repeated one; labels, held-out cells or VGG16 weights are missing.
@@ -150,7 +154,7 @@ def require(names: tuple[str, ...], manifest: Manifest, *, where: str, vgg: str)
                 f"--objective: {name} needs {where}/held-out; prepare the footage with held-out "
                 "cells"
             )
-        if name.endswith("mcs") and not (vgg or os.environ.get(ENVIRONMENT)):
+        if needs_vgg((name,)) and not vgg:
             raise UserError(
                 f"--objective: {name} needs VGG16 weights; give --vgg FILE or ${ENVIRONMENT}"
             )

@@ -91,13 +91,14 @@ def best_yaml(study: Path, record: Record, settings: Settings) -> str:
     if options := evaluation(settings):
         words = shlex.join(["python", "-m", "trainer.evaluate", f"runs/{title}", *options])
         head += ["Then have it judged as the trial was:", f"{THREADS}={settings.threads} {words}"]
-    return "".join(f"# {line}\n" for line in head) + yaml_of(config, name=title)
+    return "".join(f"# {line}\n" for line in head) + yaml_of(config, record, name=title)
 
 
-def yaml_of(config: Config, *, name: str) -> str:
-    """A trial's config under another name, with all that an ordinary training leaves."""
+def yaml_of(config: Config, record: Record, *, name: str) -> str:
+    """A trial's config under another name, with all that an ordinary training leaves, and without
+    what let Prometheus find the trial, which its record does not have."""
     train = replace(config.train, pictures=True, until=None)
-    telemetry = replace(config.telemetry, targets="", labels="")
+    telemetry = resolve(record.words).telemetry
     return to_yaml(replace(config, name=name, train=train, telemetry=telemetry))
 
 

@@ -13,10 +13,11 @@ from data_shards.stream import open_manifest
 from trainer.config import Config, resolve
 from tuning.engine import Way
 from tuning.halving import rungs
-from tuning.objectives import require
+from tuning.objectives import needs_vgg, require
 from tuning.population import PARTS, changing
 from tuning.records import Settings, threads_of
 from tuning.space import Space, check, default_space, load_space, words_of
+from tuning.vgg_file import require_weights, weights_of
 
 OURS = (
     "name", "data.manifest", "train.steps", "train.minutes", "train.threads", "train.pictures",
@@ -45,10 +46,7 @@ def plan(args: argparse.Namespace) -> Planned:
     if not 0 < hours < math.inf:
         raise UserError(f"budget: {hours:g} hours is empty; give more than 0")
     gpus = _gpus(args)
-    if args.cpus_per_trial <= 0 or args.steps < 3 or args.interval <= 0 or args.workers < 0:
-        raise UserError(
-            "--cpus-per-trial and --interval must be above 0, --steps at least 3, --workers >= 0"
-        )
+    _require_numbers(args)
     width = gpus or args.cpus_per_trial
     if args.trial_cap and not args.trial_cap >= width * args.interval:
         raise UserError(
@@ -63,7 +61,7 @@ def plan(args: argparse.Namespace) -> Planned:
     opened = open_manifest(args.manifest)
     where = opened.where if "://" in args.manifest else str(Path(args.manifest).resolve())
     objectives = tuple(name for name in args.objective if "=" not in name)
-    vgg = str(Path(args.vgg).resolve()) if args.vgg else ""
+    vgg = weights_of(objectives, args.vgg)
     require(objectives, opened.manifest, where=where, vgg=vgg)
     space = (
         load_space(args.space, total=args.total)
@@ -77,6 +75,8 @@ def plan(args: argparse.Namespace) -> Planned:
     )  # fmt: skip
     check(space, words)
     require_labels(resolve([*words, *_any(space, words)]), opened.manifest, where=where)
+    if needs_vgg(objectives):
+        require_weights(vgg)
     scheduler = args.scheduler or default_scheduler(args.searcher, objectives)
     if args.searcher == "pb2":
         _require_population(args, space, scheduler)
@@ -92,6 +92,25 @@ def plan(args: argparse.Namespace) -> Planned:
         targets=require_targets(args.targets, args.out),
     )  # fmt: skip
     return Planned(settings, space, way, hours * 3600)
+
+
+def _require_numbers(args: argparse.Namespace) -> None:
+    """Refuse numbers that cannot be meant.
+
+    Raises:
+        UserError: naming the option.
+    """
+    for option, number in (
+        ("--cpus-per-trial", args.cpus_per_trial), ("--interval", args.interval),
+    ):  # fmt: skip
+        if not 0 < number < math.inf:
+            raise UserError(f"{option}: {number:g} is not above 0")
+    for option, count, least in (
+        ("--steps", args.steps, 3), ("--workers", args.workers, 0), ("--trials", args.trials, 0),
+        ("--max-concurrent", args.max_concurrent, 0), ("--seed", args.seed, 0),
+    ):  # fmt: skip
+        if count < least:
+            raise UserError(f"{option}: {count} is below {least}")
 
 
 def _require_population(args: argparse.Namespace, space: Space, scheduler: str) -> None:
@@ -110,8 +129,8 @@ def _require_population(args: argparse.Namespace, space: Space, scheduler: str) 
 
 
 def default_scheduler(searcher: str, objectives: tuple[str, ...]) -> str:
-    """Halving where one objective says who is ahead."""
-    if len(objectives) > 1 or searcher == "pb2":
+    """Halving where training PSNR, which rungs compare, is the objective and nothing else."""
+    if objectives != ("psnr",) or searcher == "pb2":
         return "none"
     return "hyperband" if searcher == "bohb" else "asha"
 
@@ -172,7 +191,7 @@ def _gpus(args: argparse.Namespace) -> float:
             raise UserError("--gpus-per-trial: the budget is of cores; give --gpu-hours")
         return 0.0
     wanted = 1.0 if args.gpus_per_trial is None else args.gpus_per_trial
-    if wanted <= 0 or (wanted > 1 and wanted != int(wanted)):
+    if not 0 < wanted < math.inf or (wanted > 1 and wanted != int(wanted)):
         raise UserError(f"--gpus-per-trial: {wanted:g} is neither a fraction nor a whole number")
     if not args.address:
         import torch

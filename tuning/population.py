@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from data_shards.errors import UserError
 from trainer.changes import CHANGING, Change, parse, write
 from tuning.objectives import OBJECTIVES
-from tuning.records import DONE, PART, UNFINISHED, Record, Settings
+from tuning.records import DONE, PART, UNFINISHED, Record, Settings, name_of, next_number
 from tuning.sampling import INSTALL, Drawn, Sampler
 from tuning.space import Range, Space
 
@@ -89,7 +89,7 @@ class Population:
     def draw(self) -> Drawn | Wait | None:
         """A new trial; `WAIT`, or None at the end of the way."""
         records = self._read()
-        name, before = f"t{len(records):04d}", []
+        name, before = name_of(next_number(records)), []
         for until in self._ends:
             part = [record for record in records if record.until == until]
             if len(part) < self._size:
@@ -143,10 +143,10 @@ class Population:
         if points:
             numbers = select(
                 points, taken, self._changing, until=donor.until, before=self._score(donor),
-                seed=self._settings.seed + len(records),
+                seed=self._settings.seed + next_number(records),
             )  # fmt: skip
         else:  # nobody has gone on from a known score yet
-            numbers = self._at_random(len(records))
+            numbers = self._at_random(next_number(records))
         return {
             r.path: r.value(math.exp(x) if r.log else x)
             for r, x in zip(self._changing, numbers, strict=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -23,6 +23,8 @@ PENDING, RUNNING, DONE, PART = "pending", "running", "done", "part"
 STOPPED, BUDGET, FAILED = "stopped", "budget", "failed"
 UNFINISHED = (PENDING, RUNNING, BUDGET)
 """Statuses of trials that the next life of the search goes on with."""
+FIRST = "t0000"
+"""The first trial: the configuration given, where the space holds it."""
 
 
 def threads_of(cpus: float, workers: int) -> int:
@@ -79,6 +81,16 @@ class Record(NamedTuple):
     """Step at which it ends; 0: where all do."""
     changes: str = ""
     """`train.changes` of its whole chain."""
+
+
+def name_of(number: int) -> str:
+    """Name of the trial with a number."""
+    return f"t{number:04d}"
+
+
+def next_number(records: Sequence[Record]) -> int:
+    """Number of the next trial: above all that are there, since folders may have been removed."""
+    return 1 + max((int(record.id.removeprefix("t")) for record in records), default=-1)
 
 
 def folder_of(study: Path, trial: str) -> Path:

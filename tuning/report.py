@@ -1,4 +1,4 @@
-"""One self-contained page about a study: why the best trial is best.
+"""What a search leaves: trials.csv, best.yaml, and a page that says why the best trial is best.
 
 Run: python -m tuning.report STUDY
 Learning curves, Pareto front, importance of settings, parallel coordinates, budget by trial,
@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import argparse
 import base64
+import itertools
 import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jinja2
 from markupsafe import Markup
@@ -24,7 +25,7 @@ from trainer.commit import replace_durable
 from tuning import drawing
 from tuning.ledger import Account, Ledger
 from tuning.objectives import OBJECTIVES
-from tuning.outcome import front, ranked
+from tuning.outcome import front, ranked, write_outcome
 from tuning.records import FAILED, Record, Settings, folder_of, read_records, read_settings
 from tuning.sampling import import_optuna, replay
 from tuning.space import Range, Space
@@ -35,18 +36,30 @@ SHOWN = 4
 """Best trials whose samples are shown side by side."""
 
 
-def write_report(study: Path) -> Path:
-    """Write STUDY/report.html.
+class Written(NamedTuple):
+    """What is known of a study, as it was written down."""
+
+    settings: Settings
+    records: list[Record]
+    account: Account
+    winner: Record | None
+
+
+def write_down(study: Path, *, sheets: bool = True) -> Written:
+    """Write STUDY/{trials.csv, report.html} and, once a trial has finished, STUDY/best.yaml.
+
+    Args:
+        sheets: have the best trials show what they generate, too; takes seconds for each.
 
     Raises:
         UserError: not a study, or optuna is not installed.
     """
-    settings, records = read_settings(study), read_records(study)
-    write_sheets(study, ranked(records, settings.objectives)[:SHOWN])
-    replace_durable(
-        study / REPORT, page(study, settings, records, Ledger(study).account()).encode()
-    )
-    return study / REPORT
+    settings, records, account = read_settings(study), read_records(study), Ledger(study).account()
+    winner = write_outcome(study, settings, records, account)
+    if sheets:
+        write_sheets(study, ranked(records, settings.objectives)[:SHOWN])
+    replace_durable(study / REPORT, page(study, settings, records, account).encode())
+    return Written(settings, records, account, winner)
 
 
 def page(
@@ -58,15 +71,16 @@ def page(
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     good = goods(records, settings.objectives)
+    best = front(records, settings.objectives)
     order = ranked(records, settings.objectives)
     ranges = ranges_of(settings)
     return environment.get_template("study.html").render(
         name=study.name, settings=settings, account=account, records=records, order=order,
         objectives=[OBJECTIVES[name] for name in settings.objectives],
-        front=front(records, settings.objectives), paths=[item.path for item in ranges],
+        front=[record.id for record in best], paths=[item.path for item in ranges],
         leaf=leaf, most=max((account.of_trial(r.id) for r in records), default=0.0) or 1.0,
         curves=Markup(drawing.curves([curve(study, r, good.get(r.id)) for r in records])),
-        pareto=Markup(pareto(records, settings.objectives)),
+        pareto=pareto(records, settings.objectives),
         parallel=Markup(parallel(records, ranges, good)),
         importance=importance(settings, records), samples=samples(study, order[:SHOWN]),
         failures=[record for record in records if record.status == FAILED],
@@ -94,14 +108,16 @@ def curve(study: Path, record: Record, good: float | None) -> drawing.Line:
     return drawing.Line(points, good)
 
 
-def pareto(records: Sequence[Record], objectives: Sequence[str]) -> str:
-    """The first two objectives against each other; empty with one."""
-    if len(objectives) < 2:
-        return ""
+def pareto(records: Sequence[Record], objectives: Sequence[str]) -> list[tuple[str, Markup]]:
+    """Each two objectives against each other, with what is shown; none with one objective."""
     done, on = ranked(records, objectives), {r.id for r in front(records, objectives)}
-    points = [(r.scores[objectives[0]], r.scores[objectives[1]]) for r in done]
-    names = (OBJECTIVES[objectives[0]].meaning, OBJECTIVES[objectives[1]].meaning)
-    return drawing.scatter(points, [r.id in on for r in done], names)
+    found = []
+    for across, up in itertools.combinations(objectives, 2) if done else ():
+        points = [(r.scores[across], r.scores[up]) for r in done]
+        names = (OBJECTIVES[across].meaning, OBJECTIVES[up].meaning)
+        drawn = drawing.scatter(points, [r.id in on for r in done], names)
+        found.append((f"{names[1]} against {names[0]}", Markup(drawn)))
+    return found
 
 
 def parallel(records: Sequence[Record], ranges: Sequence[Range], good: dict[str, float]) -> str:
@@ -169,11 +185,13 @@ def samples(study: Path, best: Sequence[Record]) -> list[tuple[str, Any]]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Write a report and print where it is; 2 on bad input."""
+    """Write all three and print where the page is; 2 on bad input."""
     parser = argparse.ArgumentParser(prog="python -m tuning.report", description=__doc__)
     parser.add_argument("study", type=Path, metavar="STUDY", help="a search's --out")
     try:
-        print(write_report(parser.parse_args(argv).study))
+        study = parser.parse_args(argv).study.resolve()
+        write_down(study)
+        print(study / REPORT)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

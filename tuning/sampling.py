@@ -1,8 +1,9 @@
 """Which values to try next: optuna's samplers (or a grid), told what every earlier trial gave.
 
 Nothing is kept but the trials' records: a study that goes on replays them, finished ones with their
-scores, stopped ones with their rungs, failed ones as failed, so that none of them is drawn again as
-a good one.
+scores, failed ones as failed, so that none of them is drawn again as a good one. Stopped ones come
+with their rungs where training PSNR is the objective; elsewhere a rung says nothing of it, and they
+count as failed.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from data_shards.errors import UserError
 from tuning.objectives import OBJECTIVES
-from tuning.records import DONE, STOPPED, UNFINISHED, Record
+from tuning.records import DONE, STOPPED, UNFINISHED, Record, name_of, next_number
 from tuning.space import STATIC, TRANSIENT, Range, Space
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def replay(
     ended = [record for record in records if record.status not in UNFINISHED]
     # Another seed for each number of known trials: a study that goes on must not draw again what
     # it drew before.
-    seeds = seed + 1000 * len(records)
+    seeds = seed + 1000 * next_number(records)
     sampler = (
         optuna.samplers.TPESampler(seed=seeds, constant_liar=True, **TPE[searcher])
         if searcher in TPE
@@ -71,17 +72,29 @@ def replay(
     return study
 
 
+def state_of(objectives: Sequence[str], record: Record) -> Any:
+    """How a trial has ended, in optuna's words."""
+    states = import_optuna().trial.TrialState
+    if record.status == DONE:
+        return states.COMPLETE
+    return states.PRUNED if rungs_count(objectives, record) else states.FAIL
+
+
+def rungs_count(objectives: Sequence[str], record: Record) -> bool:
+    """Whether a trial was stopped at what says something of the objective."""
+    return record.status == STOPPED and tuple(objectives) == ("psnr",)
+
+
 def told(space: Space, objectives: Sequence[str], record: Record) -> Any:
     """A record as optuna keeps trials."""
     optuna = import_optuna()
-    states = {DONE: optuna.trial.TrialState.COMPLETE, STOPPED: optuna.trial.TrialState.PRUNED}
-    done, alone = record.status == DONE, tuple(objectives) == ("psnr",)
+    done, counts = record.status == DONE, rungs_count(objectives, record)
     return optuna.trial.create_trial(
         params=record.values,
         distributions={item.path: distribution(item) for item in space.ranges},
         values=[record.scores[name] for name in objectives] if done else None,
-        state=states.get(record.status, optuna.trial.TrialState.FAIL),
-        intermediate_values=dict(record.rungs) if alone and not done else None,
+        state=state_of(objectives, record),
+        intermediate_values=dict(record.rungs) if counts else None,
         user_attrs={"id": record.id},
     )
 
@@ -109,17 +122,17 @@ class Sampler:
         self._study = replay(space, objectives, records, searcher=searcher, seed=seed)
         self._asked: dict[str, Any] = {}
         self._grid = self._points(records) if searcher == "grid" else None
-        self._drawn = len(records)
+        self._number = next_number(records)
 
     def draw(self) -> Drawn | None:
         """A new trial; None where a grid has no point left."""
         fixed = self._grid.pop(0) if self._grid else None
         if self._grid is not None and fixed is None:
             return None
-        if self._drawn == 0 and self._grid is None:
+        if self._number == 0 and self._grid is None:
             fixed = self._first
-        name = f"t{self._drawn:04d}"
-        self._drawn += 1
+        name = name_of(self._number)
+        self._number += 1
         return Drawn(name, self.ask(name, fixed))
 
     def ask(self, name: str, fixed: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -132,16 +145,12 @@ class Sampler:
 
     def tell(self, record: Record) -> None:
         """Take in how a trial ended; one that may go on later counts for nothing yet."""
-        optuna = import_optuna()
         trial = self._asked.pop(record.id)
-        if record.status == DONE:
-            self._study.tell(trial, [record.scores[name] for name in self._objectives])
-        elif record.status == STOPPED and tuple(self._objectives) == ("psnr",):
-            for step, psnr in record.rungs:
-                trial.report(psnr, step)
-            self._study.tell(trial, state=optuna.trial.TrialState.PRUNED)
-        else:
-            self._study.tell(trial, state=optuna.trial.TrialState.FAIL)
+        for step, psnr in record.rungs if rungs_count(self._objectives, record) else ():
+            trial.report(psnr, step)
+        done = record.status == DONE
+        scores = [record.scores[name] for name in self._objectives] if done else None
+        self._study.tell(trial, scores, state=state_of(self._objectives, record))
 
     def _points(self, records: Sequence[Record]) -> list[dict[str, Any]]:
         """Points of the grid that no trial has had."""

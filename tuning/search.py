@@ -4,7 +4,8 @@
     python tuning/search.py --manifest DIR --gpu-hours 20 --gpus-per-trial 1 --out studies/mine
 
 The same command again goes on where it was; with a larger budget it goes on with what is added.
-Words `a.b=c` fix settings of all trials. Writes OUT/{trials.csv, best.yaml, report.html}.
+Words `a.b=c` fix settings of all trials. Writes OUT/{trials.csv, best.yaml, report.html}, also
+where it is stopped.
 """
 
 from __future__ import annotations
@@ -50,14 +51,14 @@ def parser() -> argparse.ArgumentParser:
     add("--searcher", choices=SEARCHERS, default="optuna", help="default: optuna (TPE)")
     add("--population", type=int, default=4, help="members of a population, for pb2 (default: 4)")
     add("--scheduler", choices=SCHEDULERS, help="default: asha; hyperband with bohb; none "
-        "with several objectives")  # fmt: skip
+        "with any objective but psnr, and with pb2")  # fmt: skip
     add("--objective", nargs="+", default=["psnr"], help="psnr mcs fcs exchange "
         "unseen unseen-mcs unseen-fcs bytes; several: the Pareto front")  # fmt: skip
     add("--max-concurrent", type=int, default=0, help="trials at a time (default: what fits)")
     add("--trials", type=int, default=0, help="at most so many (default: what the budget bears)")
     add("--interval", type=float, default=5.0, help="seconds between heartbeats (default: 5)")
     add("--seed", type=int, default=0, help="of the trainings and of the search")
-    add("--vgg", metavar="FILE", default="", help="VGG16 weights, for mcs")
+    add("--vgg", metavar="FILE", default="", help="VGG16 weights, for mcs (or $NAVSYNTH_VGG16)")
     add("--address", default="", help="a running Ray cluster (default: a local Ray)")
     add("--targets", metavar="DIR", default="", help="folder in which Prometheus finds the running "
         "trials")  # fmt: skip
@@ -78,11 +79,12 @@ def only_driver(study: Path) -> Iterator[None]:
     except OSError as error:
         raise UserError(f"--out: {study}: {error.strerror}") from None
     try:
-        # Not flock, which a child would go on holding that was being started as this died.
-        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            # Not flock, which a child would go on holding that was being started as this died.
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            raise UserError(f"--out: {study}: another search runs there; choose another") from None
         yield
-    except (BlockingIOError, PermissionError):
-        raise UserError(f"--out: {study}: another search runs there; choose another") from None
     finally:
         os.close(descriptor)
 
@@ -108,10 +110,29 @@ def run(args: argparse.Namespace) -> int:
         if ended:
             print(f"ended what a dead search had left: {', '.join(ended)}", flush=True)
         Ledger(study).grant(planned.budget)
-        with Live(study, planned.settings) as live:
-            told = live.change
-            gave_up = search(study, planned.settings, planned.space, planned.way, on_change=told)
+        try:
+            with Live(study, planned.settings) as live:
+                told = live.change
+                gave_up = search(
+                    study, planned.settings, planned.space, planned.way, on_change=told
+                )
+        except (KeyboardInterrupt, RayLost):
+            write_what_there_is(study)
+            raise
         return conclude(study, gave_up=gave_up)
+
+
+def write_what_there_is(study: Path) -> None:
+    """Write trials.csv, best.yaml and report.html of a search that ends before its end; what keeps
+    them from being written is told, and does not hide why it ends."""
+    from tuning.report import REPORT, write_down
+
+    try:
+        write_down(study, sheets=False)  # whoever asked it to end may not wait long
+    except (UserError, OSError) as error:
+        print(f"error: not written down: {error}", file=sys.stderr)
+        return
+    print(f"what there is: {study / REPORT}", flush=True)
 
 
 def conclude(study: Path, *, gave_up: str = "") -> int:
@@ -123,16 +144,11 @@ def conclude(study: Path, *, gave_up: str = "") -> int:
     Returns:
         The exit code: 1 without a winner, or where the search gave up.
     """
-    from tuning.ledger import Ledger
-    from tuning.outcome import write_outcome
-    from tuning.records import read_records, read_settings
-    from tuning.report import write_report
+    from tuning.report import REPORT, write_down
 
-    settings, records, account = read_settings(study), read_records(study), Ledger(study).account()
-    winner = write_outcome(study, settings, records, account)
-    report = write_report(study)
+    settings, records, account, winner = write_down(study)
     print(f"{len(records)} trials, {account.spent:.0f} of {account.budget:.0f} accelerator-seconds")
-    print(f"{study / 'trials.csv'}\n{report}")
+    print(f"{study / 'trials.csv'}\n{study / REPORT}")
     if gave_up:
         print(f"error: {gave_up}", file=sys.stderr)
     if winner is None:

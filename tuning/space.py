@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -191,11 +192,15 @@ def _range(path: str, spec: Any, kind: str) -> Range:
         raise UserError(f"{path}: {spec!r} is no range; write [a, b, c] or {{low: 1, high: 9}}")
     low, high, log = spec["low"], spec["high"], spec.get("log", False)
     numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in (low, high))
+    numbers = numbers and all(map(math.isfinite, (low, high)))
     if not numbers or not low < high or (log and low <= 0):
         raise UserError(f"{path}: low and high must be numbers, low < high, above 0 where log")
     if kind.split(" | ")[0] not in ("int", "float"):
         raise UserError(f"{path}: of type {kind}, which has no range; write a list of choices")
-    return Range(path, float(low), float(high), bool(log), kind.startswith("int"))
+    whole = kind.startswith("int")
+    if whole and not (float(low).is_integer() and float(high).is_integer()):
+        raise UserError(f"{path}: of type {kind}: low and high must be whole numbers")
+    return Range(path, float(low), float(high), bool(log), whole)
 
 
 def _bounded(ranges: list[Range], total: int) -> list[Range]:

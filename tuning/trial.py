@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from data_shards.errors import UserError
-from trainer import journal
 from trainer.commit import read_json
 from trainer.leaving import DONE as WHOLE
 from trainer.leaving import PREEMPTED, RUN_FILE, one_line
-from tuning import processes
+from tuning import elsewhere, processes
 from tuning.command import command, environment, evaluation
 from tuning.endings import LOG, asked, interrupted, last_words, why
+from tuning.halving import psnr_at
 from tuning.lease import Lease
 from tuning.nursery import Child, Nursery
 from tuning.objectives import scores_of
@@ -106,6 +106,7 @@ class Trial:
         if self.record.process:  # of an earlier life, whose worker was killed
             self._known = processes.Process(*self.record.process)
             processes.end([self._known])
+            elsewhere.wait(self._run, patience=PATIENCE, unless=lambda: self._lease.refused)
         try:
             inherit(self._study, self.record)
         except (UserError, OSError) as error:
@@ -128,7 +129,7 @@ class Trial:
         while True:
             ended = self._process is None or self._process.poll() is not None
             for rung in self._settings.rungs:
-                if rung not in reached and (psnr := self._at(rung)) is not None:
+                if rung not in reached and (psnr := psnr_at(self._run, rung)) is not None:
                     self._note(rungs=(*self.record.rungs, (rung, psnr)), step=rung)
                     if not ended:
                         return Seen(rung, psnr, over=False)
@@ -149,18 +150,6 @@ class Trial:
             if self.record.status == RUNNING:
                 self._note(status=STOPPED, reason=reason)
 
-    def _at(self, rung: int) -> float | None:
-        """Training PSNR at a rung: mean over the lines of the last third before it."""
-        path = self._run / "metrics.jsonl"
-        if not path.is_file():
-            return None
-        lines = [x for x in journal.read(path) if x.get("psnr") is not None]
-        if not lines or lines[-1]["step"] < rung:
-            return None
-        near = [x["psnr"] for x in lines if 2 * rung / 3 <= x["step"] <= rung]
-        near = near or [next(x["psnr"] for x in lines if x["step"] >= rung)]
-        return sum(near) / len(near)
-
     def _finish(self) -> None:
         """Read how the training ended, evaluate it where that is wanted, and let go."""
         try:
@@ -175,6 +164,10 @@ class Trial:
                 self._cut_short(LATE if self._killed else saved)
             elif interrupted(state, code, begun=begun):
                 self._note(status=PENDING, reason="interrupted by a signal")
+            elif kept := elsewhere.kept_out(
+                self._run, code, begun=begun, workers=self._settings.workers
+            ):
+                self._note(status=PENDING, reason=kept)
             else:
                 self._note(status=FAILED, reason=why(self._run, state, code))
         except (UserError, ValueError, OSError) as error:
@@ -220,7 +213,7 @@ class Trial:
 
     def _spawn(self, words: list[str]) -> None:
         self._run.mkdir(parents=True, exist_ok=True)
-        around = environment(threads=self._settings.threads)
+        around = environment(self._settings)
         if self._nursery is not None:
             self._spawning = True
             self._process = self._nursery.spawn(

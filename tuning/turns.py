@@ -14,7 +14,9 @@ from trainer.config import resolve
 from tuning.ledger import Ledger
 from tuning.population import Population, Wait
 from tuning.records import (
+    DONE,
     FAILED,
+    PART,
     PENDING,
     RUNNING,
     STOPPED,
@@ -36,8 +38,48 @@ RETRIES = 2
 """Times that a trial is taken up again in one life of the search, from its training's checkpoint,
 after its worker was killed, or its training asked to stop by somebody else."""
 IN_A_ROW = 5
-"""Trials that fail one after the other, before any of them has cost an accelerator-second, until
-the search gives up: neither budget nor scheduler would ever end it."""
+"""Trials that fail one after the other until the search gives up: see `Failures`."""
+
+
+class Failures:
+    """Counts trials that fail one after the other, for a search that would never end well.
+
+    It gives up after `IN_A_ROW` that have not cost an accelerator-second each, since neither budget
+    nor scheduler would ever end it; and after as many at any cost while no trial of the study has
+    come to its end, which would spend the whole budget on nothing.
+    """
+
+    def __init__(self, *, useful: bool) -> None:
+        """`useful`: whether a trial of an earlier life has come to its end."""
+        self._useful = useful
+        self._free = self._all = 0
+        self._out: set[str] = set()
+        self._older: set[str] = set()
+        self.verdict = ""
+        """Why to give up; empty: there is no reason."""
+
+    def begun(self, name: str) -> None:
+        """Take in that a trial has been given out."""
+        self._out.add(name)
+
+    def ended(self, record: Record, *, cost: float) -> None:
+        """Take in a trial's end; `cost` in accelerator-seconds, of all its lives."""
+        failed = record.status == FAILED
+        self._useful = self._useful or record.status in (DONE, PART)
+        self._out.discard(record.id)
+        if failed and not self._all:
+            self._older = set(self._out)
+        # Trials that fail soon overtake good ones: those given out before are waited for.
+        self._older &= self._out
+        self._all = self._all + 1 if failed else 0
+        self._free = self._free + 1 if failed and cost < 1 else 0
+        if self._free >= IN_A_ROW:
+            what = f"{self._free} trials in a row failed before they had cost an accelerator-second"
+        elif self._all >= IN_A_ROW and not self._useful and not self._older:
+            what = f"{self._all} trials in a row failed, and none has come to its end"
+        else:
+            return
+        self.verdict = f"{what}; {record.id}: {record.reason}"
 
 
 class Turns:
@@ -49,19 +91,29 @@ class Turns:
     ) -> None:  # fmt: skip
         records = read_records(study)
         self._study, self._settings, self._space, self._way = study, settings, space, way
-        self._on_change = on_change
+        self._on_change, self._ledger = on_change, Ledger(study)
         self._sampler = sampler_of(study, settings, space, way)
         self._waiting = [record for record in records if record.status in UNFINISHED]
         self._again: list[Record] = []
         self._interrupted: Counter[str] = Counter()
-        self._made, self._row = len(records), 0
-        self.gave_up = ""
+        self._made = len(records)
+        self._failures = Failures(useful=any(r.status in (DONE, PART) for r in records))
+
+    @property
+    def gave_up(self) -> str:
         """Why no more trials come, where that is not the search's proper end."""
+        return self._failures.verdict
 
     def next(self) -> Record | Wait | None:
         """The next trial; `Wait` where others have to end before, None where no more comes."""
+        found = self._next()
+        if isinstance(found, Record):
+            self._failures.begun(found.id)
+        return found
+
+    def _next(self) -> Record | Wait | None:
         least = self._settings.width * self._settings.interval
-        if self.gave_up or Ledger(self._study).account().left < least:
+        if self.gave_up or self._ledger.account().left < least:
             return None
         if self._again:  # the sampler still waits for it
             return self._again.pop(0)
@@ -103,13 +155,7 @@ class Turns:
 
     def _tell(self, record: Record) -> None:
         self._sampler.tell(record)
-        cost = Ledger(self._study).account().of_trial(record.id)
-        self._row = self._row + 1 if record.status == FAILED and cost < 1 else 0
-        if self._row >= IN_A_ROW:
-            self.gave_up = (
-                f"{self._row} trials in a row failed before they had cost an accelerator-second; "
-                f"{record.id}: {record.reason}"
-            )
+        self._failures.ended(record, cost=self._ledger.account().of_trial(record.id))
         self._on_change(record)
 
 

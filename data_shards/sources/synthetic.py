@@ -32,10 +32,13 @@ COLOURS = {
     "pink": 0.9,
     "orange": 0.07,
 }
-"""Hue of each identity's object, turns. Beyond these, colours are named by degrees: `hue223`."""
-DEGREES = 360
+"""Hue of each identity's object, turns. Beyond these, colours are named by degrees: `hue232`."""
+DEGREES = {name: round(360 * hue, 1) for name, hue in COLOURS.items()}
+"""The same in degrees, rounded: 360 * 0.35 is a little less than 126."""
+HUES = [d for d in range(360) if all(abs(d - named) >= 1 for named in DEGREES.values())]
+"""Degrees of the colours beyond: 349, none of which looks like one that has a name."""
 STRIDE = 223
-"""Between the degrees of one appearance and the next of its shape; prime to 360, so all come up."""
+"""Between one appearance and the next of its shape, in `HUES`; prime to 349, so all come up."""
 
 TAU = 2 * math.pi
 
@@ -53,13 +56,13 @@ MOTIONS: dict[str, Callable[[float], Pose]] = {
 
 
 def identities(count: int) -> list[str]:
-    """Names of the first appearances, such as `red-disc` and, after 48, `hue223-disc`.
+    """Names of the first appearances, such as `red-disc` and, after 48, `hue232-disc`.
 
     Raises:
         UserError: more than there are.
     """
     shapes = list(meshes.SHAPES)
-    most = len(shapes) * (len(COLOURS) + DEGREES)
+    most = len(shapes) * (len(COLOURS) + len(HUES))
     if count > most:
         raise UserError(f"identities: synthetic footage has at most {most:,}, not {count}")
     rounds = [divmod(number, len(shapes)) for number in range(count)]
@@ -70,11 +73,24 @@ def _colour_name(turn: int, shape: int) -> str:
     names = list(COLOURS)
     if turn < len(names):
         return names[(shape + turn) % len(names)]
-    return f"hue{(STRIDE * (turn - len(names)) + 60 * shape) % DEGREES:03d}"
+    return f"hue{HUES[(STRIDE * (turn - len(names)) + 60 * shape) % len(HUES)]:03d}"
 
 
 def _hue_of(colour: str) -> float:
-    return COLOURS[colour] if colour in COLOURS else int(colour.removeprefix("hue")) / DEGREES
+    return COLOURS[colour] if colour in COLOURS else int(colour.removeprefix("hue")) / 360
+
+
+def _degrees_of(colour: str) -> float:
+    return DEGREES[colour] if colour in DEGREES else int(colour.removeprefix("hue"))
+
+
+def degrees_apart(one: str, other: str) -> float:
+    """Degrees of hue between two appearances of one shape, 0 to 180; 180 where shapes differ."""
+    (colour, shape), (second, other_shape) = one.split("-"), other.split("-")
+    if shape != other_shape:
+        return 180.0
+    apart = abs(_degrees_of(colour) - _degrees_of(second))
+    return min(apart, 360 - apart)
 
 
 def actions(count: int) -> list[str]:

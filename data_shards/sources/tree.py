@@ -86,10 +86,12 @@ class Tree:
             state.update(repr((item.name, item.files, sizes)).encode("utf-8", "backslashreplace"))
         return state.hexdigest()
 
-    def one_file_each(self) -> list[Item]:
-        """One item for each file, named without suffix unless two names would be the same."""
-        stems = Counter(str(PurePosixPath(file).with_suffix("")) for file in self.files)
-        return [Item(printable(_short(file, stems)), (file,)) for file in self.files]
+    def one_file_each(self, files: Sequence[str] | None = None) -> list[Item]:
+        """One item for each file, or each of `files`, named without suffix unless two names would
+        be the same."""
+        files = self.files if files is None else files
+        stems = Counter(str(PurePosixPath(file).with_suffix("")) for file in files)
+        return [Item(printable(_short(file, stems)), (file,)) for file in files]
 
 
 def _short(file: str, stems: Counter[str]) -> str:

@@ -10,50 +10,72 @@ again, nor is a training. Writes results.md and results.html.
 from __future__ import annotations
 
 import argparse
-import os
 import platform
 import shlex
 import sys
-import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from data_shards.errors import UserError
-from launch.reproduce import planner, report, state, trainings
+from data_shards.manifest import Manifest
+from launch.reproduce import digests, planner, report, state, trainings
 from launch.reproduce.context import Context, Stage, first_users
 from launch.reproduce.footage import FootageSet, find_sets, manifest_of, prepared
+from launch.reproduce.lives import Lives, process_seconds
 from launch.reproduce.pacing import Pacing
 from launch.reproduce.planner import Budget, Plan
 from launch.reproduce.stages import STAGES
 from trainer.evaluate import find_vgg
 
 
-def plan_of(
-    budget: Budget, stages: Mapping[str, Stage], sets: Sequence[FootageSet], same: Plan
-) -> Plan:
-    """The plan of a budget: what is left after all else goes to the trainings.
+def plan_of(budget: Budget, sets: Sequence[FootageSet], same: Plan) -> Plan:
+    """The sizes of a budget, without the minutes of its trainings.
 
     Args:
-        budget: how long and how large.
-        stages: that are to run.
+        budget: how large.
         sets: that are there.
-        same: a plan whose shares, jobs, sizes and words hold.
+        same: a plan whose shares, jobs, frames and words hold.
     """
-    plan = replace(
+    return replace(
         same,
         seeds=budget.seeds, fit_steps=budget.fit_steps, counts=budget.counts, ranks=budget.ranks,
         randoms=budget.randoms, classify_steps=budget.classify_steps, grown=budget.grown,
         synthetic_seeds=int(budget.minutes is not None and any(f.root for f in sets)),
         words=(*budget.words, *same.words),
     )  # fmt: skip
-    if budget.minutes is None:
-        return plan
+
+
+def timed(
+    plan: Plan, minutes: float | None, stages: Mapping[str, Stage], sets: Sequence[FootageSet],
+    lives: Lives,
+) -> Plan:  # fmt: skip
+    """The plan with what is left of a budget, after all else, given to the trainings.
+
+    The first life of a run divides it, and the others keep to that: what a life spends before its
+    first training is never the same, and trainings of another length would be others.
+
+    Args:
+        plan: sizes.
+        minutes: of the budget; None: trainings are as long as their presets say.
+        stages: that are to run.
+        sets: that are there.
+        lives: of the output folder; this one follows the run from now on.
+    """
     makers = first_users(stages, sets, plan)
     needs = [stage.need(sets, plan, first=name in makers) for name, stage in stages.items()]
-    return replace(plan, minutes=planner.divide(budget.minutes, needs))
+    names = [*stages, *(footage.name for footage in sets)]
+    lives.follow(planner.run_of(minutes, plan, needs, names))
+    if minutes is None:
+        return plan
+    each = lives.minutes()
+    if each is None:
+        each = planner.divide(minutes, needs, spent=lives.spent() / 60)
+        lives.plan(each)
+    return replace(plan, minutes=each)
 
 
 def reproduce(
@@ -63,7 +85,7 @@ def reproduce(
     *,
     publish: Path | None = None,
     budget: float | None = None,
-    spent: float = 0.0,
+    lives: Lives | None = None,
 ) -> list[Path]:
     """Run the stages that are not done, and write the report after each; returns its files.
 
@@ -73,17 +95,19 @@ def reproduce(
         facts: of the report.
         publish: folder that gets results.md too.
         budget: minutes; what does not fit is shortened or left out, and said so. None: no limit.
-        spent: minutes of it that are gone already.
+        lives: of the output folder, this one begun; None: it begins here.
     """
-    context.out.mkdir(parents=True, exist_ok=True)
-    pacing = Pacing(context, stages, state.State(context.out), budget=budget, spent=spent)
-    results, files = {}, []
-    for name, stage in stages.items():
-        results[name] = (stage.title, pacing.run(name))
-        shown = {**results, "time": ("Time", pacing.table())}
-        files = report.write(shown, facts, out=context.out)
-    if publish:
-        files = [*files, report.publish(shown, facts, out=context.out, docs=publish)]
+    with Lives(context.out) if lives is None else nullcontext(lives) as every:
+        context = replace(context, start=every.watched(context.start))
+        pacing = Pacing(context, stages, state.State(context.out), every, budget=budget)
+        results, files = {}, []
+        for name, stage in stages.items():
+            results[name] = (stage.title, pacing.run(name))
+            shown = {**results, "time": ("Time", pacing.time())}
+            facts = facts._replace(trainings=pacing.sources(), time=pacing.wall())
+            files = report.write(shown, facts, out=context.out)
+        if publish:
+            files = [*files, report.publish(shown, facts, out=context.out, docs=publish)]
     return files
 
 
@@ -108,8 +132,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("words", nargs="*", metavar="setting=value", help="of every training")
     options = parser.parse_intermixed_args(argv)
     words = sys.argv[1:] if argv is None else argv
+    already = process_seconds() if argv is None else 0.0  # else this process began for others
     try:
-        files = _main(options, f"python -m launch.reproduce {shlex.join(words)}")
+        files = _main(options, f"python -m launch.reproduce {shlex.join(words)}", already)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -118,40 +143,57 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _main(options: argparse.Namespace, command: str) -> list[Path]:
-    start, budget = time.monotonic(), planner.budget_of(options.budget)
+def _main(options: argparse.Namespace, command: str, already: float) -> list[Path]:
+    budget = planner.budget_of(options.budget)
     stages = state.chosen_stages(options.stages, STAGES)
+    sets = _chosen_sets(options)
+    jobs = options.jobs or (1 if torch.cuda.is_available() else min(4, trainings.cores()))
+    if jobs < 1:
+        raise UserError(f"--jobs {jobs}: at least 1 is needed")
+    same = Plan(None, 1, jobs=jobs, words=tuple(options.words))
+    with Lives(options.out, already=already) as lives:
+        wholes = {
+            f.name: manifest_of(
+                prepared(f, out=options.out, name="all", frames=same.frames, size=same.size)
+            )
+            for f in sets
+        }
+        shares = planner.shares_of({name: len(facts.videos) for name, facts in wholes.items()})
+        plan = plan_of(budget, sets, replace(same, shares=shares))
+        plan = timed(plan, budget.minutes, stages, sets, lives)
+        vgg, why = find_vgg(options.vgg)
+        context = Context(options.out, sets, plan, vgg, why, trainings.start_process)
+        facts = _facts(options.budget, command, context, stages, wholes)
+        return reproduce(
+            context, stages, facts, publish=options.publish, budget=budget.minutes, lives=lives
+        )
+
+
+def _chosen_sets(options: argparse.Namespace) -> tuple[FootageSet, ...]:
     sets = find_sets(options.data)
     unknown = set(options.sets) - {footage.name for footage in sets}
     if unknown:
         there = ", ".join(footage.name for footage in sets)
         raise UserError(f"--sets {min(unknown)}: there are {there}")
-    sets = tuple(f for f in sets if not options.sets or f.name in options.sets)
+    return tuple(f for f in sets if not options.sets or f.name in options.sets)
 
-    jobs = options.jobs or (1 if torch.cuda.is_available() else min(4, trainings.cores()))
-    if jobs < 1:
-        raise UserError(f"--jobs {jobs}: at least 1 is needed")
-    plan = Plan(None, 1, jobs=jobs, words=tuple(options.words))
-    same = {"out": options.out, "frames": plan.frames, "size": plan.size}
-    wholes = {f.name: manifest_of(prepared(f, name="all", **same)) for f in sets}
-    shares = planner.shares_of({name: len(facts.videos) for name, facts in wholes.items()})
-    plan = plan_of(budget, stages, sets, replace(plan, shares=shares))
-    vgg, why = find_vgg(options.vgg)
-    context = Context(options.out, sets, plan, vgg, why, trainings.start_process)
-    facts = report.Facts(
+
+def _facts(
+    budget: str, command: str, context: Context, stages: Mapping[str, Stage],
+    wholes: Mapping[str, Manifest],
+) -> report.Facts:  # fmt: skip
+    plan, sets = context.plan, context.sets
+    return report.Facts(
         command=f"`{command}`",
-        budget=f"{options.budget}: {length_of(plan, stages, sets)}",
+        budget=f"{budget}: {length_of(plan, stages, sets)}",
         sets=", ".join(f"{name} ({len(whole.videos)} videos)" for name, whole in wholes.items()),
-        machine=f"{len(os.sched_getaffinity(0))} cores, {_device()}, PyTorch {torch.__version__}, "
+        machine=f"{trainings.cores()} cores, {_device()}, PyTorch {torch.__version__}, "
         f"Python {platform.python_version()}",
-        training=f"{_seeds(plan)}; {plan.frames} frames of {plan.size} x {plan.size}"
-        + "".join(f"; `{word}`" for word in plan.words),
-        code=f"SHA-256 {state.code_digest()[:12]}",
+        training=f"{seeds_of(plan, stages, sets)}; {plan.frames} frames of {plan.size} x "
+        f"{plan.size}" + "".join(f"; `{word}`" for word in plan.words),
+        code=f"SHA-256 {digests.code_digest()[:12]}, of it what trains: "
+        f"{digests.training_digest()[:12]}",
     )
-    return reproduce(
-        context, stages, facts, publish=options.publish, budget=budget.minutes,
-        spent=(time.monotonic() - start) / 60,
-    )  # fmt: skip
 
 
 def length_of(plan: Plan, stages: Mapping[str, Stage], sets: Sequence[FootageSet]) -> str:
@@ -167,9 +209,19 @@ def length_of(plan: Plan, stages: Mapping[str, Stage], sets: Sequence[FootageSet
     return f"{count} trainings, {plan.jobs} at a time; minutes of each: {each}"
 
 
-def _seeds(plan: Plan) -> str:
-    text = f"{plan.seeds} seeds" if plan.seeds > 1 else "one seed"
-    return f"{text}, one on synthetic footage" if 0 < plan.synthetic_seeds < plan.seeds else text
+def seeds_of(plan: Plan, stages: Mapping[str, Stage], sets: Sequence[FootageSet]) -> str:
+    """How many seeds there are, and in which stages, in words."""
+    one = replace(plan, seeds=1, synthetic_seeds=1)
+    several = [
+        name for name, stage in stages.items()
+        if any(stage.count(f, plan, first=True) > stage.count(f, one, first=True) for f in sets)
+    ]  # fmt: skip
+    if not several:
+        return "one seed (0)"
+    text = f"{plan.seeds} seeds in {', '.join(several)}"
+    if 0 < plan.synthetic_seeds < plan.seeds:
+        text += " (one on synthetic footage)"
+    return text if len(several) == len(stages) else f"{text}; one (0) in all other stages"
 
 
 def _device() -> str:

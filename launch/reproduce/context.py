@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -124,6 +124,8 @@ class Context:
     start: Callable[[str, list[str], Path], int]
     """Runs a module of the project with these arguments, its output into a file; its exit code.
     Called from `Plan.jobs` threads."""
+    asked: set[str] = field(default_factory=set, compare=False)
+    """Filled by stages: names of the trainings that they look at, made now or found."""
 
     def picture(self, name: str) -> Path:
         """Where a picture goes."""

@@ -13,26 +13,62 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from launch.reproduce import features
 from launch.reproduce.context import Cell, mean_std
+from launch.reproduce.features import Statistics, statistics_of
 from trainer import cards, render, scores
-from trainer.generate import draw_pairs
 from trainer.run import Run
-from trainer.vgg import Vgg, motion_of
+from trainer.vgg import Vgg
 
 NOISE_SD = 8
 """Grey levels."""
 BOUND = "bound (real videos)"
+FROZEN = "frozen first frame"
+COLUMNS = ("MCS", "FCS", "distance to the bound", "VGG Frechet, frames", "VGG Frechet, changes")
+"""Of what `cells` gives."""
+DEFINITIONS = {
+    "MCS": f"{cards.MCS}; differences telescope, so it looks at first and last frames only",
+    "FCS": cards.FCS,
+    "PSNR": cards.PSNR,
+    "SSIM": cards.SSIM,
+    COLUMNS[3]: features.FRAMES,
+    COLUMNS[4]: features.CHANGES,
+}
+"""By column, without its unit."""
+ONE_SEED = {"seeds": "one (0)"}
+"""In the cards of stages that do not repeat their trainings."""
 
 
 class Figures(NamedTuple):
-    """Means over videos."""
+    """Means over videos, and distances of the whole set from the real one."""
 
     mcs: float | None
-    """None without a feature network."""
+    """None without a feature network; so are the Frechet distances."""
     fcs: float
     psnr: float | None
     """None where there is no truth to compare with; so is SSIM."""
     ssim: float | None = None
+    frames: float | None = None
+    """Squared Frechet distance of frames' features."""
+    changes: float | None = None
+    """The same of the differences of neighbouring frames'."""
+
+
+class Truth(NamedTuple):
+    """Real videos that others are held against, and what is found of them once."""
+
+    videos_BTHWC: np.ndarray
+    fcs: float
+    """The bound of FCS."""
+    vgg: Vgg | None
+    statistics: Statistics | None
+    """None without a feature network."""
+
+
+def truth_of(real_BTHWC: np.ndarray, *, vgg: Vgg | None) -> Truth:
+    """Real videos, uint8, with their own figures."""
+    found = statistics_of(vgg, real_BTHWC) if vgg else None
+    return Truth(real_BTHWC, float(scores.fcs(real_BTHWC).mean()), vgg, found)
 
 
 def psnr_of(fake_BTHWC: np.ndarray, real_BTHWC: np.ndarray) -> float:
@@ -40,19 +76,18 @@ def psnr_of(fake_BTHWC: np.ndarray, real_BTHWC: np.ndarray) -> float:
     return float(np.minimum(scores.video_psnr(fake_BTHWC, real_BTHWC), 100.0).mean())
 
 
-def measure(
-    fake_BTHWC: np.ndarray, real_BTHWC: np.ndarray, *, vgg: Vgg | None, paired: bool = True
-) -> Figures:
+def measure(fake_BTHWC: np.ndarray, truth: Truth, *, paired: bool = True) -> Figures:
     """Figures of videos against real ones; `paired`: video i is meant to be real video i."""
-    psnr = ssim = None
+    psnr = ssim = mcs = None
+    apart: tuple[float | None, float | None] = (None, None)
     if paired:
-        psnr = psnr_of(fake_BTHWC, real_BTHWC)
-        ssim = float(scores.ssim(fake_BTHWC, real_BTHWC).mean())
-    mcs = None
-    if vgg:
-        motion = [motion_of(vgg, torch.from_numpy(x)) for x in (real_BTHWC, fake_BTHWC)]
-        mcs = scores.mcs(*motion)
-    return Figures(mcs, float(scores.fcs(fake_BTHWC).mean()), psnr, ssim)
+        psnr = psnr_of(fake_BTHWC, truth.videos_BTHWC)
+        ssim = float(scores.ssim(fake_BTHWC, truth.videos_BTHWC).mean())
+    if truth.vgg and truth.statistics:
+        found = statistics_of(truth.vgg, fake_BTHWC, most=len(truth.videos_BTHWC))
+        mcs = scores.mcs(truth.statistics.motion_K, found.motion_K)
+        apart = features.distances(truth.statistics, found)
+    return Figures(mcs, float(scores.fcs(fake_BTHWC).mean()), psnr, ssim, *apart)
 
 
 def frozen(real_BTHWC: np.ndarray) -> np.ndarray:
@@ -75,31 +110,32 @@ def noisy(real_BTHWC: np.ndarray) -> np.ndarray:
 
 
 REFERENCES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "frozen first frame": frozen,
+    FROZEN: frozen,
     "5x5 blur": blurred,
     f"noise, sd {NOISE_SD}": noisy,
 }
 
 
-def bound_of(real_BTHWC: np.ndarray) -> float:
-    """FCS of the footage itself."""
-    return float(scores.fcs(real_BTHWC).mean())
+def references(truth: Truth) -> dict[str, Figures]:
+    """Figures of every reference row; `BOUND` is the footage itself."""
+    rows = {name: measure(make(truth.videos_BTHWC), truth) for name, make in REFERENCES.items()}
+    return {BOUND: Figures(None, truth.fcs, None), **rows}
 
 
-def references(real_BTHWC: np.ndarray, *, vgg: Vgg | None) -> dict[str, Figures]:
-    """Figures of every reference row; `bound` is the footage itself."""
-    bound = Figures(None, bound_of(real_BTHWC), None)
-    rows = {
-        name: measure(make(real_BTHWC), real_BTHWC, vgg=vgg) for name, make in REFERENCES.items()
-    }
-    return {BOUND: bound, **rows}
+def cells(several: Sequence[Figures], bound: float) -> tuple[Cell, ...]:
+    """Of a row of a table, over seeds, the columns `COLUMNS`; the distance is that of FCS from the
+    footage's own."""
 
+    def over_seeds(values: Sequence[float | None], digits: int) -> Cell:
+        return mean_std([value for value in values if value is not None], digits=digits)
 
-def cells(several: Sequence[Figures], bound: float) -> tuple[Cell, Cell, Cell]:
-    """Of a row of a table, over seeds: MCS, FCS, and how far FCS is from the footage's own."""
-    mcs = [one.mcs for one in several if one.mcs is not None]
-    distance = [abs(one.fcs - bound) for one in several]
-    return mean_std(mcs, digits=2), mean_std([one.fcs for one in several]), mean_std(distance)
+    return (
+        over_seeds([one.mcs for one in several], 2),
+        over_seeds([one.fcs for one in several], 3),
+        over_seeds([abs(one.fcs - bound) for one in several], 3),
+        over_seeds([one.frames for one in several], 1),
+        over_seeds([one.changes for one in several], 1),
+    )
 
 
 def reference_cells(rows: Mapping[str, Figures]) -> list[tuple[Cell, ...]]:
@@ -112,24 +148,10 @@ def scored_clips(run: Run, most: int) -> list[int]:
     return render.clips_of(run, render.spread_videos(run, most))
 
 
-def random_pairs(run: Run, count: int, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Random static and transient rows, no pair twice: all of them where there are fewer."""
-    rows = render.trained_rows(run)
-    return draw_pairs(run, count=min(count, rows.static_N.size * rows.transient_N.size), seed=seed)
-
-
-def drawn(run: Run, count: int) -> str:
-    """For the card of random videos: how many there are, and whether they are new."""
-    rows = render.trained_rows(run)
-    pairs = rows.static_N.size * rows.transient_N.size
-    text = f"{min(count, pairs)} of {pairs} pairs of rows, at random"
-    single = rows.static_N.size == 1
-    return f"{text}; with one static row they are the training videos" if single else text
-
-
-def card(run: Run, *, videos: str, vgg: Vgg | None) -> dict[str, str]:
-    """Protocol of PSNR, FCS and MCS on a run's footage."""
-    features = cards.network(vgg) if vgg else {}
-    about = cards.protocol(run, videos=videos, definition="", **features)
-    definitions = {"FCS": cards.FCS, "PSNR": cards.PSNR, "SSIM": cards.SSIM, "MCS": cards.MCS}
+def card(run: Run, *, videos: str, vgg: Vgg | None, columns: Sequence[str]) -> dict[str, str]:
+    """Protocol of figures on a run's footage, with the definitions of a table's columns."""
+    network = cards.network(vgg) if vgg else {}
+    about = cards.protocol(run, videos=videos, definition="", **network)
+    shown = {column.removesuffix(", dB") for column in columns}
+    definitions = {name: text for name, text in DEFINITIONS.items() if name in shown}
     return {**{k: v for k, v in about.items() if v}, **definitions}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -12,12 +14,16 @@ from typing import NamedTuple
 import numpy as np
 
 from data_shards.dataset import ClipReader, Request
+from data_shards.disk import disk_errors
 from data_shards.errors import UserError
 from data_shards.footage import SourceOptions
-from data_shards.manifest import Manifest, read_manifest
+from data_shards.manifest import MANIFEST, Manifest, read_manifest
 from data_shards.options import Cell, Options
 from data_shards.prepare import HELD_OUT, prepare
 from data_shards.stream import DataConfig, open_manifest
+from data_shards.writer import PARTIAL
+from launch.reproduce.digests import footage_digest
+from trainer.commit import clean, replace_durable, retire
 from trainer.pictures import channels_last
 
 
@@ -106,7 +112,8 @@ def prepared(
     hold_out: Sequence[Cell] = (),
     only: Sequence[str] | None = None,
 ) -> Path:
-    """Prepare a variant of a set into out/data, once; returns its folder.
+    """Prepare a variant of a set into out/data, once, and anew when the footage is another; returns
+    its folder.
 
     Args:
         footage: which.
@@ -156,7 +163,27 @@ def prepared(
 @cache
 def _prepare_once(options: Options, folder: Path) -> None:
     """Stages ask for the same sets again and again; looking at the footage each time takes long."""
+    digest = footage_digest(options.root)
+    with disk_errors(folder):
+        _drop_stale(folder, digest)
     prepare(options, out=folder)
+
+
+def _drop_stale(folder: Path, digest: str) -> None:
+    """Remove a prepared set that is of other footage, or of none on record; a file beside it says
+    of which it is. A folder that is no prepared set is left for `prepare` to refuse."""
+    note = folder.with_name(f"{folder.name}.footage")
+    if note.is_file() and note.read_text() == digest:
+        return
+    note.unlink(missing_ok=True)  # first, so that whatever is cut short here begins again
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    clean(folder.parent)
+    if (folder / MANIFEST).is_file() or (folder / PARTIAL).is_dir():
+        if folder.is_symlink():
+            raise UserError(f"{folder}: a link to a set of other footage or code; remove it")
+        print(f"{folder}: of other footage or code; prepared anew", file=sys.stderr)
+        shutil.rmtree(retire(folder))
+    replace_durable(note, digest.encode())
 
 
 def cells_of(manifest: Manifest, count: int) -> tuple[Cell, ...]:
@@ -181,15 +208,18 @@ def _seen(rest: set[tuple[int, int]], cell: tuple[int, int]) -> bool:
     return any(i == cell[0] for i, _ in rest) and any(a == cell[1] for _, a in rest)
 
 
-def read_clips(folder: Path, *, first: bool = True) -> Clips:
-    """A prepared set in memory: the first clip of each video, or all clips.
+def read_clips(folder: Path, *, each: int = 1) -> Clips:
+    """A prepared set in memory: the first `each` clips of every video (0: all clips).
 
     Raises:
         UserError: unreadable or damaged.
     """
     opened = open_manifest(str(folder), config=DataConfig(manifest=str(folder)))
     video_N = opened.table["video"].astype(np.int64)
-    clips = np.unique(video_N, return_index=True)[1] if first else np.arange(len(video_N))
+    clips = np.arange(len(video_N))
+    if each:
+        _, start_V, of_N = np.unique(video_N, return_index=True, return_inverse=True)
+        clips = clips[clips - start_V[of_N] < each]  # a video's clips follow each other
     part = ClipReader(opened)[Request(0, clips, np.zeros(len(clips), np.int64))]
     if part.error or part.damages:
         raise UserError(part.error or part.damages[0].reason)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import NamedTuple
 
 from data_shards.errors import UserError
@@ -145,18 +147,40 @@ class Need(NamedTuple):
         return self.rest + self.starts * OVERHEAD_MINUTES
 
 
-def divide(minutes: float, needs: Sequence[Need]) -> float:
+def run_of(minutes: float | None, plan: Plan, needs: Sequence[Need], names: Sequence[str]) -> str:
+    """Name of a run: of all that decides how many trainings there are of what. Estimates of the
+    rest are left out, so that better ones do not train everything anew.
+
+    Args:
+        minutes: of the budget; None: no limit.
+        plan: without minutes of its own.
+        needs: of its stages.
+        names: of its stages and sets.
+    """
+    trainings = [[need.starts, need.units, need.fixed] for need in needs]
+    facts = json.dumps([minutes, asdict(plan), trainings, list(names)], sort_keys=True)
+    return hashlib.sha256(facts.encode()).hexdigest()[:12]
+
+
+def divide(minutes: float, needs: Sequence[Need], *, spent: float = 0.0) -> float:
     """Minutes of a training of share 1, so that all stages take their share of the budget.
+
+    Args:
+        minutes: of the budget.
+        needs: of the stages.
+        spent: minutes of it that are gone already.
 
     Raises:
         UserError: the budget is too small for them.
     """
     rest = sum(need.around for need in needs)
-    each = (SHARE * minutes - rest) / max(1.0, sum(need.units for need in needs))
+    left = minutes - spent
+    each = (SHARE * left - rest) / max(1.0, sum(need.units for need in needs))
     if each < LEAST_MINUTES:
+        gone = f", and {spent:.1f} are gone" if spent >= LEAST_MINUTES else ""
         raise UserError(
             f"--budget: {minutes:g} minutes are too few; starting trainings, rendering and scoring "
-            f"take {rest:.1f} alone; leave stages out with --stages, or give more"
+            f"take {rest:.1f} alone{gone}; leave stages out with --stages, or give more"
         )
     return each
 

@@ -30,6 +30,10 @@ class Facts(NamedTuple):
     machine: str
     training: str
     code: str = ""
+    trainings: str = ""
+    """Which lives and which code they come from."""
+    time: str = ""
+    """What it took up to this report."""
 
 
 def markdown(

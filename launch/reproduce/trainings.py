@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+from data_shards.cores import cores
 from data_shards.errors import UserError
 from launch.reproduce.context import Context, seeds_on
 from launch.reproduce.footage import FootageSet, manifest_of, prepared
@@ -62,11 +63,6 @@ def threads_of(plan: Plan) -> int:
     return max(1, cores() // plan.jobs) if plan.jobs > 1 else 0
 
 
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0))
-
-
 def at_once(tasks: Sequence[Callable[[], object]], *, jobs: int) -> None:
     """Run tasks, so many at a time, in their order; the first one that fails ends it, and those
     that have begun are waited for."""
@@ -91,6 +87,7 @@ def train(context: Context, wanted: Sequence[Training]) -> list[Path]:
         UserError: a training failed; its log is named.
     """
     named = {_name(context, one): one for one in wanted}
+    context.asked.update(named)
     open_ones = [name for name in named if not _finished(context, name)]
     open_ones.sort(key=lambda name: -context.plan.share(named[name].footage.name))
 
@@ -140,6 +137,7 @@ def run_logged(context: Context, module: str, words: list[str], name: str, which
     Raises:
         UserError: it failed; the log is named.
     """
+    context.asked.add(name)
     log = context.out / "logs" / f"{name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     sys.stderr.write(f"training {name} ({which})\n")  # in one piece: others write too

@@ -1,6 +1,6 @@
 """Run: python -m launch.slurm submit|status|logs|cancel|resume; see docs/slurm.md.
 
-submit preset=golf data.manifest=data/golf --nodes 4 --gpus-per-node 8 --time 24:00:00
+submit preset=golf data.manifest=data/golf schedule.clips=512 --nodes 4 --gpus-per-node 8
 status                    every run under runs/ that has a job
 logs runs/golf --follow
 cancel runs/golf          saves, then leaves the cluster
@@ -86,6 +86,8 @@ def _submit(args: argparse.Namespace, words: list[str]) -> int:
         where = f"telemetry.targets={RUNS / 'targets'}/"
         words = [where, "telemetry.address=0.0.0.0", f"telemetry.port={args.metrics_port}", *words]
     prepared = prepare(job, words, sweep=args.array)
+    for warning in prepared.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
     if args.dry_run:
         print(prepared.script, end="")
         return 0

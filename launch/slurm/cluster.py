@@ -11,6 +11,11 @@ from data_shards.errors import UserError
 
 GONE = "gone"
 """State of a job that the controller no longer knows."""
+ENDED = frozenset(
+    (GONE, "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "LAUNCH_FAILED",
+     "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "RECONFIG_FAIL", "REVOKED", "TIMEOUT")
+)  # fmt: skip
+"""States that a job does not leave by itself; in every other one it runs, waits or comes again."""
 FIELDS = "JobID:|,ArrayJobID:|,ArrayTaskID:|,State:|,Reason:|,RestartCnt:|"
 
 
@@ -22,6 +27,11 @@ class Job(NamedTuple):
     """RUNNING, PENDING, COMPLETED ..., or `gone`."""
     reason: str
     restarts: int
+
+    @property
+    def alive(self) -> bool:
+        """Whether the job runs, or may run yet."""
+        return self.state not in ENDED
 
 
 def call(*command: str) -> str:

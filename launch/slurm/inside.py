@@ -7,25 +7,33 @@ import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from data_shards.errors import UserError
 from data_shards.stream import open_manifest
 from trainer.commit import committed, read_json, update_json
-from trainer.config import resolve
+from trainer.config import Config, resolve
 from trainer.leaving import DONE, ENDINGS, HANG, LOST_RANK, PREEMPTED, RUN_FILE
+from trainer.lives import SLURM, refusal_file
 from trainer.main import parser, run_name
 from trainer.setup import require_size
 
-FOLDER = "slurm"
-"""Folder in a run folder: batch script, logs, what is known of the job."""
+FOLDER = SLURM
 JOB = "job.json"
 STOP = "stop"
 """A file of this name keeps a run from being queued again."""
 PORTS = range(20000, 32000)
 
 
-def run_folder(words: Sequence[str]) -> Path:
-    """Run folder of a command line of `trainer.main`, settings and footage looked at.
+class Checked(NamedTuple):
+    """A run that can be trained: where, and how."""
+
+    folder: Path
+    config: Config
+
+
+def check(words: Sequence[str]) -> Checked:
+    """A command line of `trainer.main`, its settings and footage looked at.
 
     Raises:
         UserError: whatever would stop the training before its first step.
@@ -36,7 +44,7 @@ def run_folder(words: Sequence[str]) -> Path:
         raise UserError("data.manifest: not set; give the folder that data_shards.prepare wrote")
     opened = open_manifest(config.data.manifest, config=config.data)
     require_size(opened.manifest)
-    return args.runs / run_name(config, opened.manifest.name)
+    return Checked(args.runs / run_name(config, opened.manifest.name), config)
 
 
 def begin(words: Sequence[str]) -> str:
@@ -44,12 +52,14 @@ def begin(words: Sequence[str]) -> str:
 
     SINCE tells the file in which a run says how it ends as it was before this life of it.
     """
-    folder = run_folder(words)
+    folder = check(words).folder
     (folder / FOLDER).mkdir(parents=True, exist_ok=True)
+    refusal_file(folder).unlink(missing_ok=True)
     array, task = (os.environ.get(f"SLURM_ARRAY_{part}_ID") for part in ("JOB", "TASK"))
     job = f"{array}_{task}" if array else os.environ.get("SLURM_JOB_ID", "")
     nodes = os.environ.get("SLURM_JOB_NODELIST", "")
-    update_json(folder / FOLDER / JOB, job=job, nodes=nodes)
+    before = read_json(folder / FOLDER / JOB).get("job", "")
+    update_json(folder / FOLDER / JOB, job=job, nodes=nodes, before=before)
     return f"{_free_port()} {_version(folder / RUN_FILE)} {folder}"
 
 
@@ -57,8 +67,11 @@ def verdict(folder: Path, *, since: int, retries: int) -> str:
     """`CODE again` or `CODE stop`: how the run's last life ended and whether it wants another.
 
     What the run wrote counts, not how its processes ended: a launcher has one code for every
-    failure, and a process may abort after all work is done.
+    failure, and a process may abort after all work is done. A start that was refused before it had
+    the run's folder would be refused again.
     """
+    if refused := read_json(refusal_file(folder)):
+        return _refused(folder, refused)
     status = read_json(folder / RUN_FILE).get("status")
     if _version(folder / RUN_FILE) == since:
         status = LOST_RANK.status  # never came to life
@@ -77,6 +90,16 @@ def verdict(folder: Path, *, since: int, retries: int) -> str:
         return _told(f"{int(ending.code)} stop", f"{folder}: {text}")
     text = f"{ending.status}; queued again ({count} of {retries})"
     return _told(f"{int(ending.code)} again", f"{folder}: {text}")
+
+
+def _refused(folder: Path, refused: dict[str, Any]) -> str:
+    """The answer for a start that never had the run's folder. Where another job has it, what is
+    known there is of that job again."""
+    refusal_file(folder).unlink()
+    before = read_json(folder / FOLDER / JOB).get("before")
+    if refused.get("in_use") and before:
+        update_json(folder / FOLDER / JOB, job=before)
+    return _told(f"{refused['code']} stop", f"{folder}: {refused['reason']}; not queued again")
 
 
 def _told(answer: str, text: str) -> str:

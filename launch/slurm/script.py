@@ -17,6 +17,8 @@ from data_shards.errors import UserError
 TEMPLATE = "train.sbatch.j2"
 DEEPSPEED = Path(__file__).resolve().parents[1] / "deepspeed"
 TIME = re.compile(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?")
+PLAIN = re.compile(r"[\w.,:;/%@+=~^-]*", re.ASCII)
+"""Values of options that sbatch takes as they stand."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,15 @@ def option(name: str) -> str:
     return name.replace("_", "-")
 
 
+def quoted(value: object) -> str:
+    """A value as an #SBATCH line has it: between double quotes where it is not plain; a backslash
+    makes sbatch take the character after it as it is."""
+    text = str(value)
+    if PLAIN.fullmatch(text):
+        return text
+    return '"' + re.sub(r'(["\\])', r"\\\1", text) + '"'
+
+
 def seconds_of(time: str) -> int:
     """Seconds of a SLURM time limit.
 
@@ -117,6 +128,7 @@ def render(
         folder: working folder of the job.
         plain: for any user: takes the words as its arguments.
     """
+    options = _options(job, len(sweep), name=name, output=output, folder=folder)
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("launch.slurm", "."),
         undefined=jinja2.StrictUndefined,
@@ -130,7 +142,7 @@ def render(
     venv = [f"source {shlex.quote(job.venv)}/bin/activate"]
     return environment.get_template(TEMPLATE).render(
         plain=plain,
-        options=list(_options(job, len(sweep), name=name, output=output, folder=folder)),
+        options=[(k, v if v is None else quoted(v)) for k, v in options],
         setup=[*job.setup, *(venv if job.venv else []), *(zero if job.zero else [])],
         words=shlex.join(words),
         sweep=[shlex.join([*words, *own]) for own in sweep],
@@ -160,7 +172,7 @@ def _options(
         "array": f"0-{array - 1}{limit}" if array else None,
         "signal": f"B:USR1@{job.signal_seconds}",
         "open-mode": "append",
-        "output": output / log if output else None,
+        "output": f"{str(output).replace('%', '%%')}/{log}" if output else None,
         "chdir": folder,
     }
     more = [(word.partition("=")[0], word.partition("=")[2] or None) for word in job.more]

@@ -11,10 +11,11 @@ from typing import NamedTuple
 
 from data_shards.errors import UserError
 from launch.slurm import cluster
-from launch.slurm.inside import FOLDER, JOB, STOP, run_folder
+from launch.slurm.inside import FOLDER, JOB, STOP, check
 from launch.slurm.script import JobConfig, render
 from trainer.commit import read_json, update_json
 from trainer.leaving import RUN_FILE
+from trainer.setup import without_clips
 
 SCRIPT = "train.sbatch"
 
@@ -26,6 +27,9 @@ class Prepared(NamedTuple):
     home: Path
     """Where script and logs lie."""
     folders: list[Path]
+    alone: list[str]
+    """Of a sweep, a script for each run by itself; it is what `resume` hands in."""
+    warnings: list[str]
 
 
 def prepare(job: JobConfig, words: Sequence[str], *, sweep: Path | None = None) -> Prepared:
@@ -35,7 +39,8 @@ def prepare(job: JobConfig, words: Sequence[str], *, sweep: Path | None = None) 
         UserError: whatever would end a run before its first step; two runs in one folder.
     """
     own = list(read_sweep(sweep)) if sweep else []
-    folders = [run_folder([*words, *line]) for line in own] or [run_folder(words)]
+    runs = [check([*words, *line]) for line in own] or [check(words)]
+    folders = [run.folder for run in runs]
     for index, folder in enumerate(folders):
         if folder in folders[:index]:
             raise UserError(
@@ -44,11 +49,20 @@ def prepare(job: JobConfig, words: Sequence[str], *, sweep: Path | None = None) 
             )
     name = folders[0].name if not sweep else sweep.stem
     home = folders[0] / FOLDER if not sweep else folders[0].parent / f"sweep-{name}"
+    here = Path.cwd()
     script = render(
-        job, words=words, sweep=own, name=f"navsynth-{name}", output=home.absolute(),
-        folder=Path.cwd(),
-    )  # fmt: skip
-    return Prepared(script, home, folders)
+        job, words=words, sweep=own, name=f"navsynth-{name}", output=home.absolute(), folder=here
+    )
+    alone = [
+        render(
+            job, words=[*words, *line], name=f"navsynth-{folder.name}",
+            output=(folder / FOLDER).absolute(), folder=here,
+        )
+        for folder, line in zip(folders, own, strict=bool(own))
+    ]  # fmt: skip
+    ranks = job.nodes * (job.processes_per_node or job.gpus_per_node or 1)
+    warnings = [without_clips(run.config, ranks) for run in runs]
+    return Prepared(script, home, folders, alone, list(dict.fromkeys(filter(None, warnings))))
 
 
 def read_sweep(path: Path) -> Iterator[list[str]]:
@@ -67,11 +81,19 @@ def read_sweep(path: Path) -> Iterator[list[str]]:
 
 
 def submit(prepared: Prepared) -> str:
-    """Hand a prepared script in; the job's number."""
+    """Hand a prepared script in; the job's number.
+
+    Raises:
+        UserError: a job of one of the runs is still there.
+    """
+    require_no_job(prepared.folders)
+    for folder, text in zip(prepared.folders, prepared.alone, strict=bool(prepared.alone)):
+        (folder / FOLDER).mkdir(parents=True, exist_ok=True)
+        (folder / FOLDER / SCRIPT).write_text(text)
     prepared.home.mkdir(parents=True, exist_ok=True)
     path = prepared.home / SCRIPT
     path.write_text(prepared.script)
-    return _hand_in(path, prepared.folders)
+    return _hand_in(path, prepared.folders, sweep=bool(prepared.alone))
 
 
 def resume(folder: Path) -> str:
@@ -80,23 +102,31 @@ def resume(folder: Path) -> str:
     Raises:
         UserError: there is none, or a job of this run is still there.
     """
-    known = _known(folder)
-    for job in cluster.jobs([known])[known]:
-        if job.state in ("RUNNING", "PENDING", "COMPLETING", "SUSPENDED"):
-            raise UserError(f"{folder}: job {job.id} is {job.state.lower()}; cancel it first")
+    _known(folder)
+    require_no_job([folder])
     script = folder / FOLDER / SCRIPT
     if not script.is_file():
         raise UserError(f"{script}: not there; the run was not handed in by `submit`")
     return _hand_in(script, [folder])
 
 
-def _hand_in(script: Path, folders: Sequence[Path]) -> str:
+def require_no_job(folders: Sequence[Path]) -> None:
+    """Refuse to hand runs in that still have a job (UserError): two would meet in one folder."""
+    known = {f: str(read_json(f / FOLDER / JOB).get("job", "")) for f in folders}
+    jobs = cluster.jobs([number for number in known.values() if number])
+    for folder, number in known.items():
+        for job in jobs.get(number, []):
+            if job.alive:
+                raise UserError(f"{folder}: job {job.id} is {job.state.lower()}; cancel it first")
+
+
+def _hand_in(script: Path, folders: Sequence[Path], *, sweep: bool = False) -> str:
     for folder in folders:
         (folder / FOLDER).mkdir(parents=True, exist_ok=True)
         (folder / FOLDER / STOP).unlink(missing_ok=True)
     number = cluster.sbatch(script)
     for index, folder in enumerate(folders):
-        job = number if len(folders) == 1 else f"{number}_{index}"
+        job = f"{number}_{index}" if sweep else number
         update_json(folder / FOLDER / JOB, job=job, logs=str(script.parent.absolute()))
     return number
 
@@ -110,7 +140,7 @@ def cancel(folder: Path, *, now: bool = False) -> str:
             (folder / FOLDER / STOP).touch()
             cluster.signal(job.id)
             told.append(f"job {job.id}: asked to save and leave")
-        elif job.state in ("PENDING", "RUNNING", "SUSPENDED"):
+        elif job.alive:
             cluster.cancel(job.id)
             told.append(f"job {job.id}: cancelled")
         else:

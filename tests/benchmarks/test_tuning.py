@@ -37,13 +37,17 @@ def figures(mcs: float | None) -> dict[str, float | None]:
     return {AIM: mcs, "unseen-fcs": 0.01, "unseen": 20.0, "exchange": None}
 
 
-def study(test: float | None, validation: float | None, given: float | None) -> dict[str, Any]:
-    """What a search gave; without a validation figure none of its trials was finished."""
+def study(
+    test: float | None, validation: float | None, given: float | None, first: float | None = None
+) -> dict[str, Any]:
+    """What a search gave; without a validation figure none of its trials was finished. `given` and
+    `first`: validation and test of its first trial."""
     done = validation is not None
     return {
         "trials": 4, "done": 3 * done, "held": 120.0, "given": given, "overhead": None,
         "best": "t0002" if done else None, "scores": {AIM: validation} if done else {},
         "values": {"loss.margin": 0.5} if done else {}, "test": figures(test) if done else {},
+        "given_test": {} if given is None else figures(first),
     }  # fmt: skip
 
 
@@ -62,7 +66,7 @@ def found() -> dict[str, Any]:
         "kills": [], "ledger_intervals": [],
         "overhead": {"overhead": 0.12, "trials": 8, "trained": 480.0},
         "studies": {
-            "optuna-0": study(3.25, 3.0, 3.5), "random-0": study(3.0, 3.1, 3.5),
+            "optuna-0": study(3.25, 3.0, 3.5, 3.75), "random-0": study(3.0, 3.1, 3.5, 3.5),
             "optuna-1": study(3.0, 2.5, None), "random-1": study(None, None, None),
         },
         "compare": [
@@ -73,19 +77,27 @@ def found() -> dict[str, Any]:
 
 
 def test_the_page_leads_with_the_test_cells() -> None:
-    """Means over the seeds that have both figures and who is better there, validation second; what
-    has no figure is a dash in a row of its own, and counted as such."""
+    """Means over the seeds that have both figures and who is better there, validation second: a
+    single study first, and then the best of all, with what all have cost. What has no figure is a
+    dash in a row of its own, and counted as such."""
     text = as_text(found())
     first, table = text.split("\n\n")[:2]
     assert first.startswith("**Test cells first**, means over seeds of MCS (lower is better);")
     assert table.splitlines()[2:] == [
-        "| best of the searches, preset | 3.00, 3.50 | 1 of 1, 1 without figures | 2.75, 3.25 | "
-        "1 of 1, 1 without figures |",
+        "| best of a study of 6 CPU-minutes, its configuration given | 3.25, 3.75 | "
+        "1 of 1, 1 without figures | 3.00, 3.50 | 1 of 1, 1 without figures |",
+        "| best of 2 studies, 12 CPU-minutes in all; preset | 3.00, 3.50 | "
+        "1 of 1, 1 without figures | 2.75, 3.25 | 1 of 1, 1 without figures |",
         "| optuna, random search | 3.25, 3.00 | 0 of 1, 1 without figures | 3.00, 3.10 | "
         "1 of 1, 1 without figures |",
     ]
     assert "| 101 | best | not finite | - | - | - | - | - | - | - |" in text
     assert "| mean of 1 | best |  | 3.00 | 0.0100 | 20.00 | - | 2.75 | 21.00 | 60 |" in text
+    assert "6 CPU-minutes: optuna -0.50 MCS on the test cells (-0.50; lower is better)" in text
+    assert "| optuna-0 | t0002 | 3.25 | 3.75 | 3.00 | 3.50 |" in text
+    assert "| optuna-1 | t0002 | 3.00 | - | 2.50 | - |" in text
+    assert "| random-1 | - | - | - | - | - |" in text
+    assert "**Against the preset** (best of 2 studies, 12 CPU-minutes in all), at no less" in text
     assert "| random-1 | 4 | 0 | 2.0 | - | - | - |" in text
     assert "| optuna-1 | 4 | 3 | 2.0 | 3.00 | 2.50 | - |" in text
     assert "no search was killed" in text and "12.0 % with 8 trials of 60 s; not known in" in text
@@ -136,12 +148,12 @@ def test_only_the_preset_counts_as_what_was_given(tmp_path: Path) -> None:
 
 
 def test_every_judgement_is_in_the_estimate(tmp_path: Path) -> None:
-    """One for each study, and two for each seed of each configuration compared; the studies get
-    what is left."""
+    """Two for each study, of its best trial and its first, and two for each seed of each
+    configuration compared; the studies get what is left."""
     for words, kinds in (((), 2), (("schedule.clips=8",), 3)):
         args = asked(tmp_path, "--seeds", "3", *words)
         told = tuning_stages.costs(args, 2)
-        assert told["judgements"] == (2 * 3 + 2 * 3 * kinds) * tuning_judging.JUDGE_SECONDS
+        assert told["judgements"] == (2 * 2 * 3 + 2 * 3 * kinds) * tuning_judging.JUDGE_SECONDS
         assert sum(told.values()) == pytest.approx(60 * args.minutes)
 
 
@@ -203,6 +215,42 @@ def test_an_interruption_costs_one_judgement_at_most(
     assert calls[4:] == [f"judge {kind} {where}" for kind in kinds
                          for where in ("test", "validation")]  # fmt: skip
     assert [row["best"]["test"] for row in rows] == [figures(3.0)] * 2
+
+
+def test_each_study_is_judged_beside_its_first_trial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the test cells, once; not where the first trial is the best, or is not what was given. A
+    state of before, in which the best ones are judged already, is gone on with."""
+    searches: list[str] = []
+    judgements: list[str] = []
+
+    def search(bench: Bench, data: str, out: Path, *words: str) -> dict[str, Any]:
+        searches.append(out.name)
+        best, given = {"optuna-0": ("t0002", 3.5), "random-0": ("t0000", 3.5),
+                       "optuna-1": ("t0000", None), "random-1": (None, None)}[out.name]  # fmt: skip
+        return {"best": best, "given": given, "scores": {AIM: 3.0} if best else {}, "values": {}}
+
+    def judge(bench: Bench, run: Path, cells: str | None) -> dict[str, float | None]:
+        judgements.append(f"{run.parent.parent.name} {run.name} {cells}")
+        return figures(float(len(judgements)))
+
+    monkeypatch.setattr(tuning_stages, "searched", search)
+    monkeypatch.setattr(tuning_stages, "judged", judge)
+    known = {"sets": {"data": "data", "test": "test"}, "steps": 90}
+    bench = Bench(asked(tmp_path))
+    bench.once("optuna-0", lambda: search(bench, "data", tmp_path / "optuna-0"))
+    bench.once("optuna-0-test", lambda: figures(3.25))
+    made = tuning_stages.studies(bench, known)["studies"]
+    assert searches == ["optuna-0", "random-0", "optuna-1", "random-1"]
+    assert judgements == ["optuna-0 t0000 test", "random-0 t0000 test", "optuna-1 t0000 test"]
+    assert made["optuna-0"]["test"] == figures(3.25)
+    assert made["optuna-0"]["given_test"] == figures(1.0)
+    assert made["random-0"]["given_test"] == made["random-0"]["test"] == figures(2.0)
+    for name in ("optuna-1", "random-1"):
+        assert made[name]["given_test"] == {}
+    again = tuning_stages.studies(Bench(asked(tmp_path)), known)["studies"]
+    assert again == made and (len(searches), len(judgements)) == (4, 3)
 
 
 def test_an_interrupted_overhead_is_measured_again(

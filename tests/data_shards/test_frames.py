@@ -45,11 +45,39 @@ def test_windows(count: int, length: int, stride: int, windows: str) -> None:
     assert bool(want) == (count >= frames.shortest(frames=length, stride=stride))
 
 
+@settings(deadline=None)
+@given(
+    segments=st.lists(st.integers(1, 20), min_size=1, max_size=5),
+    length=st.integers(1, 6),
+    stride=st.integers(1, 4),
+    windows=st.sampled_from(frames.WINDOWS),
+)
+def test_no_clip_leaves_its_segment(
+    segments: list[int], length: int, stride: int, windows: str
+) -> None:
+    """Segments are cut one by one, short ones give nothing, and starts count all frames."""
+    source = (np.full((1, 1, 3), index, np.uint8) for index in range(sum(segments)))
+    cutting = {"frames": length, "stride": stride, "windows": windows}
+    cuts = list(frames.cut(source, **cutting, prepare=lambda frame: frame, segments=segments))
+    want, begin = [], 0
+    for count in segments:
+        clips = slow_clips(count, length, stride, windows)
+        want += [[begin + index for index in clip] for clip in clips]
+        begin += count
+    want = want[:1] if windows == "first" else want
+    assert [clip[:, 0, 0, 0].tolist() for _, clip in cuts] == want
+    assert [start for start, _ in cuts] == [clip[0] for clip in want]
+
+
 def test_first_window_decodes_no_more() -> None:
     """`first` asks for no frame after its last one."""
     source = iter(moving(10))
     cuts = frames.cut(source, frames=3, stride=2, windows="first", prepare=lambda frame: frame)
     assert len(list(cuts)) == 1 and len(list(source)) == 5
+    source = iter(moving(10))
+    cutting = {"frames": 3, "stride": 2, "windows": "first", "segments": (4, 6)}
+    cuts = frames.cut(source, **cutting, prepare=lambda frame: frame)
+    assert [start for start, _ in cuts] == [4] and len(list(source)) == 1
 
 
 def test_frames_of_other_sizes() -> None:

@@ -188,7 +188,7 @@ def test_killed_command_goes_on(tmp_path: Path) -> None:
 def test_archive_resumes_without_decoding_what_is_done(tmp_path: Path) -> None:
     """After a kill, a golf archive is read on: the same bytes as its folder's, and the images of
     finished shards are not decoded again."""
-    root = raw.golf(tmp_path / "in", videos=7, frames=8)
+    root = raw.golf(tmp_path / "in", videos=7, segments=(4, 5))
     archive = raw.pack(root, tmp_path / "golf.tar.bz2")
     size = {"frames": 4, "windows": "all", "height": 16, "width": 16, "shard_clips": 4}
     options = Options(source="golf", root=str(archive), name="golf", **size)

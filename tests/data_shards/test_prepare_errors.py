@@ -168,7 +168,7 @@ WORDS = [
         "synthetic --list /nowhere",
         "/nowhere: the list cannot be read (No such file or directory); see --list",
     ),
-    ("synthetic --identities 3000", "identities: synthetic footage has at most 2,208, not 3000"),
+    ("synthetic --identities 3000", "identities: synthetic footage has at most 2,142, not 3000"),
     (
         "synthetic --length 2 --identities 1",
         "synthetic: no usable video; rejected red-disc/turn: too short: 2 frames, a clip takes 4 "
@@ -183,6 +183,15 @@ def test_bad_words(
 ) -> None:
     """Options that make no sense are named, with what would."""
     assert refuse(words.split(), tmp_path / "out", capsys) == message
+
+
+def test_held_out_cells_of_an_archive(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """They are refused before the archive, here no archive at all, is read."""
+    archive = tmp_path / "golf.tar"
+    archive.write_bytes(b"not read")
+    words = ["golf", "--root", str(archive), "--hold-out", "ann:walk"]
+    said = refuse(words, tmp_path / "out", capsys)
+    assert said == f"--hold-out: needs the unpacked folder; {archive} is an archive"
 
 
 def test_list_that_leads_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -255,5 +255,5 @@ def test_a_gpu_leaves_the_cores_to_decoding(
     """`threads=0` is two, or beside a GPU this process's share of the cores; a number is itself."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
-    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(cores)))
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(cores)), raising=False)
     assert DataConfig(threads=threads).decoding_threads() == want

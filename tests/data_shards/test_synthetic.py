@@ -51,19 +51,36 @@ def test_held_out_cells_leave_every_label(identities: int, actions: int) -> None
 
 def test_appearances_beyond_the_named_colours_are_all_different() -> None:
     """Every name once, the first 48 as before, and one with a numbered hue can be rendered."""
-    names = synthetic.identities(2208)
-    assert len(set(names)) == 2208 and names[:48] == synthetic.identities(48)
+    names = synthetic.identities(2142)
+    assert len(set(names)) == 2142 and names[:48] == synthetic.identities(48)
     assert all(name.split("-")[0] in synthetic.COLOURS for name in names[:48])
-    assert names[54] == "hue223-disc"
+    assert names[54] == "hue232-disc"
     other = cell("red-disc", "turn").astype(float)
-    assert np.abs(cell("hue223-disc", "turn") - other).mean() > 1
+    assert np.abs(cell("hue232-disc", "turn") - other).mean() > 1
+
+
+def test_no_two_appearances_look_the_same() -> None:
+    """Hues of a shape are all different, and no numbered one is within a degree of a named one; so
+    the first frames of all discs differ."""
+    names = [name for name in synthetic.identities(2142) if name.endswith("-disc")]
+    named, numbered = names[:8], names[8:]
+    assert min(synthetic.degrees_apart(a, b) for a in named for b in numbered) >= 1
+    frames = {next(synthetic.render(name, "turn", frames=1, size=64)).tobytes() for name in names}
+    assert len(frames) == len(names) == 357
+
+
+def test_degrees_between_appearances_go_around_the_circle() -> None:
+    """Of one shape the shorter way; another shape is as far as can be."""
+    assert synthetic.degrees_apart("hue350-disc", "hue010-disc") == pytest.approx(20)
+    assert synthetic.degrees_apart("red-disc", "hue180-disc") == pytest.approx(180)
+    assert synthetic.degrees_apart("red-disc", "red-cube") == 180
 
 
 def test_limits_are_named() -> None:
     """More factors than there are is an error that says how many there are."""
     with pytest.raises(
-        UserError, match=r"^identities: synthetic footage has at most 2,208, not 2209$"
+        UserError, match=r"^identities: synthetic footage has at most 2,142, not 2143$"
     ):
-        synthetic.identities(2209)
+        synthetic.identities(2143)
     with pytest.raises(UserError, match=r"^actions: synthetic footage has at most 8, not 9$"):
         synthetic.actions(9)

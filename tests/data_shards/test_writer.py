@@ -24,12 +24,15 @@ def video(number: int, sizes: list[int]) -> Result:
 def fill(
     out: Path, videos: list[Result], *, clips: int, size: int, stop: int = 1 << 30
 ) -> SetWriter:
-    """Add the videos from where an earlier writer stopped; `stop` leaves after so many."""
+    """Add the videos from where an earlier writer stopped; `stop` leaves after so many. The number
+    of rejects is told right at every moment."""
     writer = SetWriter(out, codec="png", shard_clips=clips, shard_bytes=size)
     done, skip = writer.resume(), writer.skip_clips
+    assert writer.rejected == len(writer.rejects)
     for result in videos[done:stop]:
         writer.add(result, skip=skip)
         skip = 0
+        assert writer.rejected == len(writer.rejects)
     if stop >= len(videos):
         writer.close()
         writer.join_records()

@@ -41,12 +41,13 @@ engine.Engine.update, os.fsync = counted, failing
 
 
 @pytest.mark.parametrize("background", ["true", "false"])
-@pytest.mark.parametrize(("on_full", "last"), [("stop", 99), ("continue", 9)])
+@pytest.mark.parametrize(("on_full", "last"), [("stop", 99), ("continue", 9), ("continue", 99)])
 def test_a_disk_that_fails(
     tmp_path: Path, data: Path, on_full: str, last: int, background: str
 ) -> None:
     """EIO at every fsync from step 5 on: the run stops with a line and its checkpoints are whole,
-    or goes on without saves until the disk is well; either way it ends on the bits of any other."""
+    or goes on without saves until the disk is well; one that is not well at the end has not saved
+    what it was for, and says so. Either way it ends on the bits of any other."""
     words = ("train.steps=12", "checkpoint.steps=2", "checkpoint.keep=0",
              f"checkpoint.background={background}", f"checkpoint.on_full={on_full}")  # fmt: skip
     run = tmp_path / "run"
@@ -58,8 +59,9 @@ def test_a_disk_that_fails(
     assert whole == steps and steps[0] <= 2
     assert not list((run / "checkpoints").glob(".*"))
     assert "Input/output error" in ended.stderr and "Traceback" not in ended.stderr
-    if on_full == "stop":
+    if last == 99:
         assert ended.returncode == 2 and "mend the disk" in ended.stderr
+        assert ("step 12, the last, could not be saved" in ended.stderr) == (on_full == "continue")
         assert 3 <= steps[-1] <= 5
         assert train(tmp_path, data, *words) == 0
     else:

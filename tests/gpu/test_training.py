@@ -12,15 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.gpu.words import GENTLE, NODES, PRECISIONS, STEPS
 from tests.support.footage import tiny_set
 from tests.support.training import ROOT, SMALL, differing, environment, tensors, train
-
-PAPER = (
-    "preset=golf", "schedule.clips=6", "latents.static_key=identity", "networks.norm=batch",
-    "networks.channels=8", "networks.hidden=12",
-)  # fmt: skip
-GENTLE = ("optim.gamma_rate=1e-3", "optim.epsilon=1e-4")
-"""Adam's first steps follow the sign of a gradient, also where it is all rounding; not so here."""
 
 
 @pytest.fixture(scope="module")
@@ -75,17 +69,13 @@ def two_nodes(runs: Path, data: Path, *words: str, name: str, config: str) -> li
     return told
 
 
-@pytest.mark.parametrize(
-    "words",
-    [(), ("preset=fast",), PAPER, ("schedule.kind=alternate", "schedule.inner=3"),
-     ("latents.low_rank.rank=4", "latents.low_rank.scope=dictionary")],
-    ids=["folder", "fast", "paper", "alternate", "low rank"],
-)  # fmt: skip
+@pytest.mark.parametrize("words", STEPS.values(), ids=STEPS)
 def test_a_gpu_takes_the_steps_of_a_cpu(tmp_path: Path, data: Path, words: tuple[str, ...]) -> None:
     """Losses, weights, averages, moments and rows of 20 steps, to float tolerance."""
     words = (*words, *GENTLE, "train.steps=20")
     on_cpu(tmp_path, data, *words, name="cpu")
     on_gpu(tmp_path, data, *words, name="gpu")
+    assert not torch.backends.cudnn.allow_tf32 and not torch.backends.cuda.matmul.allow_tf32
     assert losses(tmp_path / "gpu") == pytest.approx(losses(tmp_path / "cpu"), rel=1e-3)
     cpu, gpu = (tensors(tmp_path / name, 20) for name in ("cpu", "gpu"))
     assert cpu.keys() == gpu.keys()
@@ -120,13 +110,7 @@ def test_a_run_moves_between_gpu_and_cpu(tmp_path: Path, data: Path) -> None:
     on_gpu(tmp_path, data, *words, "train.steps=20", name="there")
 
 
-@pytest.mark.parametrize(
-    ("words", "tolerance"),
-    [(("train.precision=tf32",), 0.01), (("train.precision=bf16",), 0.05),
-     (("networks.compile=inductor",), 0.01),
-     (("train.precision=bf16", "networks.compile=inductor"), 0.05)],
-    ids=["tf32", "bf16", "compiled", "bf16 compiled"],
-)  # fmt: skip
+@pytest.mark.parametrize(("words", "tolerance"), PRECISIONS.values(), ids=PRECISIONS)
 def test_other_precisions_learn_alike(
     tmp_path: Path, data: Path, words: tuple[str, ...], tolerance: float
 ) -> None:
@@ -138,12 +122,7 @@ def test_other_precisions_learn_alike(
     assert other[-1] == pytest.approx(one[-1], rel=tolerance) and one[-1] < 0.8 * one[0]
 
 
-@pytest.mark.parametrize(
-    "words",
-    [(), PAPER, ("latents.replicate_kib=0", "latents.residence=host"),
-     ("schedule.kind=alternate",)],
-    ids=["folder", "paper", "host rows", "alternate"],
-)  # fmt: skip
+@pytest.mark.parametrize("words", NODES.values(), ids=NODES)
 def test_ranks_joined_by_nccl_are_one_process(
     tmp_path: Path, data: Path, words: tuple[str, ...]
 ) -> None:

@@ -6,6 +6,7 @@ import html.parser
 import json
 import re
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -114,6 +115,21 @@ def test_time_by_phase_is_per_step(folders: list[Path]):
     found = report.phases(read_run(folders[0]))
     assert found[0].name == "backward" and found[0].seconds == pytest.approx(0.052)
     assert sum(phase.share for phase in found) == pytest.approx(100)
+
+
+def test_a_long_ranking_shows_its_whole_range(tmp_path: Path):
+    """Of 1,001 videos 200 bars, evenly spread from the best to the worst; the title counts all."""
+    names = [f"v{place:04}" for place in range(1001)]
+    folder = write_run(tmp_path / "long", names=names, samples=False)
+    found = report.ranking(read_run(folder))
+    places = [names.index(bar["name"]) for bar in found.bars]
+    assert found.videos == 1001 and len(places) == 200
+    assert (places[0], places[-1]) == (0, 1000)
+    assert {b - a for a, b in pairwise(places)} == {5, 6}
+    text = report.write_report([folder]).read_text()
+    assert "PSNR of 1001 videos" in text and "dB, 200 of them shown</small>" in text
+    short = report.write_report([write_run(tmp_path / "short", samples=False)]).read_text()
+    assert "PSNR of 2 videos" in short and "of them shown" not in short
 
 
 def test_events_come_from_both_files_and_routine_is_left_out(tmp_path: Path):

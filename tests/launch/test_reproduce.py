@@ -19,6 +19,7 @@ from PIL import Image
 
 from data_shards.errors import UserError
 from data_shards.manifest import read_manifest
+from data_shards.sources import synthetic
 from launch.reproduce import __main__ as entry
 from launch.reproduce import (
     blending,
@@ -30,6 +31,8 @@ from launch.reproduce import (
     report,
     shifts,
     trainings,
+    variants,
+    verdicts,
 )
 from launch.reproduce.baselines import BASELINES
 from launch.reproduce.baselines.__main__ import main as play
@@ -43,9 +46,10 @@ from launch.reproduce.context import (
     to_json,
 )
 from launch.reproduce.footage import SYNTHETIC, find_sets
+from launch.reproduce.lives import Lives
 from launch.reproduce.pacing import Pacing
 from launch.reproduce.planner import Need, Plan
-from launch.reproduce.stages import STAGES, ablation, adversarial, unseen
+from launch.reproduce.stages import STAGES, adversarial, presets, unseen
 from launch.reproduce.stages.compact import Point, at_bytes
 from launch.reproduce.stages.unseen import counts_of, split
 from launch.reproduce.state import State
@@ -105,13 +109,17 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Context, Trainer, li
 
 
 def test_an_interrupted_reproduction_goes_on_and_trains_nothing_twice(done) -> None:
-    """Trainings are those that the planner counts, plus the one that failed; again, none."""
-    context, trainer, _ = done
+    """Trainings are those that the planner counts, plus the one that failed; again, none. The
+    report says which the first life began: five, the one that failed, and the baselines."""
+    context, trainer, files = done
     ours = {name: stage for name, stage in STAGES.items() if name != "adversarial"}
     needed = sum(stage.trainings(TINY, context.plan) for stage in ours.values())
     baselines = list((context.out / "baselines").glob("*.safetensors"))
     assert len(baselines) == STAGES["adversarial"].trainings(TINY, context.plan)
     assert trainer.started == needed + 1
+    names, begun = needed + len(baselines), 5 + 1 + len(baselines)
+    text = f"{names - begun} made by this life, {begun} begun by earlier lives of this run\n"
+    assert f"- trainings: {names}: {text}" in files[2].read_text()
     entry.reproduce(context, STAGES, FACTS)
     assert trainer.started == needed + 1
 
@@ -120,19 +128,20 @@ def test_another_plan_runs_a_stage_again_and_keeps_its_trainings(done) -> None:
     """A stage's result depends on its inputs; equal trainings are found by their settings."""
     context, trainer, _ = done
     before, name = trainer.started, "random_latents"
-    kept = State(context.out)
+    kept, lives = State(context.out), Lives(context.out)
     other = replace(context, plan=replace(context.plan, randoms=3))
     from launch.reproduce.state import inputs_of, run_stage
 
     assert kept.result(name, inputs_of(other, name)) is None
-    run_stage(other, kept, name, STAGES[name])
+    run_stage(other, kept, lives, name, STAGES[name])
     assert trainer.started == before
-    assert kept.before(name) > 0 and kept.before("compact") == 0
+    assert lives.before(name) > 0 and lives.before("compact") == 0
 
 
 def test_real_footage_and_features_fill_every_row(done, tmp_path: Path) -> None:
     """Strips of two windows a video: MCS beside reference rows, other windows under a card of their
-    own, claims on MCS judged, as many videos of the baselines as of ours."""
+    own, claims on MCS judged, as many videos of the baselines as of ours; Tab. 6 learns from
+    random windows and is measured on the same clips."""
     root = tmp_path / "weizmann_strips"
     for number, video in enumerate(videos(6, frames=2 * FRAMES, size=32)):
         path = root / f"move{number % 2}" / f"person{number // 2}.png"
@@ -142,11 +151,11 @@ def test_real_footage_and_features_fill_every_row(done, tmp_path: Path) -> None:
     strips = replace(strips, preset="folder", held_out=1)
     context = replace(done[0], out=tmp_path / "out", sets=(strips,), vgg=untrained_vgg())
     context.out.mkdir()
-    found = {name: STAGES[name].run(context)
-             for name in ("ablation", "adversarial", "random_latents", "exchange")}  # fmt: skip
+    names = ("ablation", "adversarial", "random_latents", "exchange", "presets")
+    found = {name: STAGES[name].run(context) for name in names}
     tables = {t.title: t for result in found.values() for t in result.tables}
     scored = [t for t in tables.values() if "MCS" in t.columns]
-    assert len(scored) == 5
+    assert len(scored) == 6
     for table in scored:
         lines = {row[0]: row for row in table.rows}
         at = table.columns.index("MCS")
@@ -163,6 +172,12 @@ def test_real_footage_and_features_fill_every_row(done, tmp_path: Path) -> None:
     assert sum("MCS" in c.text and c.holds is not None for c in claims) >= 4
     card = tables["Tab. 3 and Fig. 6, action exchange: weizmann_strips"].card
     assert card["best training video"].startswith("of 10 windows of the training videos")
+    exact = tables["Tab. 6: weizmann_strips"]
+    assert [row[0] for row in exact.rows[4:]] == [presets.USED, presets.TOLD, presets.EXACT]
+    assert all(row[-1] == 3 for row in exact.rows[4:]) and not found["presets"].notes
+    told = "Tab. 6 to the letter: preset weizmann_paper, random windows of whole videos"
+    assert exact.card["training"].endswith(f"; {told}, networks.channels=64")
+    assert read_manifest(context.out / "data" / "weizmann_strips-whole").windows == "whole"
 
 
 def test_the_report_has_every_stage_with_cards_and_says_what_is_missing(done) -> None:
@@ -178,7 +193,9 @@ def test_the_report_has_every_stage_with_cards_and_says_what_is_missing(done) ->
     links = [part.split(")")[0] for part in published.split("](")[1:]]
     assert links and all((files[2].parent / link).is_file() for link in links)
     stages = json.loads((context.out / "state.json").read_text())["stages"]
-    assert all(from_json(s["result"]).tables or s["result"]["pictures"] for s in stages.values())
+    found = {name: from_json(stage["result"]) for name, stage in stages.items()}
+    assert found["presets"].notes == ("none of the paper's data sets is there",)
+    assert all(r.tables or r.pictures for name, r in found.items() if name != "presets")
     tables = [t for s in stages.values() for t in from_json(s["result"]).tables]
     assert all(len(row) == len(t.columns) for t in tables for row in t.rows)
     facts = {"frames", "size", "footage", "videos"}
@@ -204,13 +221,13 @@ def test_a_claim_that_fails_comes_with_its_likely_cause(done) -> None:
     from launch.reproduce.figures import Figures
 
     found = {name: [Figures(None, 0.5, 20.0 + number)] * 3
-             for number, name in enumerate(ablation.VARIANTS)}  # fmt: skip
-    steps = {name: [100 + number] * 3 for number, name in enumerate(ablation.VARIANTS)}
-    rows = ablation.Rows({}, found, found, steps, {}, {})
+             for number, name in enumerate(variants.VARIANTS)}  # fmt: skip
+    steps = {name: [100 + number] * 3 for number, name in enumerate(variants.VARIANTS)}
+    rows = variants.Rows({}, found, found, steps, {}, {})
 
     def order(**given: list[float]) -> Claim:
-        values = {name: given.get(short, high) for name, (short, _) in ablation.VARIANTS.items()}
-        return ablation._order("t", values, rows, digits=1)
+        values = {name: given.get(short, high) for name, (short, _) in variants.VARIANTS.items()}
+        return verdicts.order("t", values, rows, digits=1)
 
     low, high = [1.0, 1.2, 1.4], [2.0, 2.2, 2.4]
     first = order(full=low)
@@ -226,7 +243,7 @@ def test_a_claim_that_fails_comes_with_its_likely_cause(done) -> None:
     alone = order(full=[2.0], bare=[1.0])
     assert alone.holds is None and alone.detail.endswith("one seed does not settle an order")
     assert report.explained(Claim("t", None, "d", "c")) == "d; likely cause: c"
-    assert near.cause == ablation.SAME and alone.cause == ablation.TOGETHER
+    assert near.cause == verdicts.SAME and alone.cause == verdicts.TOGETHER
     files = done[2]
     assert "likely cause" in files[0].read_text() and "likely cause" in files[1].read_text()
 
@@ -239,7 +256,7 @@ def test_stages_by_themselves_count_the_models_that_they_make() -> None:
     need = chosen["random_latents"].need(sets, plan, first=True)
     assert (need.units, need.fixed) == (3, True)
     assert chosen["compact"].need(sets, plan).units == 0
-    assert chosen["sheets"].need(sets, plan, first=True).starts == len(ablation.VARIANTS)
+    assert chosen["sheets"].need(sets, plan, first=True).starts == len(variants.VARIANTS)
     assert first_users(STAGES, sets, plan) == set()
 
 
@@ -346,7 +363,7 @@ def test_a_budget_is_kept_by_stages_and_survives_a_restart(
     context = Context(tmp_path, (TINY,), replace(PLAN, minutes=1.0), None, "", Trainer())
 
     def paced(budget: float) -> Pacing:
-        return Pacing(context, stages, State(tmp_path), budget=budget)
+        return Pacing(context, stages, State(tmp_path), Lives(tmp_path), budget=budget)
 
     first = paced(36.0)
     results = [first.run(name) for name in stages]
@@ -362,12 +379,13 @@ def test_a_budget_is_kept_by_stages_and_survives_a_restart(
     assert whole == last == 1.0 and short is not None and 0.05 <= short <= most + 1e-9 < 1
     again = paced(36.0)
     assert [again.run(name) for name in stages] == results and len(seen) == 3
-    assert [row[3] for row in again.table().tables[0].rows] == [1.0, short, 1.0, None]
-    less = Pacing(context, {"c": stages["c"]}, State(tmp_path / "less"), budget=20)
+    assert [row[3] for row in again.time().tables[0].rows] == [1.0, short, 1.0, None, None]
+    other = tmp_path / "less"
+    less = Pacing(context, {"c": stages["c"]}, State(other), Lives(other), budget=20)
     assert "left out: 20.0 minutes" in less.run("c").notes[0] and len(seen) == 3
-    assert less.table().tables[0].rows[0][3:] == (None, None, None)
-    (tmp_path / "late").mkdir()
-    late = Pacing(context, stages, State(tmp_path / "late"), budget=36.0, spent=32.0)
+    assert less.time().tables[0].rows[0][3:] == (None, None, None)
+    other = tmp_path / "late"
+    late = Pacing(context, stages, State(other), Lives(other, already=32 * 60), budget=36.0)
     late.run("a")
     assert "4 minutes of the budget are left" in capsys.readouterr().err.splitlines()[-1]
 
@@ -458,6 +476,15 @@ def test_large_synthetic_sets_grow_and_keep_their_unseen_ones_apart() -> None:
     assert len({name.split("/")[1] for name in kept[:20]}) > 4
 
 
+def test_what_is_unseen_does_not_look_like_what_is_trained_on() -> None:
+    """An unseen appearance of the large synthetic sets is 20 degrees of hue from every other one of
+    its shape, and 2,000 videos are left."""
+    kept, new = unseen.large_split(250 + unseen.NEW_ROWS + unseen.ROOM)
+    looks, unlike = ({name.split("/")[0] for name in names} for names in (kept, new))
+    assert len(unlike) == unseen.NEW_ROWS and len(kept) >= 2000
+    assert min(synthetic.degrees_apart(a, b) for a in looks for b in unlike) >= 20
+
+
 def test_data_sets_are_found_by_their_layout(tmp_path: Path) -> None:
     """Known folders give sets, synthetic footage is always there, nothing known is an error."""
     (tmp_path / "weizmann_strips").mkdir()
@@ -492,7 +519,7 @@ def test_reference_rows_agree_with_slow_code() -> None:
     assert np.abs(blur[1, 2, 8, 6] - patch).max() <= 0.5 + 1e-9
     noise = figures.noisy(real).astype(float) - real
     assert noise.std() == pytest.approx(figures.NOISE_SD, rel=0.1)
-    found = figures.references(real, vgg=None)
+    found = figures.references(figures.truth_of(real, vgg=None))
     assert found["frozen first frame"].fcs == pytest.approx(1)
     assert found["bound (real videos)"].fcs < 1
 

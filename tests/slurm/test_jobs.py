@@ -130,10 +130,13 @@ def test_a_node_that_dies_costs_no_more_than_a_save_interval(slurm: Cluster, dat
 def test_scancel_saves_and_the_run_can_be_handed_in_again(
     slurm: Cluster, data: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    """A cancelled job has saved, is not queued again by itself, and `resume` goes on."""
+    """A second job of the run is refused. A cancelled one has saved, is not queued again by itself,
+    and `resume` goes on."""
     run = Path("runs", "run")
     job = submit(data, "--nodes", "2", "train.steps=100000")
     at_work()
+    assert main(["submit", f"data.manifest={data}", "name=run", *WORDS]) == 2
+    assert f"job {job} is running; cancel it first" in capsys.readouterr().err
     slurm.run("scancel", job)
     assert slurm.wait_end(job) == "CANCELLED", log()
     wait_for(lambda: record().get("status") == "preempted", f"a save: {log()}")
@@ -153,7 +156,7 @@ def test_scancel_saves_and_the_run_can_be_handed_in_again(
 
 
 def test_a_sweep_is_a_job_array(slurm: Cluster, data: Path) -> None:
-    """Each line of the file becomes a run of its own."""
+    """Each line of the file becomes a run of its own, which can be handed in again by itself."""
     Path("sweep.txt").write_text("name=a seed=1  # first\n\nname=b seed=2\n")
     words = (*WORDS, "train.steps=4", f"data.manifest={data}")
     assert main(["submit", *words, "--array", "sweep.txt"]) == 0
@@ -162,6 +165,10 @@ def test_a_sweep_is_a_job_array(slurm: Cluster, data: Path) -> None:
         assert slurm.wait_end(job) == "COMPLETED"
         assert record(name)["status"] == "done"
         assert f"\nseed: {seed}\n" in Path("runs", name, "config.yaml").read_text()
+    assert main(["resume", "runs/b"]) == 0
+    again = json.loads(Path("runs", "b", "slurm", "job.json").read_text())["job"]
+    assert slurm.wait_end(again) == "COMPLETED"
+    assert [len(record(name)["starts"]) for name in "ab"] == [1, 2]
 
 
 def test_the_plain_script_trains_too(slurm: Cluster, data: Path) -> None:

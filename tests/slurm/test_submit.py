@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shlex
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from launch.slurm.__main__ import main
-from launch.slurm.inside import FOLDER, JOB, STOP, verdict
+from launch.slurm.cluster import GONE, Job
+from launch.slurm.inside import FOLDER, JOB, STOP, begin, verdict
 from launch.slurm.script import JobConfig, render, seconds_of
-from tests.support.training import ROOT
+from tests.support.training import ROOT, launch, train
+from trainer.comm import Comm
 from trainer.commit import read_json, update_json
+from trainer.lives import refusal_file
+from trainer.runlock import take_lock
 
 
 def test_the_plain_script_is_the_template_filled_in() -> None:
@@ -40,6 +46,19 @@ def test_scripts_are_shell(job: JobConfig, tmp_path: Path) -> None:
                                  check=False)  # fmt: skip
         assert checked.returncode == 0, checked.stderr
         assert script.index("#SBATCH --requeue") < script.index("set -u")
+
+
+def test_awkward_names_and_folders_reach_sbatch_whole(tmp_path: Path) -> None:
+    """Spaces, quotes, # and % in a run's name and folder: like a shell, sbatch groups by quotes and
+    takes what follows a backslash as it is, and so reads one word for each option."""
+    home = tmp_path / "a b" / 'it\'s 100% "#1"'
+    script = render(JobConfig(), name="navsynth-a b", output=home, folder=home)
+    lines = [line for line in script.splitlines() if line.startswith("#SBATCH ")]
+    words = [shlex.split(line.removeprefix("#SBATCH "), comments=True) for line in lines]
+    assert [len(word) for word in words] == [1] * len(lines)
+    options = dict(word[0].removeprefix("--").partition("=")[::2] for word in words)
+    assert options["job-name"] == "navsynth-a b" and options["chdir"] == str(home)
+    assert options["output"] == f"{home}/%j.out".replace("100%", "100%%")
 
 
 @pytest.mark.parametrize(
@@ -76,12 +95,14 @@ def test_hooks_come_before_everything_that_needs_them(
 def test_a_dry_run_prints_the_script(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    """--dry-run writes nothing and needs no cluster."""
+    """--dry-run writes nothing and needs no cluster; processes without a clip are told of beside
+    the script."""
     monkeypatch.chdir(tmp_path)
     words = ["submit", "--dry-run", f"data.manifest={data}", "name=x", "--nodes", "4",
              "--gpus-per-node", "8", "--metrics-port", "9100"]  # fmt: skip
     assert main(words) == 0
-    told = capsys.readouterr().out
+    told, warned = capsys.readouterr()
+    assert warned.startswith("warning: 24 of 32 processes get no clip: schedule.clips is 8; set ")
     for line in (
         "#SBATCH --nodes=4",
         "#SBATCH --gpus-per-node=8",
@@ -177,6 +198,87 @@ def test_a_run_that_never_came_to_life_is_lost_whatever_it_said_before(tmp_path:
     assert verdict(tmp_path, since=before, retries=1) == "5 again"
     (tmp_path / FOLDER / STOP).touch()
     assert verdict(tmp_path, since=0, retries=1) == "0 stop"
+
+
+ANSWER = """#!/bin/bash
+echo "${0##*/} $*" >>"${0%/*}/asked"
+printf '%b' '{answer}'
+"""
+
+
+def known_cluster(folder: Path, state: str) -> None:
+    """Commands of a SLURM that knows the jobs 7_0 and 7_1 in a state, and notes what it is asked
+    for in the file `asked`. The real one is in test_jobs.py."""
+    listed = "".join(rf"{8 + task}|7|{task}|{state}|None|0|\n" for task in range(2))
+    for name, answer in (("squeue", listed), ("scancel", ""), ("sbatch", r"7\n")):
+        (folder / name).write_text(ANSWER.replace("{answer}", answer))
+        (folder / name).chmod(0o755)
+
+
+def test_runs_of_a_sweep_are_cancelled_and_resumed_one_by_one(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """A job that is being queued again is alive: no second one is handed in, and `cancel` ends it.
+    After its end `resume` hands in a script for that run alone."""
+    monkeypatch.chdir(tmp_path)
+    commands = tmp_path / "bin"
+    commands.mkdir()
+    monkeypatch.setenv("PATH", f"{commands}:{os.environ['PATH']}")
+    Path("sweep").write_text("name=a seed=1\nname=b seed=2\n")
+    known_cluster(commands, "REQUEUED")
+    sweep = ["submit", f"data.manifest={data}", "--array", "sweep"]
+    assert main(sweep) == 0
+    assert read_json(Path("runs", "b", FOLDER, JOB))["job"] == "7_1"
+    capsys.readouterr()
+    for words, job in ((["resume", "runs/b"], "runs/b: job 7_1"), (sweep, "runs/a: job 7_0")):
+        assert main(words) == 2
+        assert capsys.readouterr().err == f"error: {job} is requeued; cancel it first\n"
+    assert main(["cancel", "runs/b"]) == 0
+    assert "scancel 7_1" in (commands / "asked").read_text().splitlines()
+    known_cluster(commands, "CANCELLED")
+    assert main(["resume", "runs/b"]) == 0
+    asked = (commands / "asked").read_text().splitlines()
+    assert asked[-1] == "sbatch --parsable runs/b/slurm/train.sbatch"
+    script = Path("runs", "b", FOLDER, "train.sbatch").read_text()
+    assert f"set -- data.manifest={data} name=b seed=2\n" in script and "--array" not in script
+    assert read_json(Path("runs", "b", FOLDER, JOB))["job"] == "7"
+
+
+@pytest.mark.parametrize("state", ["RUNNING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "STOPPED"])
+def test_a_job_is_alive_until_it_is_known_to_have_ended(state: str) -> None:
+    """Only states that nothing leads out of are an end."""
+    assert Job("1", state, "", 0).alive
+    for ended in ("COMPLETED", "CANCELLED", "NODE_FAIL", "TIMEOUT", GONE):
+        assert not Job("1", ended, "", 0).alive
+
+
+def test_a_start_that_is_refused_is_not_queued_again(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """Another job has the folder, or a setting is one that this machine cannot do: code 2 and the
+    reason; what the other job wrote, and is known by, stays. A start that gets the folder forgets
+    the refusal."""
+    run = tmp_path / "run"
+    (run / FOLDER).mkdir(parents=True)
+    update_json(run / FOLDER / JOB, job="7")
+    update_json(run / "run.json", status="running")
+    monkeypatch.setenv("SLURM_JOB_ID", "8")
+    lock = take_lock(run, comm=Comm())
+    assert lock is not None
+    try:
+        begin(["--runs", str(tmp_path), f"data.manifest={data}", "name=run"])
+        assert read_json(run / FOLDER / JOB)["job"] == "8"
+        assert launch(tmp_path, data, "train.steps=2").returncode == 2
+    finally:
+        lock.release()
+    assert verdict(run, since=0, retries=3) == "2 stop"
+    assert "in use by process" in capsys.readouterr().err
+    assert read_json(run / "run.json") == {"status": "running"}
+    assert read_json(run / FOLDER / JOB)["job"] == "7"
+    assert launch(tmp_path, data, "train.steps=2", "train.precision=bf16").returncode == 2
+    assert refusal_file(run).exists() and read_json(run / "run.json") == {"status": "running"}
+    assert train(tmp_path, data, "train.steps=2") == 0
+    assert verdict(run, since=0, retries=3) == "0 stop"
 
 
 @pytest.mark.parametrize("script", ["train.sbatch", "train.sbatch.j2", "search.sbatch"])

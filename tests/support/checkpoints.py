@@ -72,13 +72,16 @@ def main(argv: list[str]) -> int:
         folder = Path(argv[1]) / f"{moment:03d}"
         config = CheckpointConfig(keep=1, minutes=0)
         for step in (1, 2):
-            save(Checkpointer(folder, config, comm=Comm()), step, Comm())
+            saver = Checkpointer(folder, config, comm=Comm())
+            save(saver, step, Comm())
+            saver.close()  # no thread of this process is to be at work when it forks
         child = os.fork()
         if child == 0:
             die_at(moment)
             saver = Checkpointer(folder, config, comm=Comm())
             save(saver, 3, Comm(), background=background)
             saver.finish()
+            saver.close()  # the old one's files are removed until then
             os._exit(0)
         if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0:
             print(moment)

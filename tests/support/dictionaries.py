@@ -23,13 +23,15 @@ def keys_of(names: list[int] | range, kind: str) -> np.ndarray:
     return np.array([(n * 0x1E3779B97F4A7C15 + salt) % (1 << 62) for n in names], dtype=np.int64)
 
 
-def make(comm: Comm, *, rows: dict[str, Any] | None = None, **settings: Any) -> LatentDictionary:
+def make(
+    comm: Comm, *, rows: dict[str, Any] | None = None, clips: int = 1, **settings: Any
+) -> LatentDictionary:
     """A dictionary of S = 4, M = 6, T = 3; `rows` gives counts or lists of names per table."""
     names = {k: range(v) if isinstance(v, int) else v for k, v in (rows or ROWS).items()}
     settings = {"static": 4, "transient": 6, "rate": 0.3, "replicate_kib": 0} | settings
     keys = {kind: keys_of(list(n), kind) for kind, n in names.items()}
     config = LatentsConfig(**{**PAPER, **settings})
-    return LatentDictionary(config, frames=FRAMES, keys=keys, comm=comm, seed=3)
+    return LatentDictionary(config, frames=FRAMES, keys=keys, comm=comm, clips=clips, seed=3)
 
 
 def batch(step: int, counts: dict[str, int]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -10,11 +10,12 @@ from typing import Any
 
 
 class Gateway(http.server.ThreadingHTTPServer):
-    """Has `url`, and `last`: path and text of the last push."""
+    """Has `url`, `last`: path and text of the last push, and `deleted`: paths of groups."""
 
     daemon_threads = False
     block_on_close = True
     last: tuple[str, str] = ("", "")
+    deleted: list[str]
 
     @property
     def url(self) -> str:
@@ -28,6 +29,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.send_response(200)
         self.end_headers()
 
+    def do_DELETE(self) -> None:
+        self.server.deleted.append(self.path)  # type: ignore[attr-defined]
+        self.send_response(202)
+        self.end_headers()
+
     def log_message(self, format: str, *args: Any) -> None:
         del format, args
 
@@ -36,6 +42,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 def gateway() -> Iterator[Gateway]:
     """A gateway on a free port of loopback."""
     with Gateway(("127.0.0.1", 0), _Handler) as server:
+        server.deleted = []
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         try:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import torch
 
-from data_shards.manifest import Manifest, Shard, Video
+from data_shards.manifest import CLIP_RECORD, Manifest, Shard, Video
+from trainer import render
 
 SIZE = 24
 FRAMES = 8
@@ -79,8 +82,12 @@ class TinyRun:
         self.transient_NTM = torch.randn(rows[1], FRAMES, 4, generator=draw) / 6
         self.networks = TinyNetworks().eval()
         keys = {"static_key": self.static_key, "transient_key": self.transient_key}
+        table = np.zeros(self.manifest.clips, CLIP_RECORD)
+        table["video"] = np.arange(self.manifest.clips)
+        self.opened = SimpleNamespace(table=table)
         self.config = SimpleNamespace(
-            latents=SimpleNamespace(**keys), data=SimpleNamespace(manifest="unused")
+            latents=SimpleNamespace(**keys, static=6, transient=4),
+            data=SimpleNamespace(manifest="unused"),
         )
 
     def latents(
@@ -106,6 +113,12 @@ class TinyRun:
             images, _ = self.networks(*self.latents(*self.clip_rows(clips_B)))
         pixels = images.add(1).mul(127.5).round().clamp(0, 255)
         return (pixels + self.noise).clamp(0, 255).to(torch.uint8)
+
+    def sound(self, clips: Sequence[int] | np.ndarray) -> list[int]:
+        return np.asarray(clips, np.int64).tolist()
+
+    def row_name(self, table: int, row: int) -> str:
+        return render.row_name(self.manifest, (self.static_key, self.transient_key)[table], row)
 
     def clip_of_video(self, name: str) -> int:
         return [video.name for video in self.manifest.videos].index(name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import tarfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import av
@@ -71,11 +72,12 @@ def write_video(path: Path, clip_THWC: np.ndarray, *, codec: str = "mpeg4") -> P
     return path
 
 
-def golf(root: Path, *, videos: int = 6, frames: int = 8) -> Path:
-    """Numbered folders of stacked JPEGs."""
+def golf(root: Path, *, videos: int = 6, segments: Sequence[int] = (8, 8)) -> Path:
+    """`golf/<video>/<segment>.jpg`: a folder a video, a JPEG of stacked frames a segment."""
     for video in range(videos):
-        clip = moving(frames, shade=20 * video)
-        write_image(root / "golf" / f"{video % 3:04d}" / f"{video:06d}.jpg", stacked(clip))
+        for segment, frames in enumerate(segments):
+            clip = moving(frames, shade=20 * video + 5 * segment)
+            write_image(root / "golf" / f"{video:06d}" / f"{segment:04d}.jpg", stacked(clip))
     return root
 
 

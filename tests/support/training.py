@@ -13,6 +13,7 @@ from safetensors import safe_open
 from trainer.main import main
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+CONFIG = ROOT / "accelerate_config.yaml"
 
 SMALL = (
     "networks.channels=8",
@@ -44,13 +45,15 @@ def train(runs: Path, data: Path, *words: str, name: str = "run") -> int:
     return main(["--runs", str(runs), f"data.manifest={data}", f"name={name}", *SMALL, *words])
 
 
-def command(runs: Path, data: Path, *words: str, name: str = "run", ranks: int = 1) -> list[str]:
+def command(
+    runs: Path, data: Path, *words: str, name: str = "run", ranks: int = 1, config: Path = CONFIG
+) -> list[str]:
     """The command line of the same training, through accelerate where there are ranks."""
     launch = [sys.executable]
     if ranks > 1:
         launch += [
             "-m", "accelerate.commands.accelerate_cli", "launch",
-            "--config_file", str(ROOT / "accelerate_config.yaml"),
+            "--config_file", str(config),
             "--num_processes", str(ranks), "--main_process_port", "0",
         ]  # fmt: skip
     return [
@@ -60,14 +63,17 @@ def command(runs: Path, data: Path, *words: str, name: str = "run", ranks: int =
 
 
 def environment() -> dict[str, str]:
-    """One thread a process, and this checkout's packages."""
+    """One thread a process, this checkout's packages, and no GPU but in tests of the group gpu
+    (`tests/conftest.py` hides them)."""
     return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
 
-def launch(runs: Path, data: Path, *words: str, name: str = "run", ranks: int = 1):
+def launch(
+    runs: Path, data: Path, *words: str, name: str = "run", ranks: int = 1, config: Path = CONFIG
+):
     """Train in processes of its own; returns the finished `CompletedProcess`."""
     return subprocess.run(
-        command(runs, data, *words, name=name, ranks=ranks),
+        command(runs, data, *words, name=name, ranks=ranks, config=config),
         env=environment(), capture_output=True, text=True, check=False,
     )  # fmt: skip
 

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
 import torch
 
-from trainer.beginning import codes_from_footage
+from tests.support.engines import make
+from tests.support.footage import tiny_set
+from tests.support.training import launch, tensors
+from trainer.beginning import Codes, codes_from_footage, with_noise
 
 
 def footage(clips: int = 6, frames: int = 5) -> torch.Tensor:
@@ -59,3 +65,34 @@ def test_the_same_footage_gives_the_same_codes() -> None:
     rows = torch.arange(6)
     first, second = (codes(footage(), rows, rows) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_noise_moves_latents_towards_those_of_a_random_beginning(tmp_path: Path) -> None:
+    """None of it leaves them, half of it is half way, all of it is a random beginning's rows."""
+    rows = torch.arange(6)
+    at_footage = codes(footage(), rows, rows)
+    same, half, random = (with_noise(at_footage, share, seed=3, scale=1.0) for share in (0, 0.5, 1))
+    for ours, none, middle, drawn in zip(at_footage, same, half, random, strict=True):
+        assert torch.equal(ours, none) and not torch.equal(ours, drawn)
+        torch.testing.assert_close(middle, (ours + drawn) / 2)
+    data = tiny_set(tmp_path, size=32)
+    engine = make(str(data), ("begin.latents=random", "seed=3")).engine
+    layout = engine.config.latents
+    rows = torch.arange(engine.dictionary.tables["transient"].count)
+    fresh = engine.dictionary.rows("transient", rows)
+    empty = Codes(torch.zeros(1, layout.static), torch.zeros(fresh.shape))
+    noise = with_noise(empty, 1.0, seed=3, scale=layout.init_scale)
+    torch.testing.assert_close(noise.transient_NTM, fresh)
+
+
+@pytest.mark.slow
+def test_a_training_begins_with_the_noise_that_is_asked_for(tmp_path: Path) -> None:
+    """begin.noise reaches the dictionary: after a step at rates of nearly nothing, rows differ."""
+    data = tiny_set(tmp_path, size=32)
+    still = ("train.steps=1", "latents.rate=1e-12", "train.pictures=false")
+    for name, noise in (("none", 0), ("some", 0.5)):
+        done = launch(tmp_path, data, *still, f"begin.noise={noise}", name=name)
+        assert done.returncode == 0, done.stderr
+    none, some = (tensors(tmp_path / name, 1) for name in ("none", "some"))
+    moved = [name for name in none if ".value." in name and not torch.equal(none[name], some[name])]
+    assert any("static" in name for name in moved) and any("transient" in name for name in moved)

@@ -10,15 +10,18 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from data_shards.errors import UserError
 from tests.support import checkpoints as little
+from tests.support.dictionaries import make, train
 from tests.support.ranks import run_ranks
-from trainer import commit
+from trainer import aside, commit
 from trainer.checkpoint import TOUCH, CheckpointConfig, Checkpointer
 from trainer.comm import Comm
 from trainer.retention import kept
@@ -195,6 +198,44 @@ def test_what_is_saved_in_the_background_is_what_was(tmp_path: Path) -> None:
     assert checkpoints.poll() is None and not checkpoints.busy
 
 
+def test_rows_are_set_aside_in_the_checkpoints_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows that training overwrites before a slow thread saves them go to a file beside what is
+    written; the checkpoint is of the moment of the call and holds no more than its own files."""
+    monkeypatch.setattr(aside, "HELD", 0)
+    dictionary, gate = make(Comm()), threading.Event()
+    train(dictionary, Comm(), last=2)
+    want = {name: tensor.clone() for name, tensor in dictionary.export()}
+    checkpoints = saver(tmp_path)
+    checkpoints._thread.submit(gate.wait, 60)
+    own = dictionary.snapshot()
+    assert checkpoints.save(2, common={}, own=own, state={}, background=True) is None
+    (writing,) = (tmp_path / "checkpoints").iterdir()
+    train(dictionary, Comm(), first=2, last=8)
+    assert all(picture.aside.folder == writing for picture in own.pictures)
+    gate.set()
+    path = checkpoints.finish()
+    assert path is not None
+    saved = checkpoints.open(path)
+    assert set(saved.names) == want.keys()
+    assert all(torch.equal(saved.read(name), tensor) for name, tensor in want.items())
+    assert len(list(path.iterdir())) == 3
+
+
+def test_many_tensors_are_one_file(tmp_path: Path) -> None:
+    """The header of what all ranks share has room for all of its names; dtypes and shapes stay."""
+    many = {f"{'layer.' * 20}{i:04d}": torch.full((i % 3, 2), float(i)).t() for i in range(900)}
+    many |= {"steps": torch.tensor(7), "scale": torch.tensor(0.5, dtype=torch.bfloat16)}
+    path = saver(tmp_path).save(1, common={"networks": many}, own=iter(()), state={})
+    assert path is not None and damage_of(path) is None
+    assert [p.name for p in path.glob("common-*")] == ["common-networks.safetensors"]
+    found = saver(tmp_path).open(path).common("networks")
+    assert found.keys() == many.keys()
+    for name, tensor in many.items():
+        assert torch.equal(found[name], tensor) and found[name].dtype == tensor.dtype
+
+
 def test_when_a_save_is_due(tmp_path: Path) -> None:
     """By steps, by the clock, by a touch file; never twice for one step; in the background twice as
     often, since training goes on while files are written."""
@@ -245,6 +286,33 @@ def test_old_checkpoints_go_after_the_new_one_is_there(tmp_path: Path) -> None:
     for step, score in ((1, 5.0), (2, 30.0), (3, 4.0), (4, float("nan"))):
         little.save(checkpoints, step, Comm(), score=score)
     assert commit.committed(tmp_path / "checkpoints") == [2, 4]
+
+
+def test_old_checkpoints_are_removed_beside_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that goes stops being one before `save` is over; its files go in the thread, also where a
+    checkpoint of another life stood in the new one's place, and `recover` waits for that."""
+    threads, remove = set(), os.rmdir
+
+    def seen(*args: Any, **kwargs: Any) -> None:
+        threads.add(threading.current_thread())
+        remove(*args, **kwargs)
+
+    monkeypatch.setattr(os, "rmdir", seen)
+    folder, gate = tmp_path / "checkpoints", threading.Event()
+    little.save(saver(tmp_path, keep=1), 2, Comm())
+    checkpoints = saver(tmp_path, keep=1)
+    checkpoints._thread.submit(gate.wait, 60)
+    for step in (2, 3):
+        little.save(checkpoints, step, Comm())
+    names = sorted(path.name for path in folder.iterdir())
+    assert [name.rsplit("-", 1)[0] for name in names[:2]] == [".dropping-step-00000002"] * 2
+    assert names[2:] == ["step-00000003"] and not threads
+    gate.set()
+    assert checkpoints.recover() == folder / "step-00000003"
+    assert [path.name for path in folder.iterdir()] == ["step-00000003"]
+    assert len(threads) == 1 and threading.current_thread() not in threads
 
 
 def limit_file_size() -> None:
@@ -336,6 +404,9 @@ def test_a_bug_while_saving_is_no_user_error(tmp_path: Path) -> None:
         checkpoints.save(1, common={}, own=twice, state={})
     with pytest.raises(RuntimeError, match="not JSON serializable"):
         checkpoints.save(1, common={}, own=iter(()), state={"x": torch.ones(1)})
+    odd = {"networks": {"weight": torch.zeros(1, dtype=torch.complex64)}}
+    with pytest.raises(RuntimeError, match="complex64, which is not stored"):
+        checkpoints.save(1, common=odd, own=iter(()), state={})
     assert checkpoints.latest() is None
 
 

@@ -107,7 +107,7 @@ def test_weights_of_lpips_are_pinned_and_checked(lpips_file: Path, tmp_path: Pat
     with pytest.raises(UserError, match="not a readable safetensors"):
         lpips.open_lpips(tmp_path / "damaged")
     save_file({"features.0.weight": torch.zeros(1)}, tmp_path / "other")
-    with pytest.raises(UserError, match=r"lacks features\.0\.weight"):
+    with pytest.raises(UserError, match=r"lacks features\.0\.weight .*IMAGENET1K_V1"):
         lpips.open_lpips(tmp_path / "other")
 
 
@@ -173,6 +173,8 @@ def test_fvd_of_a_run_is_the_distance_of_its_features(program, tmp_path: Path) -
     assert score.value == pytest.approx(expected, rel=1e-4) and expected > 100
     assert score.protocol["program SHA-256"] == program[1]
     assert extra(tiny(tmp_path, noise=0), wanted)["FVD"].value == pytest.approx(0, abs=1e-3)
+    with pytest.raises(UserError, match="at least two videos"):
+        evaluate.evaluate(run, videos=1, wanted=wanted)  # pyright: ignore
     rows = np.array([0, 0, 1, 2]), np.array([1, 2, 3, 3])
     random = extra(run, wanted, pairs=rows)["FVD"]
     assert "4 random pairs" in random.protocol["videos"] and random.value != score.value

@@ -140,7 +140,8 @@ def test_an_engine_that_goes_back_is_as_it_was(data: str) -> None:
     expected = everything(engine)
     assert engine.dictionary.basis is not None
     engine.restore(saved)
-    assert engine.dictionary.basis is None and engine.dictionary.steps == 0
+    assert engine.dictionary.basis is not None and engine.dictionary.steps == 0
+    assert torch.equal(engine.dictionary.basis.vectors_MR, rows["dictionary.basis"])
     assert not engine.optimiser.state()
     assert steps(made._replace(stream=iter(batches)), 0, 5) == losses
     again = everything(engine)
@@ -157,3 +158,12 @@ def test_rollbacks_are_refused_with_deepspeed(data: str) -> None:
             networks=made.engine.networks,
             dictionary=made.engine.dictionary,
         )
+
+
+def test_a_run_of_the_older_order_does_not_go_on(data: str) -> None:
+    """Its steps mean other clips: one line says so, before anything is read."""
+    engine = make(data, ("schedule.clips=4",)).engine
+    state = {name: value for name, value in engine.identity().items() if name != "order"}
+    message = r"^order of clips: the run was trained with 1 and cannot go on with 2; choose another"
+    with pytest.raises(UserError, match=message):
+        engine.restore(SimpleNamespace(state=state))

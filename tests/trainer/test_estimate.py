@@ -12,9 +12,10 @@ from data_shards.stream import open_manifest
 from tests.support.peak import measure
 from tests.support.shards import write_set
 from tests.support.training import SMALL
-from trainer import setup
+from trainer import aside, setup
 from trainer.config import Config, resolve
 from trainer.estimate import estimate
+from trainer.latents_config import promise_bytes
 from trainer.pieces import layout
 from trainer.shared import kinds_of
 
@@ -77,6 +78,31 @@ def test_shared_memory_is_counted_once_for_a_machine(data: Path) -> None:
     assert not estimate(config, opened, ranks=1).shared
     sent = config_of(data, "train.gradients=send", "data.cache_mib=0")
     assert not estimate(sent, opened, ranks=2).shared
+
+
+def test_a_save_beside_training_is_in_the_promise(data: Path) -> None:
+    """Where saves are due while training goes on, a copy of what ranks share and the rows set aside
+    are held beside whatever else a run does; where none are, pages and a tensor are a passing
+    thing."""
+    opened, words = open_manifest(str(data)), ("begin.latents=random", "latents.residence=host")
+    config = config_of(data, *words)
+    promise = promise_bytes(
+        config.latents, static_rows=1, transient_rows=200, frames=8, world=1, batch=20
+    )
+    # Rows with their moments, four of them a page; all fit into what stays in memory or is queued.
+    row = 8 * 2000 * 4 * 3 + 8
+    assert promise.saving == 2 * 4 * row
+    assert 256 * row < promise.aside < aside.HELD + aside.UNDER_WAY + 3 * 20 * row + 2**20
+    apart = estimate(config, opened)
+    weights = 4 * (apart.theta + apart.gamma)
+    assert apart.passing["saving"] == 3 * weights + promise.saving
+    for due in ("checkpoint.minutes=5", "checkpoint.steps=4"):
+        beside = estimate(config_of(data, *words, due), opened)
+        held = beside.memory["a save beside training"]
+        assert held == 6 * weights + promise.saving + promise.aside
+        assert "saving" not in beside.passing and "save beside training" in beside.text()
+    waiting = config_of(data, *words, "checkpoint.minutes=5", "checkpoint.background=false")
+    assert estimate(waiting, opened).passing["saving"] == apart.passing["saving"]
 
 
 def test_what_grows_with_the_table_is_in_the_promise(data: Path) -> None:

@@ -89,6 +89,7 @@ def test_mcs_is_the_distance_of_the_mean_motions(run: TinyRun, features, monkeyp
     assert value(parts, "MCS") == pytest.approx(expected, abs=1e-3)
     card = next(score["protocol"] for score in whole["scores"] if score["name"] == "MCS")
     assert card["weights SHA-256"] == "f" * 64 and "of a frozen first frame" in card
+    assert str(vgg.MEAN_RGB) in card["input"]
 
 
 def test_random_pairs_are_scored_against_the_same_footage(run: TinyRun, features):
@@ -96,9 +97,48 @@ def test_random_pairs_are_scored_against_the_same_footage(run: TinyRun, features
     found = evaluate.evaluate(run, vgg=features, randoms=5, seed=2)  # pyright: ignore
     static, transient = generate.draw_pairs(run, count=5, seed=2)  # pyright: ignore
     videos = render.render(run, static, transient)  # pyright: ignore
-    assert value(found, "FCS, random") == pytest.approx(float(evaluate.scores.fcs(videos).mean()))
+    assert value(found, "FCS, random") == pytest.approx(float(scores.fcs(videos).mean()))
     card = next(s["protocol"] for s in found["scores"] if s["name"] == "MCS, random")
-    assert card["videos"] == "5 random static x transient pairs, seed 2"
+    shown = int((static == transient).sum())  # each video has its rows to itself
+    assert card["videos"] == (
+        f"5 of 36 random static x transient pairs, seed 2, {shown} of which training shows"
+    )
+
+
+def test_no_more_random_pairs_are_scored_than_there_are(run: TinyRun):
+    """All of them once, and the card says so; a seed that numpy refuses is told in one line."""
+    found = evaluate.evaluate(run, randoms=99)  # pyright: ignore
+    card = next(s["protocol"] for s in found["scores"] if s["name"] == "FCS, random")
+    assert card["videos"] == (
+        "36 of 36 random static x transient pairs, seed 0, 6 of which training shows"
+    )
+
+
+def test_motions_that_are_equal_have_no_figure(run: TinyRun, features):
+    """The logarithm of zero is left out with its reason, and the rest can be written down."""
+    run.noise = 0
+    found = evaluate.evaluate(run, vgg=features)  # pyright: ignore
+    assert found["left_out"] == [{"name": "MCS", "why": evaluate.STILL}]
+    assert {score["name"] for score in found["scores"]} == {"PSNR", "SSIM", "FCS"}
+    assert "MCS" in evaluate.as_text(found) and json.dumps(found, allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--random", "3", "--seed", "-1"], "--seed -1: must be at least 0"),
+        (["--frechet", "--no-mcs"], "--frechet: needs VGG16 weights"),
+        (["--frechet"], "--frechet: needs VGG16 weights"),
+    ],
+)
+def test_what_cannot_be_had_is_refused_before_anything_is_scored(
+    run: TinyRun, capsys, words: list[str], message: str
+):
+    """One line, and not even the pictures of the best and the worst are made."""
+    assert evaluate.main([str(run.folder), *words]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+    assert not run.folder.exists()
 
 
 def test_every_figure_has_its_card(run: TinyRun):
@@ -176,7 +216,8 @@ def test_consistency_of_held_out_cells_agrees_with_a_loop(tmp_path: Path):
     found = held_out.score_cells(run, truth)  # pyright: ignore
     consistency, bound = [], []
     for index, video in enumerate(truth.frames_BTHWC):
-        fakes = render.render(run, *held_out._pairs(run, missing, index).T)  # pyright: ignore
+        pairs, _ = held_out.new_pairs(run, missing, index, set())  # pyright: ignore
+        fakes = render.render(run, *pairs.T)  # pyright: ignore
         consistency.append(np.mean([scores.fcs(fake[None])[0] for fake in fakes]))
         bound.append(scores.fcs(video[None])[0])
     assert found["cells"][0]["pairs"] == 2
@@ -184,6 +225,38 @@ def test_consistency_of_held_out_cells_agrees_with_a_loop(tmp_path: Path):
     assert score.name == "FCS, held out" and score.value == pytest.approx(np.mean(consistency))
     assert score.distance == pytest.approx(abs(np.mean(consistency) - np.mean(bound)))
     assert score.protocol["footage"] == "tiny, " + "f" * 12
+
+
+def five_of_six(folder: Path, *keys: str) -> tuple[TinyRun, held_out.HeldOut]:
+    """A run of all cells but the last, and footage of the first, which it has, and the last."""
+    full, trained, others = tiny_manifest(), tiny_manifest(), tiny_manifest()
+    object.__setattr__(trained, "videos", full.videos[:5])
+    object.__setattr__(trained, "shards", (trained.shards[0]._replace(clips=5),))
+    object.__setattr__(others, "videos", (full.videos[0], full.videos[5]))
+    everything = TinyRun(folder, full, "identity", "action")
+    return TinyRun(folder, trained, *keys), held(everything, others, [0, 5])
+
+
+def test_cells_and_pairs_that_were_trained_on_are_not_called_new(tmp_path: Path):
+    """A trained cell is skipped with its reason; where all videos share a static row, every pair is
+    a training clip's, and nothing is left."""
+    found = held_out.score_cells(*five_of_six(tmp_path, "video", "video"))  # pyright: ignore
+    assert [cell["name"] for cell in found["cells"]] == ["person1/wave2"]
+    assert found["skipped"] == [{"name": "person0/wave0", "why": held_out.TRAINED}]
+    assert found["compared"] == "5 of 5"
+    with pytest.raises(held_out.NothingNewError, match="static_key=dataset"):
+        held_out.score_cells(*five_of_six(tmp_path, "dataset", "video"))  # pyright: ignore
+
+
+def test_pairs_of_rows_that_some_clip_trains_are_left_out_of_a_cell(tmp_path: Path):
+    """Against a set of pairs that says that one of the two was trained."""
+    run, others = five_of_six(tmp_path, "video", "video")
+    pairs, why = held_out.new_pairs(run, others.manifest, 1, set())  # pyright: ignore
+    assert pairs.tolist() == [[3, 2], [4, 2]] and not why
+    pairs, why = held_out.new_pairs(run, others.manifest, 1, {(3, 2)})  # pyright: ignore
+    assert pairs.tolist() == [[4, 2]] and not why
+    known = {(3, 2), (4, 2)}
+    assert held_out.new_pairs(run, others.manifest, 1, known)[1] == held_out.NO_NEW_PAIR  # pyright: ignore
 
 
 def test_fitting_needs_videos_that_were_held_out(run: TinyRun, capsys) -> None:

@@ -15,8 +15,11 @@ import torch
 from PIL import Image
 
 from tests.support.browser import Browser, browser, chromium
+from tests.support.footage import tiny_set
 from tests.support.outputs import FRAMES, SIZE, TinyRun, tiny_manifest
+from tests.support.training import train
 from trainer import explorer, render, spectrum
+from trainer.run import open_run
 
 HOSTILE = "</script><img src=x onerror=window.owned=1>"
 needs_chromium = pytest.mark.skipif(chromium() is None, reason="no chromium on this machine")
@@ -74,6 +77,18 @@ def test_a_page_of_many_rows_shows_some_and_says_so(tmp_path: Path) -> None:
     assert len(data["films"]) == 9 and sorted(data["footage"]) == ["0", "4", "8"]
     assert [len(table["rows"]) for table in data["planes"].values()] == [20, 20]
     assert [row["at"] for row in data["planes"]["static"]["rows"]].count(-1) == 17
+
+
+def test_the_plane_is_of_codes_without_the_labels_of_their_rows(tmp_path: Path) -> None:
+    """A conditional generator is told labels behind the static code; they are no content."""
+    data = tiny_set(tmp_path, identities=3, actions=2, frames=6, size=32)
+    words = ("networks.generator=conditional", "latents.static_key=identity",
+             "latents.transient_key=action", "train.pictures=false", "train.steps=3")  # fmt: skip
+    assert train(tmp_path, data, *words) == 0
+    run = open_run(tmp_path / "run")
+    still, moving = explorer.codes_of(run, np.arange(3), np.arange(2))
+    assert still.shape == (3, run.config.latents.static)
+    assert moving.shape == (2, 6, run.config.latents.transient)
 
 
 def test_the_page_names_no_other_address_and_hostile_names_are_text(page: Path) -> None:

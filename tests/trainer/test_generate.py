@@ -134,6 +134,8 @@ def test_interpolate_writes_its_files(run: TinyRun):
         (["reconstruct", "--videos", "person0/wav1"], "did you mean 'person0/wave1'?"),
         (["sheet", "--videos", "x"], "did you mean"),
         (["sheet", "--count", "0"], "--count 0: must be at least 1"),
+        (["sample", "--seed", "-1"], "--seed -1: must be at least 0"),
+        (["random", "--seed", "-1"], "--seed -1: must be at least 0"),
         (["interpolate", "--video", "person0/wave1", "--between", "5", "2"], "1..8"),
         (["interpolate", "--video", "person0/wave1", "--between", "2", "9"], "1..8"),
     ],

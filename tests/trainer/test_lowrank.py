@@ -10,12 +10,13 @@ import pytest
 import torch
 
 from data_shards.errors import UserError
-from tests.support.dictionaries import contents, make, train
+from tests.support.dictionaries import BATCH, FRAMES, contents, make, train
 from tests.support.ranks import run_ranks
 from trainer import lowrank
 from trainer.comm import Comm
 from trainer.lowrank import LowRankConfig, find_basis, fix_signs, subtrees, truncate
 from trainer.ownership import PAGES, pages_of
+from trainer.residence import Store
 
 METHODS = ("gather", "gram", "tsqr")
 COUNTS = (3, 131, 700)
@@ -96,7 +97,7 @@ def wide_bases(comm: Comm, threads: tuple[int, ...]) -> dict:
     values *= 0.97 ** torch.arange(200)
     table: Any = SimpleNamespace(
         comm=comm, count=0, trail=(16, 200), own_pages=pages_of(comm.rank, comm.world),
-        slots=lambda rows: rows, read=lambda slots, names: {"value": values[slots]},
+        slots=lambda rows: rows, read_host=lambda slots, names: {"value": values[slots]},
     )  # fmt: skip
     torch.set_num_threads(threads[comm.rank])
     with pytest.MonkeyPatch.context() as patch:
@@ -152,6 +153,55 @@ def test_rows_read_have_the_rank(alone: dict) -> None:
         assert values[1] > 0.1 * values[0]
 
 
+def test_rows_have_the_rank_from_the_first_read_on() -> None:
+    """Long before the first interval is over, and also after values were given to the table."""
+    low = LowRankConfig(rank=2, scope="dictionary", every=1000)
+    dictionary = make(Comm(), low_rank=low)
+    rows = torch.arange(40)
+    first = dictionary.gather(rows % 5, rows).transient_BTM.detach()
+    dictionary.assign("transient", torch.randn(131, FRAMES, 6))
+    for values in (first, dictionary.rows("transient", rows)):
+        found = torch.linalg.svdvals(values.reshape(-1, 6).double())
+        assert found[2] < 1e-5 * found[0] and found[1] > 0.1 * found[0]
+
+
+@pytest.mark.parametrize("count", [700, 70_000])
+def test_a_step_reads_no_more_rows_than_its_batch(
+    count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By default the whole table is read before the first step, and then in the last of each pass;
+    all other steps read the rows of their batch twice, however many there are."""
+    read, plain = [0], Store.read_host
+
+    def counted(self: Store, slots: torch.Tensor, names: Any = None) -> dict:
+        read[-1] += len(slots)
+        return plain(self, slots, names)
+
+    monkeypatch.setattr(Store, "read_host", counted)
+    low = LowRankConfig(rank=2, scope="dictionary")
+    dictionary = make(
+        Comm(), rows={"static": 5, "transient": count}, clips=BATCH, low_rank=low, residence="host"
+    )
+    for step in range(100):
+        train(dictionary, Comm(), first=step, last=step + 1)
+        read.append(0)
+    whole = [step for step, rows in enumerate(read) if rows >= count]
+    assert whole == ([0, 99] if count == 700 else [0])
+    assert all(0 < rows <= 4 * BATCH for step, rows in enumerate(read[:100]) if step not in whole)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_table_of_few_frames_has_as_many_directions(method: str) -> None:
+    """Three frames of six numbers: five orthonormal directions, of which three carry all of it."""
+    table = make(Comm(), rows={"static": 1, "transient": 1}).tables["transient"]
+    basis = find_basis(table, rank=5, method=method)
+    assert basis.vectors_MR.shape == (6, 5)
+    torch.testing.assert_close(
+        basis.vectors_MR.T @ basis.vectors_MR, torch.eye(5, dtype=torch.float64), rtol=0, atol=1e-10
+    )
+    assert (basis.singular_M[3:] < 1e-6 * basis.singular_M[0]).all()
+
+
 def test_truncate_is_the_best_approximation() -> None:
     """A clip's matrix becomes the sum of its first singular pairs; a full rank changes nothing."""
     values = torch.randn(2, 5, 4, generator=torch.Generator().manual_seed(0))
@@ -181,7 +231,7 @@ def test_subtrees_tile_the_pages(world: int) -> None:
         ({"rank": -1}, "rank"),
         ({"scope": "video"}, "scope"),
         ({"method": "qr"}, "method"),
-        ({"every": 0}, "every"),
+        ({"every": -1}, "every"),
     ],
 )
 def test_settings_are_checked(setting: dict, message: str) -> None:

@@ -10,11 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from data_shards.errors import UserError
 from data_shards.manifest import read_manifest
 from tests.support.footage import tiny_set
 from tests.support.training import command, environment, launch, tensors, train
+from trainer import evaluate
+from trainer.fitting import nearest_clips
 from trainer.main import main
 from trainer.parallel import start
 from trainer.run import open_run
@@ -204,12 +207,30 @@ def damaged(folder: Path) -> Path:
 
 
 def test_a_damaged_clip_is_left_out_from_the_beginning_to_the_end(tmp_path: Path) -> None:
-    """With quarantine a run begins, trains, is judged and shown without the damaged clip."""
-    data = damaged(tmp_path / "data")
-    assert train(tmp_path, data, "train.steps=4", "data.on_damage=quarantine") == 0
-    final = json.loads((tmp_path / "run" / "run.json").read_text())["final"]
-    assert final["clips"] == 5
-    assert (tmp_path / "run" / "report.html").is_file()
+    """With quarantine a run begins, trains, is judged and shown without the damaged clip, which is
+    never taken for a black video."""
+    data, folder = damaged(tmp_path / "data"), tmp_path / "run"
+    words = ("train.steps=4", "data.on_damage=quarantine", "train.sample_minutes=0.000001")
+    assert train(tmp_path, data, *words) == 0
+    assert json.loads((folder / "run.json").read_text())["final"]["clips"] == 5
+    assert (folder / "report.html").is_file()
+    run = open_run(folder)
+    with pytest.raises(UserError, match=r"clip 0, bytes .*its bytes have changed"):
+        run.real(torch.tensor([1, 0]))
+    assert run.sound(range(6)) == [1, 2, 3, 4, 5]
+    during = sorted((folder / "samples").glob("step-*.png"))
+    assert during
+    for sheet in (folder / "samples" / "sheet.png", *during):
+        with Image.open(sheet) as picture:  # five videos of two rows
+            assert picture.height == 5 * (32 + 2 + 32) + 4 * 10
+    near = nearest_clips(run, run.real(torch.tensor([1, 2])))
+    assert near.clip_V.tolist() == [1, 2] and near.compared == "5 of 6"
+    assert evaluate.main([str(folder), "--no-mcs"]) == 0
+    found = json.loads((folder / "evaluation.json").read_text())
+    spoiled = run.manifest.videos[int(run.opened.table["video"][0])].name
+    assert len(found["videos"]) == 5 and spoiled not in {v["name"] for v in found["videos"]}
+    for score in found["scores"]:
+        assert score["protocol"]["videos"] == "5 of 6, 1 left out as damaged"
 
 
 @pytest.mark.ranks

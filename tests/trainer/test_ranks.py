@@ -27,6 +27,7 @@ CASES: dict[str, tuple[str, ...]] = {
     "dataset-video": ("dataset", "video", "5", *PAPER, *BATCH_NORM),  # Chair-CAD
     "dataset-clip": ("dataset", "clip", "3", *PAPER, "latents.replicate_kib=0"),  # Golf
     "identity-action": ("identity", "action", "5", *PAPER, *VISITS),  # Weizmann
+    "told": ("identity", "action", "5", *ADAM, "networks.generator=conditional"),
     "identity-video": ("identity", "video", "2", *ADAM),
     "identity-clip": ("identity", "clip", "2", *PAPER, *BATCH_NORM, *ON_R),
     "video-action": ("video", "action", "7", *ADAM, *VISITS),
@@ -74,8 +75,8 @@ def alone(data: str) -> dict[str, Any]:
 def test_any_number_of_ranks_learns_the_same(
     data: str, alone: dict[str, Any], world: int, way: str
 ) -> None:
-    """20 steps of every layout give one rank's losses, weights and rows, and ranks agree, whether
-    gradients are sent or added up in shared memory."""
+    """20 steps of every layout, and of a generator that is told labels, give one rank's losses,
+    weights and rows, and ranks agree, whether gradients are sent or added up in shared memory."""
     for rank, found in enumerate(run_ranks(train_all, world, data, list(CASES), way)):
         for case, (losses, learned) in found.items():
             expected_losses, expected = alone[case]

@@ -2,24 +2,41 @@
 
 from __future__ import annotations
 
+import dataclasses
+import sys
 import threading
+from collections.abc import Sequence
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from benchmarks.dictionary_steps import one_step, resident_bytes
 from data_shards.errors import UserError
-from tests.support.dictionaries import ROWS, contents, make, train
+from data_shards.keys import row_keys
+from data_shards.manifest import clip_key
+from data_shards.options import Options
+from data_shards.prepare import prepare
+from data_shards.stream import OpenManifest, open_manifest
+from tests.support.dictionaries import FRAMES, ROWS, contents, make, train
 from tests.support.ranks import run_ranks
-from trainer import ownership, snapshot
+from tests.support.raw_footage import moving, write_image
+from trainer import aside, ownership, snapshot
 from trainer.comm import Comm
-from trainer.lowrank import LowRankConfig
+from trainer.latents import LatentDictionary, LatentsConfig
+from trainer.latents_config import WORKSPACE, promise_bytes
+from trainer.lowrank import LowRankConfig, find_basis
 from trainer.reshard import saved_rows
+from trainer.residence import initial_rows
 
 LOW = LowRankConfig(rank=2, scope="dictionary", every=3)
+PASS = LowRankConfig(rank=2, scope="dictionary")
 KINDS = {
     "momentum": {},
     "adam": {"optimiser": "adam", "rate": 0.05, "residence": "host"},
     "low": {"low_rank": LOW, "replicate_kib": 64},
+    "once a pass of five steps": {"low_rank": PASS, "clips": 30},
 }
 
 
@@ -159,14 +176,20 @@ def test_two_rows_of_one_key_are_refused_by_all_ranks(
     assert told == [message] * world
 
 
-@pytest.mark.parametrize("where", ["device", "host"])
-def test_a_snapshot_is_of_one_moment(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pages read between and beside steps are those of the moment the snapshot was taken."""
+@pytest.mark.parametrize(("where", "held"), [("device", 1 << 30), ("host", 1 << 30), ("host", 0)])
+def test_a_snapshot_is_of_one_moment(
+    where: str, held: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pages read between and beside steps are those of the moment the snapshot was taken, whether
+    rows are set aside in memory or in a file."""
     monkeypatch.setattr(snapshot, "BLOCK_BYTES", 300)  # two transient rows
+    monkeypatch.setattr(aside, "HELD", held)
+    monkeypatch.setattr(aside, "UNDER_WAY", 1000)  # a step's rows, and not two steps'
     dictionary = make(Comm(), residence=where)
     train(dictionary, Comm(), last=4)
     want = {name: tensor.clone() for name, tensor in dictionary.export()}
     pages, got = dictionary.snapshot(), {}
+    pages.set_aside_in(tmp_path)
     step = 4
     for name, tensor in pages:
         got[name] = tensor
@@ -178,12 +201,14 @@ def test_a_snapshot_is_of_one_moment(where: str, monkeypatch: pytest.MonkeyPatch
 
     now = {name: tensor.clone() for name, tensor in dictionary.export()}
     pages, beside = dictionary.snapshot(), {}
+    pages.set_aside_in(tmp_path)
     thread = threading.Thread(target=lambda: beside.update(pages))
     thread.start()
     train(dictionary, Comm(), first=30, last=40)
     thread.join()
     assert all(torch.equal(beside[name], tensor) for name, tensor in now.items())
     assert any(not torch.equal(now[name], tensor) for name, tensor in dictionary.export())
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("pages", [range(64), range(10, 20)])
@@ -201,13 +226,81 @@ def test_rows_set_aside_go_as_they_are_read(pages: range, monkeypatch: pytest.Mo
     left = sum(sizes.values())
     for page, fields in picture.pages():
         left -= sizes[page]
-        aside = [part for parts in picture._aside.values() for part in parts]
-        assert sum(len(kept) for kept, _ in aside) == left
-        tensors = [tensor for kept, rows in aside for tensor in (kept, *rows.values())]
+        held = [part for parts in picture.aside.held.values() for part in parts]
+        assert sum(len(kept) for kept, _ in held) == left
+        tensors = [tensor for kept, rows in held for tensor in (kept, *rows.values())]
         assert all(tensor.untyped_storage().nbytes() == tensor.nbytes for tensor in tensors)
         mine = ownership.page_rows(page, table.count)
         assert all(torch.equal(tensor, want[name][mine]) for name, tensor in fields.items())
     assert left == 0 and picture.done
+
+
+def test_a_disk_that_takes_no_rows_costs_the_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Steps go on when rows cannot be set aside; who reads the snapshot is told, and the next one
+    is as good as any."""
+    monkeypatch.setattr(aside, "HELD", 0)
+    dictionary = make(Comm())
+    pages = dictionary.snapshot()
+    pages.set_aside_in(tmp_path / "gone")
+    train(dictionary, Comm(), last=6)
+    with pytest.raises(FileNotFoundError, match="gone"):
+        list(pages)
+    straight = make(Comm())
+    train(straight, Comm(), last=6)
+    assert all(
+        torch.equal(rows, contents(straight)[kind]) for kind, rows in contents(dictionary).items()
+    )
+    assert len(list(dictionary.snapshot())) == 3 + 64 * 3 * 2
+
+
+SLOW_ROWS, SLOW_BATCH = 8000, 100
+
+
+def beside_a_slow_reader(comm: Comm, folder: str) -> dict:
+    """What a rank takes while a whole table is overwritten after a snapshot of which one page has
+    been read: bytes, those promised, and whether the picture is right."""
+    dictionary = make(
+        comm, rows={"static": 1, "transient": SLOW_ROWS}, transient=2000, residence="host"
+    )
+    table, before = dictionary.tables["transient"], 0
+    for part in table.owned(torch.arange(SLOW_ROWS)).split(64):
+        table.write_(table.slots(part), table.read(table.slots(part)))
+    for _ in range(5):
+        one_step(dictionary, comm, torch.arange(SLOW_BATCH))
+        before = max(before, resident_bytes())
+    pages = dictionary.snapshot()
+    pages.set_aside_in(Path(folder))
+    right, peak = [], before
+    for name, _ in pages:
+        if name.startswith("transient.value"):
+            break
+    for first in range(0, SLOW_ROWS, SLOW_BATCH):
+        one_step(dictionary, comm, torch.arange(first, first + SLOW_BATCH))
+        peak = max(peak, resident_bytes())
+    for name, tensor in pages:
+        if name.startswith("transient.value"):
+            rows = ownership.page_rows(int(name[-2:]), SLOW_ROWS)[SLOW_BATCH // 64 + 1 :: 31]
+            want = initial_rows(rows, table.trail, seed=3, table="transient", scale=1.0)
+            right.append(torch.equal(tensor[rows // ownership.PAGES], want))
+        peak = max(peak, resident_bytes())
+    promise = promise_bytes(
+        dictionary.config, static_rows=1, transient_rows=SLOW_ROWS, frames=FRAMES,
+        world=comm.world, batch=SLOW_BATCH,
+    )  # fmt: skip
+    return {"grown": peak - before, "promised": promise.saving + promise.aside, "right": right}
+
+
+@pytest.mark.ranks
+@pytest.mark.skipif(sys.platform != "linux", reason="resident memory is read from /proc")
+def test_a_slow_reader_costs_the_memory_that_was_promised(tmp_path: Path) -> None:
+    """With one page of a table read while all of it, 192 MB a rank, is overwritten, memory grows by
+    what was promised at most, which is half of that; the picture is whole."""
+    for told in run_ranks(beside_a_slow_reader, 2, str(tmp_path)):
+        assert len(told["right"]) == 31 and all(told["right"])
+        assert told["promised"] < 100e6
+        assert told["grown"] <= 1.1 * told["promised"] + WORKSPACE
 
 
 def test_low_rank_may_be_turned_on_later(saved: dict[int, dict]) -> None:
@@ -219,6 +312,63 @@ def test_low_rank_may_be_turned_on_later(saved: dict[int, dict]) -> None:
     assert dictionary.basis.vectors_MR.shape == (6, 2)
     values = torch.linalg.svdvals(contents(dictionary)["transient"].reshape(-1, 6).double())
     assert values[2] < 1e-5 * values[0]
+
+
+def test_saved_directions_are_taken_where_they_fit(saved: dict[int, dict]) -> None:
+    """Whatever the interval is now; with another rank, those of the restored rows are found."""
+    pages = saved[2]["low"]
+    for every in (0, 3, 100):
+        dictionary = make(Comm(), low_rank=dataclasses.replace(LOW, every=every))
+        dictionary.restore(pages.__getitem__)
+        assert dictionary.basis is not None
+        assert torch.equal(dictionary.basis.vectors_MR, pages["dictionary.basis"])
+    for rank in (1, 3, 9):
+        dictionary = make(Comm(), low_rank=dataclasses.replace(LOW, rank=rank))
+        dictionary.restore(pages.__getitem__)
+        found = find_basis(dictionary.tables["transient"], rank=rank, method=LOW.method)
+        assert dictionary.basis is not None and found.vectors_MR.shape == (6, min(rank, 6))
+        assert torch.equal(dictionary.basis.vectors_MR, found.vectors_MR)
+
+
+def still_videos(folder: Path, names: Sequence[str]) -> OpenManifest:
+    """Videos of eight frames that are one and the same picture; two clips of each."""
+    for name in names:
+        for frame in range(8):
+            write_image(folder / "raw" / name / f"{frame:04d}.png", moving(1)[0])
+    options = Options(
+        source="frames", root=str(folder / "raw"), frames=4, windows="all", height=16, width=16
+    )
+    prepare(options, out=folder / "set")
+    return open_manifest(str(folder / "set"))
+
+
+def rows_of_clips(opened: OpenManifest) -> LatentDictionary:
+    """A dictionary with a row for every clip."""
+    keys = {
+        kind: row_keys(opened.manifest, opened.table, key)
+        for kind, key in (("static", "dataset"), ("transient", "clip"))
+    }
+    config = LatentsConfig(static=4, transient=6, optimiser="momentum", rate=0.3)
+    return LatentDictionary(config, frames=FRAMES, keys=keys, comm=Comm(), seed=3)
+
+
+def test_clips_of_equal_pixels_keep_their_rows(tmp_path: Path) -> None:
+    """Two still videos of two clips each, all of the same pixels: a third video, which comes before
+    them, takes no row away, and a clip's row finds the clip of its video and its place there."""
+    few = still_videos(tmp_path / "few", ["walk/b", "walk/c"])
+    more = still_videos(tmp_path / "more", ["walk/a", "walk/b", "walk/c"])
+    assert len(np.unique([*few.table["content"], *more.table["content"]])) == 1
+    old = rows_of_clips(few)
+    train(old, Comm(), last=6)
+    pages = {name: tensor.clone() for name, tensor in old.export()}
+    new, fresh = rows_of_clips(more), contents(rows_of_clips(more))["transient"]
+    assert tuple(new.restore(pages.__getitem__)["transient"]) == (4, 2, 0)
+    want, got = (contents(dictionary)["transient"] for dictionary in (old, new))
+    places = [clip_key(few.manifest, record) for record in few.table]
+    for place, record in enumerate(more.table):
+        name = clip_key(more.manifest, record)
+        expected = want[places.index(name)] if name in places else fresh[place]
+        assert torch.equal(got[place], expected), name
 
 
 def test_two_snapshots_at_once_are_refused() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,7 +19,9 @@ from tests.support.training import train as training
 from trainer import latents_config, residence, rowfile
 from trainer.comm import Comm
 from trainer.latents import LatentDictionary, Latents, LatentsConfig
+from trainer.lowrank import METHODS, find_basis
 from trainer.residence import initial_rows
+from trainer.table import ShardedTable, TableSpec
 
 
 def everywhere(comm: Comm, folder: str) -> dict:
@@ -46,6 +49,7 @@ def test_residences_agree_bit_for_bit(world: int, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="pinned fetches need a GPU")
 def test_rows_fetched_to_a_gpu_are_those_of_the_host(tmp_path: Path) -> None:
     """Pinned copies beside a busy stream bring what host and disk hold, before it is used."""
@@ -59,6 +63,47 @@ def test_rows_fetched_to_a_gpu_are_those_of_the_host(tmp_path: Path) -> None:
             got, want = there.rows("transient", rows), here.rows("transient", rows)
             assert got.device.type == "cuda" and torch.equal(got.cpu(), want)
             assert len(there.rows("transient", rows[:0])) == 0
+
+
+@pytest.mark.parametrize("where", ["host", "disk"])
+def test_searches_and_pictures_leave_the_device_alone(where: str, tmp_path: Path) -> None:
+    """Beside a device from which nothing can be read (meta), directions are found and rows saved,
+    of those that training moves meanwhile, too, as on a CPU."""
+    spec = TableSpec("transient", 131, (3, 6), 3, 1.0, "momentum", where, tmp_path)
+    here, there = (
+        ShardedTable(spec, np.arange(131), Comm(), torch.device(name)) for name in ("cpu", "meta")
+    )
+    slots = here.slots(torch.arange(100))
+    state = {name: rows + 1 for name, rows in here.read_host(slots).items()}
+    for table in (here, there):
+        table.write_(slots, state)
+    assert there.read(slots)["value"].is_meta
+    for method in METHODS:
+        found, want = (find_basis(table, rank=2, method=method) for table in (there, here))
+        assert torch.equal(found.vectors_MR, want.vectors_MR)
+    pages = there.snapshot()
+    got = dict(islice(pages, 6))
+    there.write_(slots, {name: torch.zeros_like(rows) for name, rows in state.items()})
+    got |= dict(pages)
+    want = dict(here.snapshot())
+    assert got.keys() == want.keys()
+    assert all(torch.equal(got[name], rows) for name, rows in want.items())
+
+
+def without_room(comm: Comm, folder: str) -> str:
+    try:
+        make(comm, residence="disk", scratch=f"{folder}/{comm.rank}")
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.ranks
+def test_what_one_rank_lacks_all_ranks_say(tmp_path: Path) -> None:
+    """Where the second rank finds a file in place of its folder, no rank goes on without it."""
+    (tmp_path / "1").touch()
+    told = f"latents.scratch: {tmp_path}/1: File exists; choose another folder"
+    assert run_ranks(without_room, 2, str(tmp_path), timeout=60) == [told, told]
 
 
 def slow_word(index: int, key: int) -> int:
@@ -150,10 +195,10 @@ def test_disk_without_room_is_refused(tmp_path: Path, monkeypatch: pytest.Monkey
     room = SimpleNamespace(free=4 * need - 1)
     monkeypatch.setattr(latents_config.shutil, "disk_usage", lambda _: room)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
-    latents_config.check_scratch(config, **sizes)
+    latents_config.check_scratch(config, comm=Comm(), **sizes)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     with pytest.raises(UserError, match=r"GB free and the dictionary needs .* GB"):
-        latents_config.check_scratch(config, **sizes)
+        latents_config.check_scratch(config, comm=Comm(), **sizes)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -51,6 +54,45 @@ def test_a_second_job_is_refused_by_name(tmp_path: Path) -> None:
         assert lock is not None
         assert json.loads((tmp_path / LOCK).read_bytes())["pid"] == os.getpid()
         lock.release()
+
+
+def test_a_disk_without_locks_leaves_it_to_the_contents(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lustre mounted without locks refuses them all: a run starts, and a live job of another
+    machine, whose count goes on, is still found; any other failure is the disk's."""
+    monkeypatch.setattr(runlock, "BEAT_SECONDS", 0.2)
+    refused = errno.ENOSYS
+
+    def lockf(*_: object) -> None:
+        raise OSError(refused, os.strerror(refused))
+
+    monkeypatch.setattr(runlock.fcntl, "lockf", lockf)
+    lock = take_lock(tmp_path, comm=Comm())
+    assert lock is not None
+    lock.release()
+    entry = {"host": "elsewhere", "pid": 7, "beat": 0}
+    done = threading.Event()
+
+    def count() -> None:
+        with (tmp_path / LOCK).open("r+b", buffering=0) as file:
+            while not done.wait(0.05):
+                entry["beat"] += 1
+                os.pwrite(file.fileno(), json.dumps(entry).encode().ljust(512), 0)
+
+    other = threading.Thread(target=count)
+    other.start()
+    try:
+        while not (tmp_path / LOCK).stat().st_size:
+            time.sleep(0.01)
+        with pytest.raises(UserError, match="in use by process 7 on elsewhere"):
+            take_lock(tmp_path, comm=Comm())
+    finally:
+        done.set()
+        other.join()
+    refused = errno.EIO
+    with pytest.raises(UserError, match=r"run\.lock: Input/output error"):
+        take_lock(tmp_path, comm=Comm())
 
 
 def test_the_same_process_cannot_lock_twice(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from data_shards.errors import UserError
+from tests.gpu import words as gpu
 from trainer import settings
 from trainer.config import resolve
 
@@ -103,6 +104,16 @@ def test_text_is_taken_as_it_stands(text: str) -> None:
     """Words for text settings are not YAML: `no` is no truth value and 007 no number."""
     assert resolve([f"name={text}"]).name == text
     assert resolve(["train.precision=no", "networks.compile=no"]).networks.compile == "no"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [*gpu.STEPS.values(), *gpu.NODES.values(), *(words for words, _ in gpu.PRECISIONS.values())],
+    ids=" ".join,
+)
+def test_what_the_gpu_tests_ask_for_exists(words: tuple[str, ...]) -> None:
+    """Their settings can be taken where there is no GPU, so that they do not fail on one first."""
+    assert resolve([*words, *gpu.GENTLE])
 
 
 def test_a_truth_value_is_no_text(tmp_path: Path) -> None:

@@ -46,7 +46,8 @@ def train(comm: Comm, folder: Path, data: str, words: tuple[str, ...]) -> dict[s
     made = make(data, words)
     steps(made, 0, 5)
     checkpoints = Checkpointer(folder, CheckpointConfig(), comm=comm)
-    checkpoints.save(5, common=made.engine.common(), own=made.engine.own(), state={})
+    engine = made.engine
+    checkpoints.save(5, common=engine.common(), own=engine.own(), state=engine.identity())
     steps(made, 5, 9)
     pace = made.engine.pace
     again = make(data, words, first=schedule.visit(5, pace=pace))

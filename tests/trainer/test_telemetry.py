@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import urllib.request
 from pathlib import Path
 
@@ -19,9 +20,10 @@ from data_shards.errors import UserError
 from trainer import journal
 from trainer.endpoint import Endpoint, Values
 from trainer.journal import Journal
+from trainer.lives import EVENTS
 from trainer.metrics import COUNTER, GAUGE, HISTOGRAM, METRICS, main, page, table
 from trainer.targets import target
-from trainer.telemetry import EVENTS, Pace, Telemetry, TelemetryConfig
+from trainer.telemetry import Pace, Telemetry, TelemetryConfig
 
 VALUES = {
     "loss/total": 0.75,
@@ -52,7 +54,11 @@ def scrape(telemetry: Telemetry) -> dict[tuple[str, tuple[tuple[str, str], ...]]
 def test_a_scrape_shows_the_run(tmp_path: Path) -> None:
     """Loss terms, PSNR, totals and phases arrive under their documented names."""
     info = {"run": "demo", "preset": "demo", "world": 2}
-    telemetry = Telemetry(tmp_path, TelemetryConfig(log="none"), info=info)
+    begun = time.time()
+    telemetry = Telemetry(tmp_path, TelemetryConfig(log="none"), info=info, done=0.05)
+    fresh = scrape(telemetry)
+    assert fresh["navsynth_progress_ratio", ()] == 0.05, "known before the first step"
+    assert fresh["navsynth_last_step_timestamp_seconds", ()] >= begun
     for step in range(1, 5):
         telemetry.count(clips=12, frames=12)
         if step % 2 == 0:

@@ -125,8 +125,9 @@ def test_a_training_is_kept_by(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     assert KEPT[name](tmp_path / "run" / "trackers") == pytest.approx(told)
 
 
-def test_a_short_job_leaves_its_figures_with_a_gateway(tmp_path: Path) -> None:
-    """The last values are pushed when the run ends, under its name."""
+def test_a_short_job_shows_its_figures_at_a_gateway(tmp_path: Path) -> None:
+    """The last values are pushed when the run ends, under its name, and a good end takes that very
+    group away again."""
     with gateway() as server:
         telemetry = Telemetry(
             tmp_path,
@@ -138,6 +139,7 @@ def test_a_short_job_leaves_its_figures_with_a_gateway(tmp_path: Path) -> None:
         path, text = server.last
     assert "/job/navsynth/" in path and "/run/short" in path
     assert "navsynth_step 3.0" in text
+    assert server.deleted == [path]
 
 
 def test_a_gateway_that_is_gone_costs_a_warning(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from trainer.watchdog import Watchdog, hang_file
@@ -22,6 +24,23 @@ def waits_for_a_batch_that_never_comes():
 dog.beat(step=12, phase="data")
 dog.start()
 waits_for_a_batch_that_never_comes()
+"""
+
+
+STOPPED = """
+import sys, time
+from pathlib import Path
+from trainer import watchdog
+watchdog.ASLEEP_SECONDS = 0.5
+dog = watchdog.Watchdog(Path(sys.argv[1]), hang_seconds=5.0)
+dog.start()
+print("on", flush=True)
+for step in range(4):
+    dog.beat(step, "train")
+    end = time.process_time() + 0.4  # of computing: no beat comes right after the process goes on
+    while time.process_time() < end:
+        pass
+dog.stop()
 """
 
 
@@ -46,6 +65,20 @@ def test_a_hang_ends_with_its_code_and_stacks(tmp_path: Path) -> None:
     assert len(run.stderr.strip().splitlines()) == 1
 
 
+def test_a_process_that_was_stopped_does_not_hang(tmp_path: Path) -> None:
+    """Stopped for longer than the limit and continued, as by `scontrol suspend`, it goes on."""
+    with subprocess.Popen(
+        [sys.executable, "-c", STOPPED, str(tmp_path)], stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    ) as run:  # fmt: skip
+        assert run.stdout is not None and run.stdout.readline() == b"on\n"
+        run.send_signal(signal.SIGSTOP)
+        time.sleep(6.5)
+        run.send_signal(signal.SIGCONT)
+        assert run.wait(60) == 0
+    assert not hang_file(tmp_path, 0).exists()
+
+
 def test_beats_and_patience_move_the_limit(tmp_path: Path) -> None:
     """Silence counts from the last beat; long work gets its own limit and only for its time."""
     clock = Clock()
@@ -65,6 +98,14 @@ def test_beats_and_patience_move_the_limit(tmp_path: Path) -> None:
     with dog.patience(1):
         clock.now += 9
         assert not dog.silent
+    with dog.patience(100):
+        with dog.patience(50):
+            clock.now += 99
+            assert not dog.silent
+        clock.now += 99
+        assert not dog.silent
+    clock.now += 10
+    assert dog.silent
 
 
 def test_a_watchdog_can_be_stopped_and_switched_off(tmp_path: Path) -> None:

@@ -8,17 +8,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
+import torch
 
 from data_shards.errors import UserError
 from tests.support.engines import everything, join, make, steps
 from tests.support.footage import tiny_set
 from tests.support.ranks import run_ranks
+from tests.support.training import CONFIG, ROOT, launch, tensors
 from trainer.checkpoint import CheckpointConfig, Checkpointer
 from trainer.comm import Comm
+from trainer.commit import read_json
+from trainer.engine import Engine
 from trainer.parallel import DEEPSPEED
+from trainer.schedule import EVERYTHING
 
-CONFIGS = Path(__file__).resolve().parents[2] / "launch" / "deepspeed"
+CONFIGS = ROOT / "launch" / "deepspeed"
+NEEDS_DEEPSPEED = pytest.mark.skipif(
+    importlib.util.find_spec("deepspeed") is None,
+    reason="DeepSpeed is not installed: pip install 'navsynth[deepspeed]'",
+)
 WORDS = (
     "schedule.clips=5", "optim.clip=0.5", "optim.gamma_rate=1e-3", "optim.epsilon=1e-4",
     "latents.optimiser=momentum", "latents.rate=1.0",
@@ -26,7 +34,8 @@ WORDS = (
 
 
 def train(comm: Comm, folder: Path, data: str, zero: str, words: tuple[str, ...]) -> dict[str, Any]:
-    """Ten steps in one go and, from a checkpoint after the fourth, again; and what is refused."""
+    """Ten steps in one go and, from a checkpoint after the fourth, again; what is refused, and
+    whether mixed precision reaches the networks."""
     join(comm)
     if zero:
         os.environ |= {DEEPSPEED: "true", "ACCELERATE_DEEPSPEED_CONFIG_FILE": zero}
@@ -34,13 +43,15 @@ def train(comm: Comm, folder: Path, data: str, zero: str, words: tuple[str, ...]
     losses = steps(made, 0, 4)
     sent = dict(made.engine.ranks.comm.bytes_sent)
     checkpoints = Checkpointer(folder, CheckpointConfig(), comm=comm)
-    checkpoints.save(4, common=made.engine.common(), own=made.engine.own(), state={})
+    engine = made.engine
+    checkpoints.save(4, common=engine.common(), own=engine.own(), state=engine.identity())
     losses += steps(made, 4, 10)
     again = make(data, (*WORDS, *words), first=4)
     again.engine.restore(checkpoints.open(checkpoints.at(4)))
     resumed = steps(again, 4, 10)
-    refused = ""
+    refused, mixed = "", None
     if zero:
+        mixed = _frames_dtype(made.engine)
         try:
             steps(make(data, (*WORDS, "schedule.kind=alternate")), 0, 1)
         except UserError as error:
@@ -50,16 +61,21 @@ def train(comm: Comm, folder: Path, data: str, zero: str, words: tuple[str, ...]
     weights = sum(4 * param.numel() for param in made.engine.networks.parameters())
     return {
         "losses": losses, "resumed": resumed, "refused": refused, "learned": learned,
-        "sent": sent, "weights": weights,
+        "sent": sent, "weights": weights, "mixed": mixed,
     }  # fmt: skip
+
+
+def _frames_dtype(engine: Engine) -> torch.dtype:
+    """Of what the networks make under mixed precision, called as a step calls them."""
+    engine.networks.mixed = True
+    latents = engine.latents
+    with engine.parallel.moving(EVERYTHING) as networks:
+        return networks(latents.static_BS, latents.transient_BTM)[0].dtype
 
 
 @pytest.mark.slow
 @pytest.mark.ranks
-@pytest.mark.skipif(
-    importlib.util.find_spec("deepspeed") is None,
-    reason="DeepSpeed is not installed: pip install 'navsynth[deepspeed]'",
-)
+@NEEDS_DEEPSPEED
 @pytest.mark.parametrize(("stage", "words"), [(1, ("train.accumulate=2",)), (2, ())])
 def test_zero_is_plain_training(tmp_path: Path, stage: int, words: tuple[str, ...]) -> None:
     """Losses, weights, moments and rows of 10 steps, resumed in between; alternate is refused."""
@@ -79,14 +95,37 @@ def test_zero_is_plain_training(tmp_path: Path, stage: int, words: tuple[str, ..
         # they take, and half of it.
         assert other["sent"]["gradients"] == pytest.approx(4 * one["weights"], rel=1e-3)
         assert other["sent"]["weights"] == pytest.approx(4 * one["weights"] / 2, rel=1e-2)
+        assert other["mixed"] == torch.bfloat16
         assert other["refused"].startswith("schedule.kind: alternate moves one network at a time")
 
 
-def test_the_config_files_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each accelerate config names a DeepSpeed config that exists, from the repository's root."""
-    monkeypatch.chdir(CONFIGS.parents[1])
-    for stage in (1, 2):
-        config = yaml.safe_load((CONFIGS / f"zero{stage}.yaml").read_text())
-        assert config["distributed_type"] == "DEEPSPEED"
-        named = Path(config["deepspeed_config"]["deepspeed_config_file"])
-        assert f'"stage": {stage}' in named.read_text()
+@pytest.mark.slow
+@pytest.mark.ranks
+@NEEDS_DEEPSPEED
+def test_the_config_files_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`accelerate launch` with either file, from the repository's root, trains as it does plainly,
+    and a run of one goes on under the other and plainly."""
+    monkeypatch.chdir(ROOT)
+    data, runs = tiny_set(tmp_path / "set", size=32), tmp_path / "runs"
+    configs = {
+        "plain": CONFIG, "zero1": CONFIGS / "zero1.yaml", "zero2": CONFIGS / "zero2.yaml"
+    }  # fmt: skip
+    words = (*WORDS, "train.steps=12")
+    for name, config in configs.items():
+        done = launch(runs, data, *words, name=name, ranks=2, config=config)
+        assert done.returncode == 0, done.stderr
+    for config in configs.values():
+        now = read_json(runs / "mixed" / "run.json").get("step", 0)
+        more = (*words, f"train.until={now + 4}")
+        done = launch(runs, data, *more, name="mixed", ranks=2, config=config)
+        assert done.returncode == 0, done.stderr
+    ways = {name: read_json(runs / name / "run.json") for name in (*configs, "mixed")}
+    assert [ways[name]["starts"][0]["gradients"] for name in configs] == ["memory", "zero", "zero"]
+    assert [one["gradients"] for one in ways["mixed"]["starts"]] == ["memory", "zero", "zero"]
+    plain = tensors(runs / "plain", 12)
+    for name in ("zero1", "zero2", "mixed"):
+        other = tensors(runs / name, 12)
+        assert other.keys() == plain.keys()
+        for key, tensor in plain.items():
+            close = torch.allclose(tensor.double(), other[key].double(), rtol=0, atol=1e-4)
+            assert close, (name, key)

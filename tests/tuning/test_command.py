@@ -17,6 +17,12 @@ SETTINGS = Settings(
     manifest="", words=(), steps=9, rungs=(), objectives=("psnr",), workers=1, cpus=2, gpus=0,
     interval=1, seed=0, vgg="", space={},
 )  # fmt: skip
+GROWN = """
+import torch
+def main(argv):
+    print(torch.get_num_threads(), "threads,", torch.cuda.device_count(), "GPUs")
+    return 0
+"""
 
 
 @pytest.mark.skipif(not AVAILABLE, reason="forking trainings: needs Linux's pidfd")
@@ -24,9 +30,9 @@ def test_what_is_forked_computes_with_the_trials_threads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two cores are two threads of torch, though this process says one: torch reads the number
-    when it is imported, which is before the fork."""
-    text = "import torch\ndef main(argv):\n    print(torch.get_num_threads())\n    return 0\n"
-    (tmp_path / "grown.py").write_text(text)
+    when it is imported, which is before the fork. Of the GPUs of the machine it sees none."""
+    (tmp_path / "grown.py").write_text(GROWN)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(command.ROOT)]))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setattr(command, "MODULES", ("grown",))
@@ -35,19 +41,26 @@ def test_what_is_forked_computes_with_the_trials_threads(
     try:
         child = made.spawn(
             ["-m", "grown"], log=tmp_path / "log", cwd=tmp_path,
-            environment=environment(threads=SETTINGS.threads),
+            environment=environment(SETTINGS),
         )  # fmt: skip
         assert child.wait() == 0
     finally:
         made.close()
-    assert (tmp_path / "log").read_text() == "2\n"
+    assert (tmp_path / "log").read_text() == "2 threads, 0 GPUs\n"
 
 
 def test_threads_are_the_cores_of_each_process() -> None:
     """Never none, and whole ones; what starts a program says so."""
     for cpus, workers, threads in ((1, 1, 1), (4, 2, 2), (3.5, 2, 1), (0.5, 1, 1), (1, 4, 1)):
         assert SETTINGS._replace(cpus=cpus, workers=workers).threads == threads
-    assert environment(threads=7)["OMP_NUM_THREADS"] == "7"
+    assert environment(SETTINGS._replace(cpus=7))["OMP_NUM_THREADS"] == "7"
+
+
+def test_only_trials_that_are_charged_gpus_see_any(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that Ray has given to the worker; under a budget of cores nobody would pay for them."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    assert environment(SETTINGS)["CUDA_VISIBLE_DEVICES"] == ""
+    assert environment(SETTINGS._replace(gpus=0.5))["CUDA_VISIBLE_DEVICES"] == "3"
 
 
 @pytest.mark.parametrize(

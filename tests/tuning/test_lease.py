@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -88,3 +89,21 @@ def test_a_trial_over_its_cap_holds_nothing(tmp_path: Path) -> None:
     assert not holder.lease.take() and holder.lease.capped
     holder.lease.end()
     assert ledger.account().spent == 6 and not holder.asked and not holder.killed
+
+
+def test_a_beat_that_waits_for_its_turn_reserves_a_whole_interval(tmp_path: Path) -> None:
+    """Others keep the ledger's lock for half an interval: what is reserved then counts from there,
+    so that the next beat is not late already."""
+    ledger = Ledger(tmp_path)
+    ledger.grant(100)
+    holder = Holder(tmp_path, SETTINGS)
+    assert holder.lease.take()
+    with ledger.path.open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        time.sleep(max(0.0, 1.1 - holder.held()))
+        released = holder.held()
+    until(lambda: ledger.account().spent > 1.5 * SETTINGS.width * SETTINGS.interval)
+    reserved = ledger.account().spent / SETTINGS.width
+    holder.lease.end()
+    assert reserved >= released + SETTINGS.interval - 0.1  # it began later than its holder
+    assert not holder.asked and not holder.killed

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -114,3 +116,64 @@ def test_what_is_held_beyond_the_budget_is_charged_and_what_has_ended_is_over(
     assert not ledger.hold("a1", trial="a", width=1, until=9.5)
     assert not ledger.hold("a1", trial="a", width=1, until=9.5, beyond=True)
     assert ledger.account().open() == [] and ledger.account().spent == 9
+
+
+def test_a_long_ledger_is_parsed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """300,000 lines, as many as 32 GPUs write in a week: whoever asks again, or beats, parses what
+    is new and nothing else."""
+    lines = ['{"kind":"grant","budget":1e9}\n']
+    lines += [
+        f'{{"kind":"hold","lease":"a{i % 32}","trial":"a","width":1,"until":{1 + i // 32}}}\n'
+        for i in range(300_000)
+    ]
+    ledger = Ledger(tmp_path)
+    ledger.path.write_text("".join(lines))
+    parsed: list[bytes] = []
+    loads = json.loads
+
+    def counted(text: bytes, **more: Any) -> Any:
+        parsed.append(text)
+        return loads(text, **more)
+
+    monkeypatch.setattr(json, "loads", counted)
+    assert ledger.account().spent == 300_000 and len(parsed) == 300_001
+    parsed.clear()
+    with ledger.path.open("a") as file:  # another process
+        file.write('{"kind":"end","lease":"a7","held":9000}\n')
+    assert ledger.account().spent == 300_000 - 375
+    assert parsed == [b'{"kind":"end","lease":"a7","held":9000}']
+    parsed.clear()
+    assert ledger.hold("a0", trial="a", width=1, until=9380) and not parsed
+    assert ledger.account().spent == 300_000 - 375 + 5 and len(parsed) == 1
+
+
+@pytest.mark.parametrize("renamed", [False, True])
+def test_a_file_that_was_replaced_is_read_anew(tmp_path: Path, renamed: bool) -> None:
+    """Restored from a copy, longer or shorter than what is known, in place or under its name: what
+    counts is what is there."""
+    ledger = Ledger(tmp_path)
+    ledger.grant(10)
+    assert ledger.hold("a1", trial="a", width=2, until=1) and ledger.account().spent == 2
+    before = ledger.path.read_bytes()
+    longer = json.dumps({"kind": "grant", "budget": 50}) + "\n"
+    longer += "".join(json.dumps(held(f"lease-{i}", 3)) + "\n" for i in range(4))
+    for text, left in ((longer.encode(), 38), (before[: before.index(b"\n") + 1], 10), (b"", 0)):
+        place = tmp_path / "copy" if renamed else ledger.path
+        place.write_bytes(text)
+        place.rename(ledger.path)
+        assert ledger.account().left == left == Ledger(tmp_path).account().left
+
+
+def test_waiting_for_the_lock_costs_nothing_of_what_is_reserved(tmp_path: Path) -> None:
+    """How long a lease may hold is asked for when nobody else can write any more."""
+    ledger = Ledger(tmp_path)
+    ledger.grant(10)
+
+    def until() -> float:
+        with ledger.path.open("rb") as file, pytest.raises(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return 3.5
+
+    assert ledger.hold("a1", trial="a", width=2, until=until) == 3.5
+    assert ledger.account().spent == 7
+    assert ledger.hold("b1", trial="b", width=2, until=until) == 0 and ledger.account().spent == 7

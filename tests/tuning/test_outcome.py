@@ -120,3 +120,19 @@ def test_the_best_file_says_how_its_figures_come_about(tmp_path: Path) -> None:
     ]
     trained = record._replace(scores={"psnr": 20.5, "bytes": 9.0})
     assert "trainer.evaluate" not in best_yaml(study, trained, SETTINGS)
+
+
+def test_the_best_file_does_not_stay_a_target(tmp_path: Path) -> None:
+    """Endpoint, address, file and labels that let Prometheus find the trial go; what was said of
+    telemetry for all trials stays."""
+    said = ("preset=weizmann", "telemetry.endpoint=false", "telemetry.port=9100")
+    found = ("telemetry.endpoint=true", "telemetry.address=0.0.0.0", "telemetry.targets=/t/x.json",
+             "telemetry.labels=run=x,study=mine,trial=t0001")  # fmt: skip
+    record = Record("t0001", {}, said, DONE, scores={"psnr": 20.5, "bytes": 9.0})
+    write(tmp_path, record)
+    text = to_yaml(resolve([*said, *found]))
+    (folder_of(tmp_path, "t0001") / "config.yaml").write_text(text)
+    (tmp_path / "best.yaml").write_text(best_yaml(tmp_path, record, SETTINGS))
+    config = resolve(file=str(tmp_path / "best.yaml"))
+    assert config.telemetry == resolve(said).telemetry
+    assert not config.telemetry.endpoint and config.telemetry.address == "127.0.0.1"

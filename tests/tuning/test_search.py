@@ -248,6 +248,12 @@ def test_a_search_whose_workers_never_start_ends(tmp_path: Path, data: Path) -> 
         (("--searcher", "pb2", "--scheduler", "asha"), "asha: pb2 ranks its members itself"),
         (("--searcher", "pb2", "--population", "1"), "--population: 1: at least 2 members"),
         (("--objective", "speed"), "'speed' is none of"),
+        (("--trials", "-1"), "--trials: -1 is below 0$"),
+        (("--interval", "nan"), "--interval: nan is not above 0$"),
+        (
+            ("--objective", "mcs", "--vgg", "/no/such.safetensors"),
+            r"error: /no/such\.safetensors: not a readable safetensors file of VGG16 weights",
+        ),
         (("train.steps=3",), "the search sets train.steps itself"),
         (("--manifest", "/nowhere"), "no manifest|nowhere"),
     ],

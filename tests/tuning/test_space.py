@@ -60,6 +60,8 @@ def test_a_file_and_its_grid(tmp_path: Path) -> None:
         ("latents.static: {low: 9, high: 4}", "low < high"),
         ("latents.static: {low: 0, high: 4, log: true}", "above 0 where log"),
         ("networks.norm: {low: 0, high: 4}", "write a list"),
+        ("latents.static: {low: 4.5, high: 9}", "of type int: low and high must be whole numbers"),
+        ("latents.static: {low: 4, high: .inf}", "must be numbers"),
         ("total: 1", "not a sum"),
         ("{}", "nothing to search"),
         ("{latents.static: {low: 60, high: 90}, total: 40}", "leaves no width"),

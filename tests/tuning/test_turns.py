@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 
 from data_shards.errors import UserError
 from tuning.asking import reason_of
-from tuning.engine import Way, require_room
+from tuning.engine import Way, idle_gpus, require_room
 from tuning.ledger import Ledger
 from tuning.records import (
     BUDGET,
@@ -19,6 +20,7 @@ from tuning.records import (
     STOPPED,
     Record,
     Settings,
+    folder_of,
     read_record,
     stop_mark,
     write_record,
@@ -76,6 +78,53 @@ def test_failures_that_cost_something_do_not_end_a_search(tmp_path: Path) -> Non
             assert ledger.hold(record.id, trial=record.id, width=1, until=1.5)
         made.failed(record.id, WHY)
     assert not made.gave_up and isinstance(made.next(), Record)
+
+
+def costly(made: Turns, ledger: Ledger) -> None:
+    """A trial that fails after two seconds."""
+    record = drawn(made)
+    assert ledger.hold(record.id, trial=record.id, width=1, until=2)
+    made.failed(record.id, WHY)
+
+
+def test_a_study_in_which_no_trial_comes_to_its_end_gives_up(tmp_path: Path) -> None:
+    """Five in a row, whatever they cost, as where each runs out of memory; not where one of the
+    study has come to its end, be it in an earlier life."""
+    made, ledger = turns(tmp_path, []), Ledger(tmp_path)
+    for _ in range(IN_A_ROW):
+        assert not made.gave_up
+        costly(made, ledger)
+    assert made.next() is None
+    assert made.gave_up == f"5 trials in a row failed, and none has come to its end; t0004: {WHY}"
+    whole = read_record(tmp_path, "t0000")._replace(status=DONE, reason="", scores={"psnr": 20.0})
+    write_record(tmp_path, whole)
+    again = turns(tmp_path, [])
+    for _ in range(IN_A_ROW):
+        costly(again, ledger)
+    assert not again.gave_up and isinstance(again.next(), Record)
+
+
+def test_failures_wait_for_what_was_begun_before_them(tmp_path: Path) -> None:
+    """Trials that fail soon overtake one that may be fine: its end decides."""
+    made, ledger = turns(tmp_path, []), Ledger(tmp_path)
+    first = drawn(made)
+    for _ in range(2 * IN_A_ROW):
+        costly(made, ledger)
+    assert not made.gave_up
+    made.failed(first.id, WHY)
+    assert made.gave_up.startswith("11 trials in a row failed, and none has come to its end; t0000")
+
+
+def test_a_removed_folder_costs_no_other_trial(tmp_path: Path) -> None:
+    """Three finished, the second removed: the next one is the fourth, and the third stays."""
+    made = turns(tmp_path, [])
+    for _ in range(3):
+        record = drawn(made)
+        write_record(tmp_path, record._replace(status=DONE, scores={"psnr": 20.0}))
+        made.ended(record.id)
+    shutil.rmtree(folder_of(tmp_path, "t0001"))
+    assert drawn(turns(tmp_path, [])).id == "t0003"
+    assert read_record(tmp_path, "t0002").status == DONE
 
 
 def test_what_is_over_is_not_failed_again(tmp_path: Path) -> None:
@@ -156,3 +205,36 @@ def test_a_trial_has_to_fit_on_one_node(cpus: int, gpus: int, said: str) -> None
     with pytest.raises(UserError) as error:
         require_room(asked, nodes)
     assert str(error.value) == said
+
+
+@pytest.mark.parametrize(
+    ("node", "asked", "room"),
+    [
+        ({"CPU": 1.0, "GPU": 8.0}, {"gpus": 1}, (32, 4)),
+        ({"CPU": 8.0, "GPU": 8.0}, {"gpus": 1}, None),
+        ({"CPU": 8.0, "GPU": 8.0}, {"gpus": 1, "cpus": 2}, (32, 16)),
+        ({"CPU": 6.0, "GPU": 2.0}, {"gpus": 0.3}, None),  # three on each, not six on both
+        ({"CPU": 5.0, "GPU": 2.0}, {"gpus": 0.3}, (24, 20)),
+        ({"CPU": 1.0, "GPU": 8.0}, {"gpus": 0}, None),
+    ],
+)
+def test_cores_that_keep_gpus_idle_are_told(
+    node: dict[str, float], asked: dict[str, float], room: tuple[int, int] | None
+) -> None:
+    """Four nodes alike: a trial needs cores too, and without them most of a cluster sleeps. Nothing
+    is said where no more trials are wanted than there is room for."""
+    settings = SETTINGS._replace(**asked)
+    told = idle_gpus(settings, [node] * 4)
+    assert bool(told) == (room is not None)
+    if room is not None:
+        start = "GPUs stay idle: they have room for {} trials, the cores beside them for {} at "
+        assert told.startswith(start.format(*room) + f"--cpus-per-trial {settings.cpus}; ")
+        assert not idle_gpus(settings, [node] * 4, concurrent=room[1])
+        assert idle_gpus(settings, [node] * 4, concurrent=room[1] + 1) == told
+
+
+def test_endpoints_on_a_cluster_listen_where_prometheus_finds_them() -> None:
+    """On all addresses, unless the words of the trials say otherwise; on loopback elsewhere."""
+    assert Way(address="head:6379").listen(("preset=golf",)) == "0.0.0.0"
+    assert Way(address="head:6379").listen(("telemetry.address=10.0.0.1",)) == ""
+    assert Way().listen(("preset=golf",)) == ""

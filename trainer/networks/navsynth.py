@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from data_shards.onto import onto
 from trainer.networks.conditional import ConditionalGenerator, RowLabels, columns_of
 from trainer.networks.config import NetworksConfig
 from trainer.networks.generator import Generator
@@ -38,6 +39,11 @@ class NavSynth(nn.Module):
         super().__init__()
         self.motion = MotionRNN(config, transient=transient)
         latent = static + transient
+        self.mixed = False
+        """Whether products of training are in bfloat16 (autocast); what is judged and shown is not.
+        Entered here, since DeepSpeed turns off what is entered around its engine."""
+        # Not seen from the generator's type: while ranks train it, a wrapper is in its place.
+        self.classes = None if labels is None else labels.classes
         if labels is None:
             self.generator = Generator(config, latent=latent, size=size)
         else:
@@ -57,13 +63,13 @@ class NavSynth(nn.Module):
         Returns:
             (B, S + classes), or `static_BS` itself where the generator is an ordinary one.
         """
-        if not isinstance(self.generator, ConditionalGenerator):
+        if self.classes is None:
             return static_BS
         columns = [static_BS]
         rows = (("identity_N", static_rows_B), ("action_N", transient_rows_B))
-        for (name, row_B), classes in zip(rows, self.generator.classes, strict=True):
+        for (name, row_B), classes in zip(rows, self.classes, strict=True):
             label_N = self.get_buffer(name)
-            row_B = row_B.to(label_N.device)
+            row_B = onto(row_B, label_N.device)
             label_B = label_N[row_B.clamp_max(len(label_N) - 1)]
             label_B = torch.where(row_B < len(label_N), label_B, -1)
             columns.append(columns_of(label_B, classes).to(static_BS))
@@ -82,6 +88,17 @@ class NavSynth(nn.Module):
             transient_BTM: z^(t) of all its frames.
             frames_BF: which frames to generate, int64; None: all T, in order.
         """
+        if not (self.mixed and self.training):
+            return self._synthesis(static_BS, transient_BTM, frames_BF)
+        with torch.autocast(self.device.type, torch.bfloat16):
+            return self._synthesis(static_BS, transient_BTM, frames_BF)
+
+    def _synthesis(
+        self,
+        static_BS: torch.Tensor,
+        transient_BTM: torch.Tensor,
+        frames_BF: torch.Tensor | None,
+    ) -> Synthesis:
         static_BS, transient_BTM = static_BS.to(self.device), transient_BTM.to(self.device)
         motion_BTM = self.motion(transient_BTM)
         drawn_BFM = motion_BTM

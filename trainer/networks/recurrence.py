@@ -17,7 +17,8 @@ from torch.autograd.function import once_differentiable
 
 def gru(module: nn.GRU, input_BTM: torch.Tensor) -> torch.Tensor:
     """Hidden states (B, T, H) of a one-layer GRU that is batch-first and begins at zero."""
-    if input_BTM.is_cpu and torch.is_grad_enabled() and len(input_BTM):
+    mixed = torch.is_autocast_enabled("cpu")  # which products that write into given memory refuse
+    if input_BTM.is_cpu and torch.is_grad_enabled() and len(input_BTM) and not mixed:
         weights = (module.weight_ih_l0, module.weight_hh_l0, module.bias_ih_l0, module.bias_hh_l0)
         return _Recurrence.apply(input_BTM.transpose(0, 1), *weights).transpose(0, 1)
     return module(input_BTM)[0]

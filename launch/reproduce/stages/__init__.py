@@ -9,6 +9,7 @@ from launch.reproduce.stages import (
     compact,
     exchange,
     interpolation,
+    presets,
     random_latents,
     sheets,
     unseen,
@@ -21,6 +22,7 @@ STAGES: dict[str, Stage] = {
     "exchange": exchange.STAGE,
     "interpolation": interpolation.STAGE,
     "unseen": unseen.STAGE,
+    "presets": presets.STAGE,
     "compact": compact.STAGE,
     "sheets": sheets.STAGE,
 }

@@ -15,7 +15,7 @@ import torch
 from launch.reproduce import trainings
 from launch.reproduce.coding import FORMS, Coded, h264, jpeg
 from launch.reproduce.context import Claim, Context, Picture, Stage, StageResult, Table, merged
-from launch.reproduce.figures import psnr_of
+from launch.reproduce.figures import ONE_SEED, psnr_of
 from launch.reproduce.footage import FootageSet
 from launch.reproduce.planner import Plan
 from launch.reproduce.plots import Line, write_plot
@@ -40,7 +40,8 @@ class Point(NamedTuple):
 
 
 def run(context: Context) -> StageResult:
-    """Every data set in turn."""
+    """All trainings, then every data set in turn."""
+    trainings.train(context, [trainings.full_models(context, f)[0] for f in context.sets])
     return merged([_one(context, footage) for footage in context.sets])
 
 
@@ -154,6 +155,7 @@ def _table(
     seen = f"{videos} of {len(run.manifest.videos)}"
     card = {
         **cards.protocol(run, videos=seen, definition=cards.PSNR),
+        **ONE_SEED,
         "bytes": f"latent rows in use divided over the videos; raw pixels: {pixels} bytes a video",
         "apart": f"the networks' {weights} weights, shared by all videos: {4 * weights} bytes in "
         "float32",

@@ -2,7 +2,8 @@
 
 Beyond the paper the generated cells are measured: PSNR and SSIM against the held-out footage under
 the best shift in time, beside the best that any window of any training video achieves under the
-same shifts; and by classifiers of identity and action that were trained on real clips alone.
+same shifts; and by classifiers of identity and action that were trained on real clips alone, beside
+their ratings of reference videos.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import numpy as np
 
 from data_shards.errors import UserError
 from launch.reproduce import figures, trainings
-from launch.reproduce.classifier import Judge, accuracy, judged, train_judge
 from launch.reproduce.context import Claim, Context, Picture, Stage, StageResult, Table, merged
 from launch.reproduce.footage import (
     Clips,
@@ -24,6 +24,7 @@ from launch.reproduce.footage import (
     prepared,
     read_clips,
 )
+from launch.reproduce.judges import Judges, judges_of, labels_of, ratings
 from launch.reproduce.planner import Plan
 from launch.reproduce.shifts import MOST, Shifted, best_shift, nearest_video
 from launch.reproduce.trainings import Training
@@ -35,6 +36,11 @@ COLUMNS = (
     "held-out cell", "PSNR, dB", "SSIM", "best training video: PSNR, dB", "best: SSIM",
     "classified as", "right",
 )  # fmt: skip
+RATED = "cells of which the classifiers name the right person and the right action"
+BLURRED = (
+    "nearer to the truth in squared error and not in structure, as blurred frames are; the best "
+    "training video is chosen by the truth, out of real ones that are sharp"
+)
 
 
 class CellResult(NamedTuple):
@@ -46,16 +52,6 @@ class CellResult(NamedTuple):
     person: str
     motion: str
     right: tuple[bool, bool]
-
-
-class Judges(NamedTuple):
-    """Both classifiers, the real clips that they learned from, and their accuracy on real clips of
-    the held-out cells."""
-
-    identity: Judge
-    action: Judge
-    real: Clips
-    accuracy: tuple[float, float]
 
 
 def run(context: Context) -> StageResult:
@@ -96,67 +92,60 @@ def _one(context: Context, footage: FootageSet) -> StageResult:
     results = results_of(fake, truth, judges)
     clips = figures.scored_clips(trained, context.plan.videos)
     own = figures.psnr_of(render.render_clips(trained, clips), render.real_clips(trained, clips))
+    card = _card(trained, truth, judges)
+    table = _table(footage, results, {**card, **_compared(judges)})
     return StageResult(
-        (_table(footage, results, judges, _card(trained, truth, judges)),),
+        (table, ratings(footage, fake, truth, judges, card)),
         claims_of(footage, results, judges.accuracy, own=own),
         (_picture(context, footage, truth, fake),),
     )
 
 
-def judges_of(context: Context, footage: FootageSet, same: dict) -> Judges:
-    """Trained on all windows of the training cells; accuracy is on those of the held-out ones."""
-    data = prepared(footage, name="cells-windows", windows="all", **same)
-    real, unseen = read_clips(data, first=False), read_clips(held_out_folder(data), first=False)
-    found, shares = [], []
-    for kind, table in (("identity", real.manifest.identities), ("action", real.manifest.actions)):
-        labels = getattr(real, f"{kind}_N")
-        judge = train_judge(
-            real.frames_NTHWC, labels, kind, classes=len(table), steps=context.plan.classify_steps
-        )
-        found.append(judge)
-        shares.append(accuracy(judge, unseen.frames_NTHWC, getattr(unseen, f"{kind}_N")))
-    return Judges(found[0], found[1], real, (shares[0], shares[1]))
-
-
 def results_of(fake_NTHWC: np.ndarray, truth: Clips, judges: Judges) -> list[CellResult]:
     """Compare and classify every generated cell."""
     facts, results = truth.manifest, []
-    persons, motions = (judged(j, fake_NTHWC) for j in (judges.identity, judges.action))
+    labels = labels_of(judges, fake_NTHWC)
+    right = labels.right(truth)
     for index, video in enumerate(truth.video_N):
         real = truth.frames_NTHWC[index]
-        right = (persons[index] == truth.identity_N[index], motions[index] == truth.action_N[index])
         results.append(
             CellResult(
                 facts.videos[int(video)].name,
                 best_shift(fake_NTHWC[index], real),
                 nearest_video(real, judges.real.frames_NTHWC),
-                facts.identities[int(persons[index])],
-                facts.actions[int(motions[index])],
-                (bool(right[0]), bool(right[1])),
+                facts.identities[int(labels.identity_N[index])],
+                facts.actions[int(labels.action_N[index])],
+                (bool(right[index, 0]), bool(right[index, 1])),
             )
         )
     return results
 
 
 def _card(run: Run, truth: Clips, judges: Judges) -> dict[str, str]:
-    cells, windows = len(truth.frames_NTHWC), len(judges.real.frames_NTHWC)
-    definition = f"PSNR: {cards.PSNR}; SSIM: {cards.SSIM}"
+    seen = f"{len(truth.frames_NTHWC)} held-out cells"
     return {
-        **cards.protocol(run, videos=f"{cells} held-out cells", definition=definition),
-        "comparison": f"best shift of at most {MOST} frames, over the frames that overlap",
-        "best training video": f"of {windows} windows of the training videos, under the same "
-        "shifts; PSNR and SSIM each by themselves",
+        **cards.protocol(run, videos=seen, definition=RATED),
         "classifiers": "trained on all windows of the real training cells; identity sees frames, "
         "action sees differences of grey frames",
         "their accuracy on real clips of the held-out cells": f"identity {judges.accuracy[0]:.0%}, "
         f"action {judges.accuracy[1]:.0%}",
         "rows": "static by identity, transient by action",
+        **figures.ONE_SEED,
     }
 
 
-def _table(
-    footage: FootageSet, results: list[CellResult], judges: Judges, card: dict[str, str]
-) -> Table:
+def _compared(judges: Judges) -> dict[str, str]:
+    """What the card of PSNR and SSIM says besides."""
+    windows = len(judges.real.frames_NTHWC)
+    return {
+        "definition": f"PSNR: {cards.PSNR}; SSIM: {cards.SSIM}",
+        "comparison": f"best shift of at most {MOST} frames, over the frames that overlap",
+        "best training video": f"of {windows} windows of the training videos, under the same "
+        "shifts; PSNR and SSIM each by themselves",
+    }
+
+
+def _table(footage: FootageSet, results: list[CellResult], card: dict[str, str]) -> Table:
     marks = {True: "yes", False: "no"}
     lines = [
         (
@@ -166,10 +155,9 @@ def _table(
         )
         for r in results
     ]  # fmt: skip
-    means = [float(np.mean([getattr(getattr(r, who), what) for r in results]))
-             for who in ("ours", "nearest") for what in ("psnr", "ssim")]  # fmt: skip
+    psnr, best_psnr, ssim, best_ssim = means_of(results)
     lines.append(
-        ("mean", f"{means[0]:.2f}", f"{means[1]:.3f}", f"{means[2]:.2f}", f"{means[3]:.3f}", "",
+        ("mean", f"{psnr:.2f}", f"{ssim:.3f}", f"{best_psnr:.2f}", f"{best_ssim:.3f}", "",
          _counted(results))
     )  # fmt: skip
     return Table(f"Tab. 3 and Fig. 6, action exchange: {footage.name}", COLUMNS, tuple(lines), card)
@@ -185,8 +173,8 @@ def _counted(results: list[CellResult]) -> str:
 def claims_of(
     footage: FootageSet, results: list[CellResult], accuracy: tuple[float, float], *, own: float
 ) -> tuple[Claim, ...]:
-    """The right person with the right action in five of six; on synthetic footage 3 dB above the
-    best training video.
+    """The right person with the right action in five of six; PSNR and SSIM above those of the best
+    training video, PSNR on synthetic footage by 3 dB.
 
     Args:
         footage: which.
@@ -195,39 +183,60 @@ def claims_of(
         own: PSNR of the training videos, dB.
     """
     need = -(-5 * len(results) // 6)
-    claims = [
+    psnr, best_psnr, ssim, best_ssim = means_of(results)
+    asked = 0 if footage.root else 3
+    return (
         Claim(
             f"{footage.name}: the right person and action in at least {need} of {len(results)} "
             "cells",
             sum(all(r.right) for r in results) >= need,
             _counted(results),
-            _why_wrong(footage, accuracy, own),
-        )
-    ]
-    if not footage.root:
-        gain = float(np.mean([r.ours.psnr - r.nearest.psnr for r in results]))
-        claims.append(
-            Claim(
-                f"{footage.name}: PSNR at least 3 dB above the best training video's",
-                gain >= 3,
-                f"{gain:+.2f} dB on average",
-                f"too short a training: its own videos are at {own:.1f} dB",
-            )
-        )
-    return tuple(claims)
+            _why_wrong(accuracy, own),
+        ),
+        Claim(
+            f"{footage.name}: PSNR of the cells at least 3 dB above the best training video's"
+            if asked
+            else f"{footage.name}: PSNR of the cells above the best training video's",
+            psnr - best_psnr >= asked and psnr > best_psnr,
+            f"{psnr:.2f} dB against {best_psnr:.2f} dB on average",
+            _why_far(own, best_psnr + asked),
+        ),
+        Claim(
+            f"{footage.name}: SSIM of the cells above the best training video's",
+            ssim > best_ssim,
+            f"{ssim:.3f} against {best_ssim:.3f} on average",
+            BLURRED if psnr > best_psnr else _why_far(own, best_psnr),
+        ),
+    )
 
 
-def _why_wrong(footage: FootageSet, accuracy: tuple[float, float], own: float) -> str:
+def means_of(results: list[CellResult]) -> tuple[float, float, float, float]:
+    """Over cells: PSNR of ours and of the best training videos, SSIM of both."""
+    psnr, best_psnr, ssim, best_ssim = (
+        float(np.mean([getattr(getattr(r, who), what) for r in results]))
+        for what in ("psnr", "ssim") for who in ("ours", "nearest")
+    )  # fmt: skip
+    return psnr, best_psnr, ssim, best_ssim
+
+
+def _why_wrong(accuracy: tuple[float, float], own: float) -> str:
     """Why cells are taken for others."""
     for what, share in zip(("identity", "action"), accuracy, strict=True):
         if share < 1:
             return f"the {what} classifier is right on {share:.0%} of real clips of these cells"
-    sound = "not the classifiers, which are right on all real clips of these cells"
-    if not footage.root:
-        return f"{sound}: too short a training, whose own videos are at {own:.1f} dB"
     return (
-        f"{sound}: people share the row of an action and are not in phase, so that one motion "
-        f"stands for all of them, blurred; training videos are at {own:.1f} dB themselves"
+        "not the classifiers, which are right on all real clips of these cells; training videos of "
+        f"the same rows are at {own:.1f} dB, and what is lost in combining them is not known"
+    )
+
+
+def _why_far(own: float, asked: float) -> str:
+    """Why cells are not as near to the truth as is asked, dB."""
+    if own < asked:
+        return f"too short a training: its own videos are at {own:.1f} dB, below {asked:.1f}"
+    return (
+        f"not known; training videos of the same rows are at {own:.1f} dB, so it is in combining "
+        "them that something is lost"
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from launch.reproduce import figures, paper, trainings
+from launch.reproduce import draws, figures, paper, trainings
 from launch.reproduce.context import (
     Claim,
     Context,
@@ -15,7 +15,8 @@ from launch.reproduce.context import (
     merged,
     seeds_on,
 )
-from launch.reproduce.figures import BOUND, Figures
+from launch.reproduce.draws import Draw
+from launch.reproduce.figures import Figures
 from launch.reproduce.footage import FootageSet
 from launch.reproduce.planner import Plan
 from launch.reproduce.stages.ablation import RANDOM_COLUMNS
@@ -64,27 +65,30 @@ def learned_lengths(run: Run) -> tuple[float, float]:
 
 def _one(context: Context, footage: FootageSet) -> StageResult:
     learned: list[Figures] = []
-    drawn: list[Figures] = []
-    references: dict[str, Figures] = {}
-    card: dict[str, str] = {}
+    random: list[Figures] = []
+    drawn: list[Draw] = []
+    trained = truth = None
+    count = context.plan.randoms
     for seed in trainings.seeds(context, footage):
         trained = open_run(trainings.full_model(context, footage, seed=seed))
-        real = render.real_clips(trained, figures.scored_clips(trained, context.plan.videos))
-        count = context.plan.randoms
-        pairs = figures.random_pairs(trained, count, seed=seed)
+        if truth is None:  # the same clips of every run
+            real = render.real_clips(trained, figures.scored_clips(trained, context.plan.videos))
+            truth = figures.truth_of(real, vgg=context.vgg)
+        draw = draws.random_pairs(trained, count, seed=seed)
+        drawn.append(draw)
         for found, videos in (
-            (learned, render.render(trained, *pairs)),
-            (drawn, random_videos(trained, count, seed=seed)),
+            (learned, render.render(trained, draw.static_B, draw.transient_B)),
+            (random, random_videos(trained, count, seed=seed)),
         ):
-            found.append(figures.measure(videos, real, vgg=context.vgg, paired=False))
-        references = references or figures.references(real, vgg=context.vgg)
-        shown = f"+Z: {figures.drawn(trained, count)}; -Z: {count} of Gaussian codes, each frame's "
-        shown += "drawn by itself, on average as long as learned ones"
-        card = figures.card(trained, videos=shown, vgg=context.vgg)
-    rows = {"-Z": drawn, "+Z": learned}
+            found.append(figures.measure(videos, truth, paired=False))
+    assert trained is not None and truth is not None
+    shown = f"+Z: {draws.words(drawn)}; -Z: {count} of Gaussian codes, each frame's drawn by "
+    shown += "itself, on average as long as learned ones"
+    card = figures.card(trained, videos=shown, vgg=context.vgg, columns=RANDOM_COLUMNS)
+    rows = {"-Z": random, "+Z": learned}
     quoted = paper.TABLE_4A if footage.paper == "chair_cad" else {}
-    bound = references[BOUND].fcs
-    lines = figures.reference_cells(references)
+    bound = truth.fcs
+    lines = figures.reference_cells(figures.references(truth))
     lines += [(name, *figures.cells(found, bound)) for name, found in rows.items()]
     lines = [(*line, *quoted.get(str(line[0]), (None, None))) for line in lines]
     table = Table(f"Tab. 4a: {footage.name}", RANDOM_COLUMNS, tuple(lines), card)

@@ -33,8 +33,11 @@ from trainer.run import Run, open_run
 NEW = "unseen"
 LAYOUT = ("latents.static_key=video", "latents.transient_key=video")
 """A fitted video has both latents to itself; so have those trained on."""
-MOTIONS, NEW_ROWS = 8, 2
-"""Of the large synthetic sets: motions of each appearance, and appearances that are not seen."""
+MOTIONS, NEW_ROWS, ROOM = 8, 2, 24
+"""Of the large synthetic sets: motions of each appearance, appearances that are not seen, and room
+for those that are too much like them."""
+APART = 20
+"""Degrees of hue by which whatever is trained on differs from an unseen appearance of its shape."""
 COLUMNS = ("training videos", "passes over them", "their PSNR, dB", "fitted, dB",
            "nearest training video, dB", "fitted above it", "least gain, dB")  # fmt: skip
 
@@ -110,9 +113,10 @@ def series_of(context: Context, footage: FootageSet) -> list[Series]:
     parts = [[kept[i] for i in render.spread(number, len(kept))] for number in counts]
     found = [_series(context, footage, "", new, parts)]
     if plan.grown and not footage.root:
-        rows = -(-max(plan.grown) // MOTIONS) + NEW_ROWS
+        rows = -(-max(plan.grown) // MOTIONS) + NEW_ROWS + ROOM
         large = replace(footage, identities=rows, actions=MOTIONS)
         kept, new = large_split(rows)
+        assert len(kept) >= max(plan.grown), (len(kept), rows)
         parts = [kept[:number] for number in plan.grown]
         found.append(_series(context, large, "many-", new, parts))
     return found
@@ -120,11 +124,12 @@ def series_of(context: Context, footage: FootageSet) -> list[Series]:
 
 def large_split(rows: int) -> tuple[list[str], list[str]]:
     """Names of synthetic videos to train on, in random order, and to fit: all of `NEW_ROWS` of so
-    many appearances."""
+    many appearances. Nothing that looks like one of them is trained on."""
     names, motions = synthetic.identities(rows), synthetic.actions(MOTIONS)
-    away = {names[i] for i in render.spread(NEW_ROWS, rows)}
-    new = [f"{name}/{motion}" for name in names if name in away for motion in motions]
-    kept = [f"{name}/{motion}" for name in names if name not in away for motion in motions]
+    away = [names[i] for i in render.spread(NEW_ROWS, rows)]
+    new = [f"{name}/{motion}" for name in away for motion in motions]
+    other = [n for n in names if all(synthetic.degrees_apart(n, one) >= APART for one in away)]
+    kept = [f"{name}/{motion}" for name in other for motion in motions]
     order = np.random.default_rng(0).permutation(len(kept))
     return [kept[i] for i in order], new
 
@@ -199,6 +204,7 @@ def _card(run: Run, series: Series, fits: Fits) -> dict[str, str]:
         "fit": f"networks frozen; {settings}",
         "training": "equally long for every number of videos, so that more of them are each seen "
         "less often",
+        **figures.ONE_SEED,
     }
 
 

@@ -109,6 +109,15 @@ def test_motion_equals_the_gru_written_out():
     np.testing.assert_allclose(motion(z)[0].detach().numpy(), np.stack(out), atol=1e-12)
 
 
+def test_mixed_precision_is_for_training_alone():
+    """Steps multiply in bfloat16, also in the recurrence; what is judged and shown is float32."""
+    networks, inputs = small(), latents(2)
+    networks.mixed = True
+    assert networks(*inputs).images_BFCHW.dtype == torch.bfloat16
+    networks.eval()
+    assert networks(*inputs).images_BFCHW.dtype == torch.float32
+
+
 def test_frames_lie_in_channels_last():
     """The generator's frames are in the order that convolutions like best."""
     images = small()(*latents(2)).images_BFCHW.flatten(0, 1)

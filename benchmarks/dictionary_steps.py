@@ -1,0 +1,161 @@
+"""Steps of a dictionary alone, as `benchmarks.dictionary` and `benchmarks.saving` time them."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import os
+import statistics
+import time
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from trainer.comm import Comm
+from trainer.latents import LatentDictionary, LatentsConfig
+from trainer.lowrank import METHODS, find_basis
+
+FRAMES, WIDTH, WORLD = 16, 200, 2
+BLOCK = 16
+"""Steps after which what they stored is written back; the first of them is not timed."""
+
+
+class Way(NamedTuple):
+    """Where rows are, and how a step finds them."""
+
+    residence: str
+    cold: bool = False
+    ahead: bool = True
+
+
+WAYS = {
+    "device": Way("device"),
+    "host": Way("host"),
+    "disk": Way("disk"),
+    "disk, cold": Way("disk", cold=True),
+    "disk, cold, not fetched": Way("disk", cold=True, ahead=False),
+}
+
+
+def resident_bytes(*, trim: bool = False) -> int:
+    """Memory of this process that is in RAM now (Linux), without pages of libraries' files, which
+    the system drops and reads again as it likes; `trim` gives freed memory back before.
+
+    Without it what the heap keeps of an earlier stage would count as the next one's.
+    """
+    if trim:
+        gc.collect()
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+    lines = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
+    return sum(int(lines[name].split()[0]) * 1024 for name in ("RssAnon", "RssShmem"))
+
+
+def read_from_disk() -> int:
+    """Bytes that this process had fetched from disks: what the system's cache did not have."""
+    path = Path("/proc/self/io")
+    lines = dict(line.split(": ") for line in path.read_text().splitlines())
+    return int(lines["read_bytes"])
+
+
+def build(comm: Comm, rows: int, where: str, scratch: str) -> LatentDictionary:
+    """A dictionary whose transient rows have all been written once."""
+    config = LatentsConfig(
+        static_key="dataset", optimiser="momentum", residence=where, scratch=scratch
+    )
+    keys = {"static": np.zeros(1, dtype=np.int64), "transient": np.arange(rows)}
+    dictionary = LatentDictionary(config, frames=FRAMES, keys=keys, comm=comm)
+    table = dictionary.tables["transient"]
+    for part in table.owned(torch.arange(rows)).split(64):
+        slots = table.slots(part)
+        table.write_(slots, table.read(slots))
+    os.sync()  # the system is not to write the filling back while steps are timed
+    comm.barrier()
+    return dictionary
+
+
+def one_step(dictionary: LatentDictionary, comm: Comm, rows: torch.Tensor) -> None:
+    """A whole step on this rank's share of the global batch, with a gradient that costs nothing."""
+    batch = len(rows)
+    mine = rows[comm.rank * batch // comm.world : (comm.rank + 1) * batch // comm.world]
+    latents = dictionary.gather(torch.zeros_like(mine), mine)
+    latents.static_BS.grad = torch.full_like(latents.static_BS, 1e-3)
+    latents.transient_BTM.grad = torch.full_like(latents.transient_BTM, 1e-3)
+    dictionary.accumulate(latents)
+    dictionary.step(0.1)
+    dictionary.project_()
+
+
+def timed_steps(
+    dictionary: LatentDictionary, comm: Comm, batches: list[torch.Tensor], way: Way, pause: float
+) -> tuple[list[float], int]:
+    """Seconds of the steps, without the first of each block, and the most memory."""
+    seconds, peak, none = [], 0, torch.zeros(1, dtype=torch.int64)
+    for number, (now, ahead) in enumerate(pairwise(batches)):
+        if number % BLOCK == 0:
+            comm.barrier()  # nobody is at work any more on what is written back
+            os.sync()
+            if way.cold:
+                dictionary.tables["transient"].store.forget()
+        time.sleep(pause if way.cold else 0.0)
+        comm.barrier()
+        start = time.perf_counter()
+        if way.ahead:
+            dictionary.fetch_ahead(none, ahead)
+        one_step(dictionary, comm, now)
+        if comm.device.type == "cuda":
+            torch.cuda.synchronize()
+        if number % BLOCK:
+            seconds.append(time.perf_counter() - start)
+        peak = max(peak, resident_bytes())
+    return seconds, peak
+
+
+def measure(
+    comm: Comm, rows: int, name: str, steps: int, batch: int, scratch: str, gpu: bool, pause: float
+) -> dict[str, Any]:
+    """Median seconds of a step and the growth of memory, on one rank."""
+    way = WAYS[name]
+    comm = Comm(device="cuda") if gpu else comm
+    warm = build(comm, 500, way.residence, scratch)  # load what is loaded once
+    warm.fetch_ahead(torch.zeros(1, dtype=torch.int64), torch.arange(batch))
+    one_step(warm, comm, torch.arange(batch))
+    warm.close()
+    del warm
+    before = resident_bytes(trim=True)
+    dictionary = build(comm, rows, way.residence, scratch)
+    resident_bytes(trim=True)  # what the filling leaves is not the dictionary's
+    # Not permutations of all rows, whose freed memory would count as the dictionary's.
+    draw = np.random.default_rng(1)
+    asked = [torch.from_numpy(draw.choice(rows, batch, replace=False)) for _ in range(steps + 1)]
+    on_disk = read_from_disk()
+    seconds, peak = timed_steps(dictionary, comm, asked, way, pause)
+    promise = LatentDictionary.promise_bytes(
+        dictionary.config, static_rows=1, transient_rows=rows, frames=FRAMES,
+        world=comm.world, batch=batch,
+    )  # fmt: skip
+    dictionary.close()
+    return {
+        "rows": rows,
+        "residence": name,
+        "milliseconds": 1e3 * statistics.median(seconds),
+        "read_kib": (read_from_disk() - on_disk) / 1024 / steps,
+        "resident_mib": (peak - before) / 2**20,
+        "promised_mib": (promise.host + promise.device) / 2**20,
+    }
+
+
+def measure_low_rank(comm: Comm, rows: int) -> list[dict]:
+    """Bytes sent and seconds of each way to find the dictionary's directions, on one rank."""
+    table = build(comm, rows, "host", "").tables["transient"]
+    found = []
+    for method in METHODS:
+        comm.barrier()
+        basis = find_basis(table, rank=10, method=method)
+        found.append(
+            {"method": method, "rows": rows, "mib": basis.bytes_sent / 2**20}
+            | {"seconds": basis.seconds}
+        )
+    return found

@@ -1,0 +1,141 @@
+"""What the figures of the full model and of its ablations show, and why where they fall short.
+
+A cause says no more than the tables do: it names what they show, or that nothing is known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from launch.reproduce.context import Claim
+from launch.reproduce.figures import BOUND, FROZEN, Figures
+from launch.reproduce.footage import FootageSet
+from launch.reproduce.variants import MODELS, NEW, OWN, VARIANTS, Rows
+
+NEAR = 0.02
+"""Largest distance of FCS to the bound."""
+SAME = (
+    "l_static is l_rec of one random frame, so on average over frames it is l_rec itself "
+    "(docs/model.md): rows that differ by l_static alone differ by chance, and by 1 % of "
+    "l_rec's weight"
+)
+TOGETHER = (
+    "the losses pull at the same latents, and trainings of minutes do not tell their combinations "
+    "apart"
+)
+UNTOLD = (
+    "with rows by video no code is shared, so nothing in training asks that the motion of one "
+    "video suit the content of another"
+)
+
+
+def claims_of(footage: FootageSet, rows: Rows) -> tuple[Claim, ...]:
+    """What the full model must show on a data set. Where random videos are training videos, the
+    order of the ablation is judged once."""
+    several = {name: rows.found[kind] for kind, name in MODELS.items()}
+    if rows.random[OWN]:
+        several[NEW] = rows.random[OWN]
+    bound, still = rows.references[BOUND].fcs, rows.references[FROZEN].mcs
+    claims = [_near(footage, rows, name, found) for name, found in several.items()]
+    if still is None:
+        claims.append(Claim(f"{footage.name}: MCS", None, "no feature network was given"))
+    else:
+        claims += [_moves(footage, rows, name, found, still) for name, found in several.items()]
+    kinds = {"random videos": rows.random, "training videos": rows.found}
+    if rows.known:
+        del kinds["random videos"]
+    for what, found in kinds.items():
+        distances = {kind: [abs(f.fcs - bound) for f in found[kind]] for kind in VARIANTS}
+        text = f"{footage.name}, {what}: the full model is the closest of the ablation to the FCS "
+        claims.append(order(f"{text}bound", distances, rows, digits=4))
+        if still is not None:
+            values = {kind: [f.mcs or 0.0 for f in found[kind]] for kind in VARIANTS}
+            text = f"{footage.name}, {what}: the full model has the lowest MCS of the ablation"
+            claims.append(order(text, values, rows, digits=2))
+    return tuple(claims)
+
+
+def _near(footage: FootageSet, rows: Rows, name: str, found: Sequence[Figures]) -> Claim:
+    """FCS is that of the footage, or nearly so."""
+    fcs, bound = float(np.mean([f.fcs for f in found])), rows.references[BOUND].fcs
+    return Claim(
+        f"{footage.name}: FCS of the {name} within {NEAR} of the bound",
+        abs(fcs - bound) <= NEAR,
+        f"{fcs:.3f} against {bound:.3f}",
+        _why_far(footage, rows, name, below=fcs < bound),
+    )
+
+
+def _moves(
+    footage: FootageSet, rows: Rows, name: str, found: Sequence[Figures], still: float
+) -> Claim:
+    """MCS is far below that of footage that does not move."""
+    mcs = float(np.mean([f.mcs or 0.0 for f in found]))
+    unknown = (
+        "not known; MCS looks at first and last frames only, and training videos are at "
+        f"{psnr_of(rows, name):.1f} dB"
+    )
+    return Claim(
+        f"{footage.name}: MCS of the {name} at least 1.0 below a frozen first frame",
+        mcs <= still - 1,
+        f"{mcs:.2f} against {still:.2f}",
+        UNTOLD if name == NEW else unknown,
+    )
+
+
+def _why_far(footage: FootageSet, rows: Rows, name: str, *, below: bool) -> str:
+    """Why frames keep to their first one less (`below`) or more than those of the footage do."""
+    if name == NEW:
+        return UNTOLD
+    psnr, own = psnr_of(rows, name), psnr_of(rows, MODELS[OWN])
+    fcs = float(np.mean([f.fcs for f in rows.found[OWN]]))
+    holds = abs(fcs - rows.references[BOUND].fcs) <= NEAR
+    people = footage.root and footage.held_out  # synthetic footage is in phase
+    if name != MODELS[OWN] and people and holds and own > psnr + 1:
+        return (
+            "people share the row of an action and are not in phase, which one motion cannot "
+            f"follow; with rows by video it holds, at {own:.1f} dB instead of {psnr:.1f}"
+        )
+    if below:
+        return (
+            f"training videos are at {psnr:.1f} dB, and what is wrong in their frames changes from "
+            "one to the next, which lowers FCS as noise does"
+        )
+    return (
+        f"training videos are at {psnr:.1f} dB, and their frames keep to the first one more than "
+        "those of the footage, as blurred ones do"
+    )
+
+
+def psnr_of(rows: Rows, name: str) -> float:
+    """Mean PSNR of the training videos of one of `MODELS`, by what claims call it, dB; `NEW` is of
+    the model with rows by video."""
+    kind = next((kind for kind, known in MODELS.items() if known == name), OWN)
+    return float(np.mean([f.psnr for f in rows.found[kind] if f.psnr is not None]))
+
+
+def order(text: str, values: Mapping[str, Sequence[float]], rows: Rows, *, digits: int) -> Claim:
+    """Whether the full model has the lowest mean of the ablation's rows; None where the two lowest
+    are no further apart than seeds are."""
+    mean = {name: float(np.mean(values[name])) for name in VARIANTS}
+    best, rival = sorted(VARIANTS, key=lambda name: mean[name])[:2]
+    rival = rival if best == "full" else "full"
+    spread = max(float(np.std(values[name], ddof=1)) if len(values[name]) > 1 else np.inf
+                 for name in (best, rival))  # fmt: skip
+    detail = ", ".join(f"{name}: {mean[name]:.{digits}f}" for name in VARIANTS)
+    if mean[rival] - mean[best] <= spread:
+        one = "one seed does not settle an order"
+        why = f"{best} and {rival} differ by less than one seed does from another"
+        alike = {best, rival} == {"full", "+l_triplet -l_static"}
+        return Claim(text, None, f"{detail}; {why if np.isfinite(spread) else one}",
+                     SAME if alike else TOGETHER)  # fmt: skip
+    psnr = {n: float(np.mean([f.psnr or 0.0 for f in rows.found[n]])) for n in ("full", best)}
+    facts = (
+        f"after as many steps training videos are at {psnr['full']:.1f} dB with all of them and "
+        f"at {psnr[best]:.1f} dB with {best}"
+    )
+    pull = f"the losses pull at the same latents: {facts}"
+    return Claim(text, best == "full", detail, pull if psnr[best] > psnr["full"] else
+                 f"not known; {facts}")  # fmt: skip

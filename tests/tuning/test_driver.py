@@ -1,0 +1,121 @@
+"""The driver of a search: alone in its folder, and what it leaves where it is stopped."""
+
+from __future__ import annotations
+
+import csv
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.footage import tiny_set
+from tests.support.training import environment
+from tests.tuning.test_search import words
+from trainer.config import resolve
+from trainer.settings import to_yaml
+from tuning import engine
+from tuning.records import DONE, Record, Settings, folder_of, write_record
+from tuning.search import main, only_driver
+
+ALONE = """
+import sys
+from pathlib import Path
+from tuning.search import only_driver
+with only_driver(Path(sys.argv[1])):
+    print("alone")
+"""
+
+
+def another(study: Path) -> subprocess.CompletedProcess:
+    """A second search in a folder."""
+    return subprocess.run(
+        [sys.executable, "-c", ALONE, str(study)], env=environment(), capture_output=True,
+        text=True, check=False,
+    )  # fmt: skip
+
+
+def test_an_error_of_the_search_is_not_taken_for_another_search(tmp_path: Path) -> None:
+    """Whatever goes wrong inside comes out as it is; a second search is refused meanwhile, and let
+    in afterwards."""
+    with pytest.raises(PermissionError, match=r"^a disk$"), only_driver(tmp_path):
+        refused = another(tmp_path)
+        assert refused.returncode == 1
+        assert f"UserError: --out: {tmp_path}: another search runs there" in refused.stderr
+        raise PermissionError("a disk")
+    assert another(tmp_path).stdout == "alone\n"
+
+
+def stopped(error: BaseException) -> Callable[..., str]:
+    """A search that is stopped once its first trial has finished."""
+
+    def search(study: Path, settings: Settings, *_: Any, on_change: Callable) -> str:
+        values = {"latents.static": 8, "loss.margin": 1.0}
+        record = Record("t0000", values, settings.words, DONE, scores={"psnr": 20.5}, step=9)
+        on_change(write_record(study, record))
+        config = to_yaml(resolve([*settings.words, "latents.static=8"]))
+        (folder_of(study, "t0000") / "config.yaml").write_text(config)
+        raise error
+
+    return search
+
+
+def test_a_search_that_is_stopped_leaves_what_there_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """Ctrl-C, or SIGTERM, which does the same: table, best file and page are there, and the same
+    command goes on."""
+    data, out = tiny_set(tmp_path, size=32), tmp_path / "study"
+    monkeypatch.setattr(engine, "import_ray", lambda *, local: None)
+    monkeypatch.setattr(engine, "search", stopped(KeyboardInterrupt()))
+    capsys.readouterr()
+    assert main(words(data, out)) == 130
+    told = capsys.readouterr()
+    assert told.err == "stopped; the same command goes on\n"
+    assert told.out.endswith(f"what there is: {out / 'report.html'}\n")
+    (row,) = csv.DictReader((out / "trials.csv").open())
+    assert (row["trial"], row["status"], row["psnr"]) == ("t0000", "done", "20.5")
+    assert (out / "best.yaml").read_text().startswith("# Trial t0000: psnr 20.5.")
+    assert "<b>Best: t0000</b>" in (out / "report.html").read_text()
+
+
+def test_a_page_that_cannot_be_written_does_not_hide_why_a_search_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """Something else has the table's name: that is told, and the interrupt is what counts."""
+    data, out = tiny_set(tmp_path, size=32), tmp_path / "study"
+    (out / "trials.csv").mkdir(parents=True)
+    monkeypatch.setattr(engine, "import_ray", lambda *, local: None)
+    monkeypatch.setattr(engine, "search", stopped(KeyboardInterrupt()))
+    capsys.readouterr()
+    assert main(words(data, out)) == 130
+    told = capsys.readouterr().err.splitlines()
+    assert told[0].startswith("error: not written down: ") and told[1].startswith("stopped;")
+
+
+LOST = """
+import sys
+from tuning import engine, search
+from tuning.guard import RayLost
+
+def lost(*_, **__):
+    raise RayLost("Ray lost its raylet; the same command goes on")
+
+engine.import_ray, engine.search = (lambda *, local: None), lost
+sys.exit(search.main(sys.argv[1:]))
+"""
+
+
+def test_a_search_whose_ray_is_lost_leaves_what_there_is(tmp_path: Path) -> None:
+    """In a process of its own, since it ends without Ray's farewell: a page without any trial."""
+    data, out = tiny_set(tmp_path, size=32), tmp_path / "study"
+    done = subprocess.run(
+        [sys.executable, "-c", LOST, *words(data, out)], env=environment(), capture_output=True,
+        text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    assert done.stderr.endswith("error: Ray lost its raylet; the same command goes on\n")
+    assert "No trial has finished yet." in (out / "report.html").read_text()
+    assert (out / "trials.csv").read_text().startswith("trial,parent,status,")

@@ -1,0 +1,84 @@
+"""What a search leaves at any moment: a table, a file to train with, and a page."""
+
+from __future__ import annotations
+
+import csv
+import html
+from pathlib import Path
+
+import pytest
+
+from trainer.config import resolve
+from trainer.settings import to_yaml
+from tuning.ledger import Ledger
+from tuning.records import (
+    DONE,
+    FAILED,
+    Record,
+    Settings,
+    folder_of,
+    settle_settings,
+    write_record,
+)
+from tuning.report import main
+from tuning.space import space_of
+
+SPACE = space_of({"latents.static": {"low": 4, "high": 64}})
+SETTINGS = Settings(
+    manifest="/set", words=("preset=weizmann",), steps=9, rungs=(), objectives=("psnr",), workers=1,
+    cpus=1, gpus=0, interval=1, seed=0, vgg="",
+    space={"total": None, "ranges": [item._asdict() for item in SPACE.ranges]},
+)  # fmt: skip
+
+
+def made(study: Path, scores: dict[str, tuple[float, ...]], *names: str) -> None:
+    """A study with these scores of finished trials, and one trial that failed."""
+    settle_settings(study, SETTINGS._replace(objectives=names))
+    Ledger(study).grant(60)
+    for trial, figures in scores.items():
+        known = dict(zip(names, figures, strict=True))
+        values = {"latents.static": 8}
+        write_record(study, Record(trial, values, SETTINGS.words, DONE, scores=known))
+        text = to_yaml(resolve([*SETTINGS.words, f"name={trial}"]))
+        (folder_of(study, trial) / "config.yaml").write_text(text)
+    lost = Record("t0009", {"latents.static": 64}, (), FAILED, reason="out of memory", step=3)
+    write_record(study, lost)
+
+
+def test_a_page_shows_each_two_objectives_and_why_trials_ended(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """Three objectives are three pictures, trials on the front are marked, reasons are beside the
+    trials; the table and the best file are written, too."""
+    scores = {"t0000": (20.0, 5.0, 0.1), "t0001": (21.0, 6.0, 0.2), "t0002": (19.0, 6.0, 0.3)}
+    made(tmp_path / "mine", scores, "psnr", "bytes", "fcs")
+    assert main([str(tmp_path / "mine")]) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'mine' / 'report.html'}\n"
+    page = html.unescape((tmp_path / "mine" / "report.html").read_text())
+    psnr, size, fcs = "PSNR of the training clips, dB", "bytes per video", "FCS's distance to its"
+    for title in (f"{size} against {psnr}", f"{fcs} bound against {psnr}",
+                  f"{fcs} bound against {size}"):  # fmt: skip
+        assert page.count(f'<p class="muted">{title}</p>') == 1
+    assert page.count("<circle") == 3 * len(scores)
+    assert "all objectives together: t0001, t0000." in page
+    assert page.count("<td>front</td>") == 2
+    assert page.count('<td class="reason">out of memory</td>') == 1
+    rows = list(csv.DictReader((tmp_path / "mine" / "trials.csv").open()))
+    assert [row["pareto"] for row in rows] == ["1", "1", "0", "0"]
+    assert (tmp_path / "mine" / "best.yaml").read_text().startswith("# Trial t0001: psnr 21.0")
+
+
+def test_a_page_of_one_objective_has_no_front(tmp_path: Path) -> None:
+    """Neither picture nor column; the reasons stay."""
+    made(tmp_path / "mine", {"t0000": (20.0,)}, "psnr")
+    assert main([str(tmp_path / "mine")]) == 0
+    page = (tmp_path / "mine" / "report.html").read_text()
+    assert "Pareto" not in page and "<circle" not in page and "out of memory</td>" in page
+
+
+def test_a_folder_that_is_no_study_is_named(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """Code 2 and one line; nothing is written there."""
+    assert main([str(tmp_path)]) == 2
+    told = capsys.readouterr().err
+    assert told == f"error: {tmp_path.resolve()}: not a study (no study.json)\n"
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,82 @@
+"""What rank 0 writes for all ranks: tensors that are equal on all of them, and the run's counters.
+
+Beside training, tensors are copied when the save begins, so that they are of that moment; turning
+them into bytes is left to the thread that writes. They are written one by one: a copy of the
+weights, of Adam's moments and of the average is all that a save takes of memory.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from trainer import commit
+from trainer.share import Share, explain, write_share
+from trainer.streamed import ROOM, StreamedSafetensors
+
+Sets = Mapping[str, Mapping[str, torch.Tensor]]
+"""Tensors by file and name."""
+ENTRY = 256
+"""Bytes that a tensor takes in a file's header beside its name, at most."""
+
+
+class Commons(NamedTuple):
+    """What one rank writes for all."""
+
+    sets: Sets
+    state: bytes
+
+
+NOTHING = Commons({}, b"")
+"""Of all ranks but the first."""
+
+
+def take(sets: Sets, state: Mapping[str, Any], *, copy: bool) -> Commons:
+    """Tensors and counters as they are now; for good with `copy`, in host memory."""
+    if copy:
+        sets = {
+            name: {key: tensor.detach().to("cpu", copy=True) for key, tensor in tensors.items()}
+            for name, tensors in sets.items()
+        }
+    return Commons(sets, (json.dumps(state, indent=1) + "\n").encode())
+
+
+def write(
+    folder: Path,
+    stem: str,
+    commons: Commons,
+    own: Iterator[tuple[str, torch.Tensor]],
+    *,
+    beat: Callable[[], None],
+) -> Share:
+    """Write and fsync this rank's files, those of `commons` first. Never raises: the other ranks
+    wait for the answer."""
+    files: dict[str, commit.FileFacts] = {}
+    try:
+        for name, tensors in commons.sets.items():
+            files |= _write_set(folder, f"common-{name}", tensors)
+            beat()
+    except Exception as error:
+        getattr(own, "close", lambda: None)()
+        return Share({}, {}, explain(error, folder))
+    blobs = {commit.STATE: commons.state} if commons.state else {}
+    share = write_share(folder, stem, blobs, own, beat=beat)
+    return share if share.error else share._replace(files=files | share.files)
+
+
+def _write_set(
+    folder: Path, stem: str, tensors: Mapping[str, torch.Tensor]
+) -> dict[str, commit.FileFacts]:
+    """One file of tensors, with room in its header for all of them."""
+    names = sum(len(json.dumps(name)) + ENTRY for name in tensors)
+    writer = StreamedSafetensors(folder, stem, room=max(ROOM, -(-names // 8) * 8))
+    try:
+        for name, tensor in tensors.items():
+            writer.add(name, tensor)
+        return writer.close()
+    finally:
+        writer.abandon()
