@@ -267,7 +267,8 @@ def test_models_of_the_sheets_train_beside_each_other(tmp_path: Path) -> None:
         return DONE.code
 
     sets = (TINY, replace(TINY, name="other"))
-    context = Context(tmp_path, sets, replace(PLAN, minutes=1.0, jobs=2), None, "", meet)
+    plan = replace(PLAN, minutes=1.0, jobs=2, words=())
+    context = Context(tmp_path, sets, plan, None, "", meet)
     with pytest.raises(UserError, match="not a run folder"):
         sheets.run(context)
     assert len(begun) == len(set(begun)) == 2 * len(VARIANTS)
