@@ -133,6 +133,12 @@ class Engine:
             return "alone"
         return {Shared: "memory", Zero: "zero"}.get(type(self.parallel), "send")
 
+    def begin_at_colour_(self, colour_C: torch.Tensor) -> None:
+        """Before the first step: the generator's frames begin at one colour, in [-1, 1]."""
+        self.networks.generator.begin_at_colour_(colour_C)
+        if isinstance(self.parallel, Zero):
+            self.parallel.adopt()
+
     def measure(self, batch: ClipBatch, *, step: int, moves: frozenset[str]) -> Measured:
         """Forward and backward of one batch; gradients are left where `update` finds them."""
         self.config = self._changing.at(step)

@@ -232,7 +232,7 @@ def _begin_at_footage(config: Config, opened: OpenManifest, engine: Engine) -> N
                 codes, config.begin.noise, seed=config.seed, scale=layout.init_scale
             )
         colour_C = beginning.mean_colour(frames_NTCHW)
-    engine.networks.generator.begin_at_colour_(comm.broadcast_(colour_C))
+    engine.begin_at_colour_(comm.broadcast_(colour_C))
     for kind, values in zip(KINDS, codes or (None, None), strict=True):
         engine.dictionary.assign(kind, values)
 

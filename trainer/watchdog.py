@@ -131,7 +131,8 @@ class Watchdog:
         pause = min(1.0, self._usual / 10)
         looked = time.monotonic()
         while not self._stop.wait(pause):
-            faulthandler.dump_traceback_later(self._limit + BACKSTOP_SECONDS, exit=True)
+            limit = self._limit + BACKSTOP_SECONDS
+            faulthandler.dump_traceback_later(limit, exit=True, file=sys.__stderr__ or sys.stderr)
             asleep = time.monotonic() - looked > pause + ASLEEP_SECONDS
             looked = time.monotonic()
             if asleep:

@@ -148,14 +148,10 @@ class Zero:
     @torch.no_grad()
     def load(self, flat: dict[str, torch.Tensor]) -> None:
         """Put back what `state` gave, and the weights of the networks as they are now."""
-        from deepspeed.utils import (  # pyright: ignore[reportMissingImports]
-            safe_set_full_fp32_param,
-            safe_set_full_optimizer_state,
-        )
+        from deepspeed.utils import safe_set_full_optimizer_state  # pyright: ignore
 
+        self.adopt()
         for shard, group in zip(self._shards(), GROUPS, strict=True):
-            for param in self.params[group]:
-                safe_set_full_fp32_param(param, param.detach().to(shard.device, shard.dtype))
             if f"{group}.0000.step" in flat:
                 zeros = {name: torch.zeros_like(shard) for name in MOMENTS}
                 self._zero.optimizer.state[shard] = {"step": flat[f"{group}.0000.step"]} | zeros
@@ -167,6 +163,15 @@ class Zero:
                 for name in MOMENTS:
                     moment = flat[f"{group}.{i:04d}.{name}"].to(param.device)
                     safe_set_full_optimizer_state(param, moment, name)
+
+    @torch.no_grad()
+    def adopt(self) -> None:
+        """Go on from the weights as they are now: DeepSpeed moves copies of them."""
+        from deepspeed.utils import safe_set_full_fp32_param  # pyright: ignore
+
+        for shard, group in zip(self._shards(), GROUPS, strict=True):
+            for param in self.params[group]:
+                safe_set_full_fp32_param(param, param.detach().to(shard.device, shard.dtype))
 
     def _link_moments(self) -> None:
         """DeepSpeed links moments to weights after the first group's first step, and forgets the
