@@ -2,9 +2,9 @@
 
     python -m benchmarks.gpu [--steps 100] [--clips 512] [--size 128]
 
-Each row adds one thing to the last: float32, tf32, bf16, torch.compile, footage on the device. Up
-to the last row footage is decoded beside training, on all cores, as a set that fits nowhere is.
-Without a GPU it says so and skips (exit code 0). Ends with one line of JSON.
+Each row adds one thing to the last: float32, tf32, bf16, torch.compile, footage on the device, CUDA
+graphs. Footage that is not on the device is decoded beside training, on all cores, as a set that
+fits nowhere is. Without a GPU it says so and skips (exit code 0). Ends with one line of JSON.
 """
 
 from __future__ import annotations
@@ -44,6 +44,9 @@ WAYS: dict[str, Way] = {
     "bf16, compiled": Way(("train.precision=bf16", "networks.compile=inductor")),
     "bf16, compiled, footage there": Way(
         ("train.precision=bf16", "networks.compile=inductor"), resident=True
+    ),
+    "bf16, graphs, footage there": Way(
+        ("train.precision=bf16", "networks.compile=graphs"), resident=True
     ),
 }
 PEAKS = {"no": 67e12, "tf32": 495e12, "bf16": 990e12}

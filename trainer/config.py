@@ -129,6 +129,11 @@ class Config:
                 "train.accumulate: batch normalisation would see a micro-batch only; set "
                 "networks.norm=group, or train.accumulate=1"
             )
+        if self.train.accumulate > 1 and self.networks.compile == "graphs":
+            raise UserError(
+                "networks.compile: graphs leave gradients where the next micro-batch overwrites "
+                "them; set networks.compile=inductor, or train.accumulate=1"
+            )
 
 
 def resolve(words: Sequence[str] = (), *, file: str | None = None) -> Config:

@@ -16,7 +16,7 @@ from data_shards.batch import ClipBatch
 from data_shards.errors import UserError
 from data_shards.onto import onto
 from data_shards.plan import ORDER
-from trainer import objective
+from trainer import compiled, objective
 from trainer.average import WeightAverage
 from trainer.changes import Changing
 from trainer.config import Config
@@ -94,8 +94,9 @@ class Engine:
             self.networks.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         else:
             self.networks.generator.arrange_()
-        if config.networks.compile != "no":
-            self.networks.generator.compile(backend=config.networks.compile)
+        self._objective = compiled.compile_(
+            self.networks.generator, config.networks.compile, device=ranks.device
+        )
         self.parallel: Parallel | Zero | Shared
         self.optimiser: NetworkOptimiser | Zero | Shared
         memory = shared_memory(self.networks, ranks, way=config.train.gradients)
@@ -160,6 +161,7 @@ class Engine:
                 batch.rows(config.latents.static_key), batch.rows(config.latents.transient_key)
             )
         self.optimiser.zero_grad()
+        compiled.begin_step(config.networks.compile)
         parts = micro_batches(len(batch.clip_B), config.train.accumulate)
         summary = torch.zeros(len(TERMS), device=self.ranks.device)
         with self.parallel.moving(moves) as networks:
@@ -214,7 +216,7 @@ class Engine:
             triplets=Triplets(*map(self._to_device, draw.triplets)),
         )
         codes = motion if config.loss.triplet_on == "motion" else part.latents.transient_BTM
-        return objective.terms(
+        return self._objective(
             fake.float(), real, codes.float(), draw, self._to_device(batch.valid_B),
             config=config.loss, batch=self.pace.clips,
         )  # fmt: skip

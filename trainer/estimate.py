@@ -101,6 +101,7 @@ def estimate(config: Config, opened: OpenManifest, *, ranks: int = 1) -> Estimat
     promise = LatentDictionary.promise_bytes(
         latents, static_rows=rows["static"], transient_rows=rows["transient"],
         frames=manifest.frames, world=ranks, batch=pace(config.schedule).clips,
+        gpu=torch.cuda.is_available(),
     )  # fmt: skip
     weights = FLOAT * (counts["theta"] + counts["gamma"])
     together = ranks > 1 and shares_memory(config)

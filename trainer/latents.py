@@ -203,13 +203,17 @@ class LatentDictionary:
             self.basis = self._basis_MR = None
 
     def fetch_ahead(self, static_rows: torch.Tensor, transient_rows: torch.Tensor) -> None:
-        """Begin to read rows of a coming step (of its whole global batch) from disk."""
-        if self.config.residence != "disk":
-            return
-        self._prefetcher = self._prefetcher or Prefetcher()
+        """Begin to read rows of a coming step (of its whole global batch), from disk or for a GPU
+        from wherever they live."""
         for kind, rows in (("static", static_rows), ("transient", transient_rows)):
-            if self.tables[kind].store.residence == "disk":  # small tables are in memory
+            if self.tables[kind].store.fetches:
+                self._prefetcher = self._prefetcher or Prefetcher()
                 self._prefetcher.fetch(self.tables[kind], rows)
+
+    @property
+    def fetches(self) -> bool:
+        """Whether `fetch_ahead` does anything for some table."""
+        return any(table.store.fetches for table in self.tables.values())
 
     def snapshot(self) -> Pages:
         """This rank's pages as they are now, while training goes on: read it in any one thread."""

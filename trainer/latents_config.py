@@ -17,6 +17,7 @@ from trainer.lowrank import LowRankConfig
 from trainer.residence import NO_SCRATCH, RESIDENCES
 from trainer.rowfile import record_bytes
 from trainer.rowopt import RULES
+from trainer.staging import KEPT
 from trainer.table import replicated
 
 WORKSPACE = 8 << 20
@@ -94,9 +95,10 @@ class Promise(NamedTuple):
 
 def promise_bytes(
     config: LatentsConfig, *, static_rows: int, transient_rows: int, frames: int,
-    world: int = 1, batch: int = 64,
+    world: int = 1, batch: int = 64, gpu: bool = False,
 ) -> Promise:  # fmt: skip
-    """Bytes per rank of a dictionary, before it is made; `batch` is the global batch."""
+    """Bytes per rank of a dictionary, before it is made; `batch` is the global batch, `gpu` whether
+    steps are taken on one."""
     rule = RULES[config.optimiser]
     copies = 1 + len(rule.element_fields)
     place = {"device": 0, "host": WORKSPACE, "disk": 0, "saving": 0, "aside": 0}
@@ -111,6 +113,9 @@ def promise_bytes(
         place[where] += slots * (record_bytes(row) if where == "disk" else row)
         place["host"] += slots * (8 + 1)
         place["device" if where == "device" else "host"] += 4 * batch * row
+        if gpu and where != "device":  # rows of batches there, and what a step makes of them
+            place["device"] += (KEPT + 4) * batch * row
+            place["host"] += KEPT * batch * row
         place["saving"] = max(place["saving"], 2 * ownership.depth(count) * row)
         place["aside"] += _aside(slots, row, step=min(batch, slots))
     return Promise(**place)

@@ -204,11 +204,11 @@ def read(parts: Parts, stream: Stream, visit: int) -> tuple[ClipBatch, str]:
 
 
 def fetch_ahead(parts: Parts, stream: Stream, visit: int) -> None:
-    """Begin to read the rows of a coming visit, where they are on disk, while this one computes."""
-    layout = parts.config.latents
-    if layout.residence == "disk":
+    """Begin to read the rows of a coming visit, where that helps, while this one computes."""
+    layout, dictionary = parts.config.latents, parts.engine.dictionary
+    if dictionary.fetches:
         keys = layout.static_key, layout.transient_key
-        parts.engine.dictionary.fetch_ahead(*(stream.rows(visit, key) for key in keys))
+        dictionary.fetch_ahead(*(stream.rows(visit, key) for key in keys))
 
 
 def first_of(problems: list[str]) -> str:

@@ -189,6 +189,7 @@ def _pick(
 
 
 @lru_cache(maxsize=128)
+@torch.compiler.assume_constant_result
 def _shrink(size: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     """Blur and keep every second sample: (ceil(size / 2), size)."""
     row = torch.arange((size + 1) // 2)[:, None]
@@ -197,6 +198,7 @@ def _shrink(size: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor
 
 
 @lru_cache(maxsize=128)
+@torch.compiler.assume_constant_result
 def _expand(size: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     """Put zeros between samples and blur times two: (size, ceil(size / 2))."""
     small = (size + 1) // 2

@@ -1,8 +1,8 @@
-"""Fetch-ahead: rows of coming steps are brought from disk into memory in a background thread.
+"""Fetch-ahead: rows of coming steps are brought nearer in a background thread.
 
 The plan says which rows a step will ask for, so an owner can begin to read them while earlier
-steps still compute. Fetching only warms the system's page cache, and writing back is the system's
-too: the values that a step sees do not depend on whether a fetch was early, late or never asked.
+steps still compute: from disk into the system's cache, or onto a GPU (see `staging`). The values
+that a step sees do not depend on whether a fetch was early, late or never asked.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Prefetcher:
         while self._under_way and (self._under_way[0].done() or len(self._under_way) >= DEPTH):
             self._under_way.popleft().result()
         slots = table.slots(table.owned(rows.to("cpu", torch.int64)).unique())
-        self._under_way.append(self._pool.submit(table.store.touch, slots))
+        self._under_way.append(self._pool.submit(table.store.ahead(slots)))
 
     def close(self) -> None:
         """Wait for what is under way and end the thread; an error of the thread is raised."""

@@ -21,8 +21,19 @@ class Drawn(NamedTuple):
 
     rows: tuple[np.ndarray, np.ndarray]
     """Static and transient, int64 (N,) each."""
-    words: str
-    """For a card: how many of how many, and how many of them are training clips."""
+    total: int
+    """Pairs out of which they were drawn."""
+    shown: int
+    """Of those drawn, how many are cells that training shows."""
+    seed: int
+
+    @property
+    def words(self) -> str:
+        """For a card: how many of how many, and how many of them are training clips."""
+        return (
+            f"{len(self.rows[0])} of {self.total} random static x transient pairs, seed "
+            f"{self.seed}, {self.shown} of which training shows"
+        )
 
 
 def draw_random(run: Run, *, count: int, seed: int) -> Drawn:
@@ -32,11 +43,7 @@ def draw_random(run: Run, *, count: int, seed: int) -> Drawn:
     static, transient = generate.draw_pairs(run, count=min(count, total), seed=seed)
     known = render.trained_pairs(run)
     shown = sum(pair in known for pair in zip(static.tolist(), transient.tolist(), strict=True))
-    words = (
-        f"{len(static)} of {total} random static x transient pairs, seed {seed}, {shown} of which "
-        "training shows"
-    )
-    return Drawn((static, transient), words)
+    return Drawn((static, transient), total, shown, seed)
 
 
 def random_scores(run: Run, found: Scored, drawn: Drawn, *, vgg: Vgg | None) -> list[Score]:

@@ -14,6 +14,7 @@ import math
 import mmap
 import zlib
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -21,6 +22,7 @@ import torch
 from data_shards.errors import UserError
 from data_shards.onto import onto
 from trainer.rowfile import Field, RowFile
+from trainer.staging import STAGED, Staging
 
 RESIDENCES = ("device", "host", "disk")
 HUGE = 2 << 20
@@ -106,7 +108,6 @@ class Store:
         self._fresh, self._device = fresh, device
         self._file: RowFile | None = None
         self._tensors: dict[str, torch.Tensor] = {}
-        self._copies: torch.cuda.Stream | None = None
         self._ready = torch.zeros(slots, dtype=torch.bool)
         if residence == "disk":
             if folder is None:
@@ -120,10 +121,15 @@ class Store:
                 name: torch.zeros(slots, *f.trail, dtype=f.dtype, device=device)
                 for name, f in self.fields.items()
             }
+        self._staging: Staging | None = None
+        if residence != "device" and device.type in STAGED:
+            self._staging = Staging(device, read=self._read_ahead, write=self._write)
         self.reset_()
 
     def reset_(self) -> None:
         """Every row as it was in the beginning."""
+        if self._staging is not None:
+            self._staging.clear()
         self._ready.zero_()
         if self.residence != "device":
             return
@@ -139,16 +145,26 @@ class Store:
     def read(self, slots: torch.Tensor, names: tuple[str, ...] | None = None) -> dict:
         """Copies of the rows in `slots` (n,), per field, on the device."""
         if self.residence != "device":
-            return {name: self._to_device(t) for name, t in self.read_host(slots, names).items()}
+            staged = None if self._staging is None else self._staging.read(slots, names)
+            if staged is not None:
+                return staged
+            rows = self.read_host(slots, names)
+            return {name: onto(value, self._device) for name, value in rows.items()}
         at = onto(slots, self._device)
         return {name: self._tensors[name].index_select(0, at) for name in names or self.fields}
 
     def read_host(self, slots: torch.Tensor, names: tuple[str, ...] | None = None) -> dict:
         """The same in host memory. Rows that live there or on disk do not go by the device, where
         they would wait for every kernel that training has asked for."""
-        names = names or tuple(self.fields)
         if self.residence == "device":
             return {name: rows.cpu() for name, rows in self.read(slots, names).items()}
+        if self._staging is not None:
+            self._staging.store()
+        return self._read(slots, names)
+
+    def _read(self, slots: torch.Tensor, names: tuple[str, ...] | None = None) -> dict:
+        """Rows where they live: in host memory or on disk."""
+        names = names or tuple(self.fields)
         ready = self._ready.index_select(0, slots)
         if self._file is not None:
             rows = self._file.read(slots, names)
@@ -160,25 +176,18 @@ class Store:
                 rows[name][new] = self._fresh(slots[new]) if name == "value" else 0
         return rows
 
-    def _to_device(self, rows: torch.Tensor) -> torch.Tensor:
-        """Rows of host memory on the device; on a GPU from pinned memory and on a stream of their
-        own."""
-        if self._device.type != "cuda" or not len(rows):
-            return rows.to(self._device)
-        self._copies = self._copies or torch.cuda.Stream(self._device)
-        with torch.cuda.stream(self._copies):
-            moved = rows.pin_memory().to(self._device, non_blocking=True)
-        now = torch.cuda.current_stream(self._device)
-        now.wait_stream(self._copies)
-        moved.record_stream(now)
-        return moved
-
     def write_(self, slots: torch.Tensor, rows: Mapping[str, torch.Tensor]) -> None:
         """Store rows (n, ...) of some fields; a row's first write gives all of them.
 
         Raises:
-            UserError: they live on a disk that is full.
+            UserError: they live on a disk that is full. Beside a GPU the next call may say so.
         """
+        if self._staging is not None:
+            self._staging.write_(slots, rows)
+        else:
+            self._write(slots, rows)
+
+    def _write(self, slots: torch.Tensor, rows: Mapping[str, torch.Tensor]) -> None:
         if self._file is not None:
             self._store(self._file, slots, {name: value.cpu() for name, value in rows.items()})
         else:
@@ -199,15 +208,36 @@ class Store:
                 f"latents.scratch: {error.filename} is full; choose another folder"
             ) from error
 
+    @property
+    def fetches(self) -> bool:
+        """Whether rows that will be asked for are worth announcing (see `ahead`)."""
+        return self._file is not None or self._staging is not None
+
+    def ahead(self, slots: torch.Tensor) -> Callable[[], None]:
+        """What a thread can do for rows that will be asked for: bring them to the device, or from
+        disk into the system's cache."""
+        if self._staging is not None:
+            return self._staging.expect(slots)
+        return partial(self.touch, slots)
+
     def touch(self, slots: torch.Tensor) -> None:
-        """Bring rows from disk into the system's cache; safe beside another thread's work."""
+        """Bring rows from disk into the system's cache; safe beside another thread's work. Nothing
+        where a thread reads them for a GPU."""
+        if self._file is not None and self._staging is None:
+            self._file.fetch(slots[self._ready.index_select(0, slots)])
+
+    def _read_ahead(self, slots: torch.Tensor) -> dict:
+        """All fields of rows, asked of a disk all at once."""
         if self._file is not None:
             self._file.fetch(slots[self._ready.index_select(0, slots)])
+        return self._read(slots)
 
     def sync(self) -> None:
         """Have rows in a file written to the disk, so that what got lost on the way is told; safe
         beside another thread's work."""
         if self._file is not None:
+            if self._staging is not None:
+                self._staging.store()
             self._file.sync()
 
     def forget(self) -> None:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from trainer import render
-from trainer.generate import draw_pairs
+from trainer.random_pairs import draw_random
 from trainer.run import Run
 
 
@@ -36,10 +36,8 @@ class Draw(NamedTuple):
 
 def random_pairs(run: Run, count: int, *, seed: int) -> Draw:
     """Random static and transient rows: all pairs where there are fewer than `count`."""
-    rows = render.trained_rows(run)
-    total = rows.static_N.size * rows.transient_N.size
-    static_B, transient_B = draw_pairs(run, count=min(count, total), seed=seed)
-    return Draw(static_B, transient_B, total, distinct(run, static_B, transient_B)[1])
+    drawn = draw_random(run, count=count, seed=seed)
+    return Draw(*drawn.rows, drawn.total, drawn.shown)
 
 
 def new_pairs(run: Run, count: int, *, seed: int) -> Draw:

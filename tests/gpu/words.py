@@ -26,6 +26,8 @@ PRECISIONS: dict[str, tuple[tuple[str, ...], float]] = {
     "bf16": (("train.precision=bf16",), 0.05),
     "compiled": (("networks.compile=inductor",), 0.01),
     "bf16 compiled": (("train.precision=bf16", "networks.compile=inductor"), 0.05),
+    "graphs": (("networks.compile=graphs",), 0.01),
+    "bf16 graphs": (("train.precision=bf16", "networks.compile=graphs"), 0.05),
 }
 """Other ways to compute, and how far the loss may be from that of float32, relatively."""
 NODES: dict[str, tuple[str, ...]] = {

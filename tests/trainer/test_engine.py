@@ -7,17 +7,29 @@ from typing import Any
 
 import pytest
 import torch
+from torch._dynamo.utils import counters
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from data_shards.errors import UserError
 from tests.support.engines import everything, join, make, steps
 from tests.support.footage import tiny_set
 from tests.support.ranks import run_ranks
+from trainer import objective
 from trainer.comm import Comm
 from trainer.config import resolve
+from trainer.draws import Draw
 from trainer.engine import Engine, micro_batches
+from trainer.losses import Triplets
+from trainer.networks import NavSynth
 from trainer.schedule import EVERYTHING, GENERATOR, LATENT
 
 PAPER = ("latents.optimiser=momentum", "latents.rate=1.0")
+COMPILED = {
+    "folder": (),
+    "pyramid": ("loss.regression=pyramid", "schedule.frames=2"),
+    "authors": ("loss.negatives=semi_hard", "loss.triplet_on=motion", "loss.squared=false"),
+    "batch norm": ("networks.norm=batch",),
+}
 
 
 @pytest.fixture(scope="module")
@@ -104,14 +116,54 @@ def test_a_frozen_network_costs_no_gradient_and_no_byte(data: str, way: str) -> 
         assert rows[0] < rows[1] == rows[2]
 
 
-def test_a_compiled_generator_learns_the_same(data: str) -> None:
-    """networks.compile goes through torch.compile, and names of weights stay."""
-    words = ("schedule.clips=3", *PAPER)
-    plain, traced = make(data, words), make(data, (*words, "networks.compile=aot_eager"))
-    assert steps(traced, 0, 3) == pytest.approx(steps(plain, 0, 3), rel=1e-4)
+@pytest.mark.parametrize("words", COMPILED.values(), ids=COMPILED)
+def test_a_compiled_step_learns_the_same(data: str, words: tuple[str, ...]) -> None:
+    """networks.compile goes through torch.compile, generator and objective are traced whole and
+    once, and names of weights stay."""
+    words = ("schedule.clips=3", *PAPER, *words)
+    plain = make(data, words)
+    losses = steps(plain, 0, 4)
+    torch._dynamo.reset()
+    counters.clear()
+    traced = make(data, (*words, "networks.compile=aot_eager"))
+    assert steps(traced, 0, 4) == pytest.approx(losses, rel=1e-4)
+    assert not counters["graph_break"] and counters["stats"]["unique_graphs"] == 2
     expected = everything(plain.engine)
     for name, tensor in everything(traced.engine).items():
         assert torch.allclose(tensor, expected[name], atol=1e-4), name
+
+
+def test_what_cuda_graphs_cannot_do_is_refused(data: str) -> None:
+    """Without a GPU, and where gradients of several micro-batches would have to be kept."""
+    with pytest.raises(UserError, match=r"^networks.compile: graphs leave gradients where"):
+        resolve(["networks.compile=graphs", "train.accumulate=2"])
+    if not torch.cuda.is_available():
+        with pytest.raises(UserError, match=r"^networks.compile: graphs needs a GPU; set "):
+            make(data, ("networks.compile=graphs",))
+
+
+def test_networks_and_objective_read_nothing_back() -> None:
+    """On a GPU that is only thought, forward and backward need no value: they can be captured."""
+    config = resolve(["networks.channels=8", "networks.hidden=12", "loss.negatives=semi_hard"])
+    place = torch.device("cuda")
+    with FakeTensorMode():
+        networks = NavSynth(config.networks, static=6, transient=10, size=32).to(place)
+        codes = (torch.randn(3, 6, device=place), torch.randn(3, 16, 10, device=place))
+        drawn = Draw(
+            torch.zeros(3, 2, dtype=torch.int64, device=place),
+            torch.zeros(3, dtype=torch.int64, device=place),
+            Triplets(*(
+                torch.zeros(3, 16, dtype=kind, device=place)
+                for kind in (torch.int64, torch.int64, torch.int64, torch.bool)
+            )),
+        )  # fmt: skip
+        fake, motion = networks(*codes, drawn.frames_BF)
+        real = torch.zeros(3, 2, 3, 32, 32, device=place)
+        valid = torch.ones(3, dtype=torch.bool, device=place)
+        found = objective.terms(fake, real, motion, drawn, valid, config=config.loss, batch=3)
+        assert found.total.device.type == "cuda"
+        with pytest.raises(DataDependentOutputException):
+            float(found.total)
 
 
 def test_footage_held_on_the_device_gives_the_same_batches(data: str) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,27 +23,40 @@ from trainer.comm import Comm
 from trainer.latents import LatentDictionary, Latents, LatentsConfig
 from trainer.lowrank import METHODS, find_basis
 from trainer.residence import initial_rows
+from trainer.staging import STAGED
 from trainer.table import ShardedTable, TableSpec
 
 
 def everywhere(comm: Comm, folder: str) -> dict:
     out = {}
     for where in residence.RESIDENCES:
-        for ahead in (False, True):
-            dictionary = make(comm, residence=where, scratch=folder)
-            train(dictionary, comm, last=5, ahead=ahead)
+        for way in ("plain", "ahead", "staged"):
+            with staged_on_cpus() if way == "staged" else nullcontext():
+                dictionary = make(comm, residence=where, scratch=folder)
+            train(dictionary, comm, last=5, ahead=way != "plain")
             pages = {name: t.clone() for name, t in dictionary.export() if name[0] != "d"}
             dictionary.close()
-            out[where, ahead] = contents(dictionary) | pages
+            out[where, way] = contents(dictionary) | pages
     return out
+
+
+@contextmanager
+def staged_on_cpus() -> Iterator[None]:
+    """Dictionaries that are made here stage rows as beside a GPU."""
+    STAGED.add("cpu")
+    try:
+        yield
+    finally:
+        STAGED.discard("cpu")
 
 
 @pytest.mark.ranks
 @pytest.mark.parametrize("world", [1, 2])
 def test_residences_agree_bit_for_bit(world: int, tmp_path: Path) -> None:
-    """Five steps leave the same rows and optimiser state wherever they live, fetched or not."""
+    """Five steps leave the same rows and optimiser state wherever they live, fetched or not, and
+    where they are staged for a GPU."""
     for out in run_ranks(everywhere, world, str(tmp_path)):
-        reference = out["device", False]
+        reference = out["device", "plain"]
         for place, tables in out.items():
             assert tables.keys() == reference.keys()
             for name, tensor in tables.items():

@@ -22,7 +22,13 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 }
 OUTPUTS: dict[str, Callable[[], nn.Module]] = {"linear": nn.Identity, "tanh": nn.Tanh}
 GENERATORS = ("dcgan", "conditional")
-COMPILERS = ("no", "inductor", "aot_eager")
+COMPILERS: dict[str, dict[str, str]] = {
+    "no": {},
+    "inductor": {"backend": "inductor"},
+    "graphs": {"mode": "reduce-overhead"},
+    "aot_eager": {"backend": "aot_eager"},
+}
+"""What each word means to torch.compile."""
 INITS = ("dcgan", "kaiming", "torch")
 
 
@@ -50,8 +56,8 @@ class NetworksConfig:
     """First weights of the generator: kaiming (first layer sd 1, last a tenth) | dcgan (normal,
     sd 0.02) | torch (its defaults)."""
     compile: str = "no"
-    """The generator through torch.compile: no | inductor (for GPUs: fused kernels) | aot_eager
-    (traced and not compiled, to find faults)."""
+    """Generator and losses through torch.compile: no | inductor (for GPUs: fused kernels) | graphs
+    (these as CUDA graphs, where launching them takes longer) | aot_eager (to find faults)."""
 
     def __post_init__(self) -> None:
         for name in ("hidden", "channels", "group_channels", "label_channels"):
