@@ -155,7 +155,7 @@ def cost(
     )
     promise = LatentDictionary.promise_bytes(
         width, static_rows=1, transient_rows=footage.clips, frames=footage.frames, world=ranks,
-        batch=speed.clips,
+        batch=speed.clips, gpu=True,
     )  # fmt: skip
     drawn = min(speed.frames, footage.frames) or footage.frames
     layers = 3 * FLOAT * clips * drawn * (config.networks.channels / 2 + 12) * footage.size**2

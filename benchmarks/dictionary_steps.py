@@ -134,7 +134,7 @@ def measure(
     seconds, peak = timed_steps(dictionary, comm, asked, way, pause)
     promise = LatentDictionary.promise_bytes(
         dictionary.config, static_rows=1, transient_rows=rows, frames=FRAMES,
-        world=comm.world, batch=batch,
+        world=comm.world, batch=batch, gpu=gpu,
     )  # fmt: skip
     dictionary.close()
     return {
@@ -143,7 +143,7 @@ def measure(
         "milliseconds": 1e3 * statistics.median(seconds),
         "read_kib": (read_from_disk() - on_disk) / 1024 / steps,
         "resident_mib": (peak - before) / 2**20,
-        "promised_mib": (promise.host + promise.device) / 2**20,
+        "promised_mib": (promise.host + (0 if gpu else promise.device)) / 2**20,
     }
 
 

@@ -61,6 +61,7 @@ def wait_for(device: torch.device) -> None:
 
 def measure(data: str, words: tuple[str, ...], *, steps: int, resident: bool) -> dict[str, Any]:
     """Clips a second, utilisation and loader share of one way."""
+    torch._dynamo.reset()  # or a second batch size would be compiled for any size
     where = () if resident else ("data.cache_mib=0", "data.threads=0")
     made = make(data, (*words, *where), base=WORDS)
     engine, stream = made.engine, made.stream

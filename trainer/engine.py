@@ -95,7 +95,7 @@ class Engine:
         else:
             self.networks.generator.arrange_()
         self._objective = compiled.compile_(
-            self.networks.generator, config.networks.compile, device=ranks.device
+            self.networks.generator, config.networks, device=ranks.device, world=ranks.comm.world
         )
         self.parallel: Parallel | Zero | Shared
         self.optimiser: NetworkOptimiser | Zero | Shared

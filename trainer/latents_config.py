@@ -114,7 +114,7 @@ def promise_bytes(
         place["host"] += slots * (8 + 1)
         place["device" if where == "device" else "host"] += 4 * batch * row
         if gpu and where != "device":  # rows of batches there, and what a step makes of them
-            place["device"] += (KEPT + 4) * batch * row
+            place["device"] += (KEPT + 5) * batch * row
             place["host"] += KEPT * batch * row
         place["saving"] = max(place["saving"], 2 * ownership.depth(count) * row)
         place["aside"] += _aside(slots, row, step=min(batch, slots))

@@ -191,7 +191,7 @@ def rate(config: Config, steps: int | None, at: Progress) -> float:
 
 def read(parts: Parts, stream: Stream, visit: int) -> tuple[ClipBatch, str]:
     """The batch of a visit; or an empty one and why, so that this rank takes part in the step in
-    which all ranks learn of it. Rows of the visit after it are asked of the disk."""
+    which all ranks learn of it. Rows of the visit after it are announced."""
     try:
         batch = next(stream)
         fetch_ahead(parts, stream, visit + 1)

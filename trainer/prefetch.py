@@ -38,4 +38,4 @@ class Prefetcher:
             while self._under_way:
                 self._under_way.popleft().result()
         finally:
-            self._pool.shutdown(cancel_futures=True)
+            self._pool.shutdown()

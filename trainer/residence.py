@@ -145,9 +145,11 @@ class Store:
     def read(self, slots: torch.Tensor, names: tuple[str, ...] | None = None) -> dict:
         """Copies of the rows in `slots` (n,), per field, on the device."""
         if self.residence != "device":
-            staged = None if self._staging is None else self._staging.read(slots, names)
-            if staged is not None:
-                return staged
+            if self._staging is not None:
+                staged = self._staging.read(slots, names)
+                if staged is not None:
+                    return staged
+                self._ask(slots)
             rows = self.read_host(slots, names)
             return {name: onto(value, self._device) for name, value in rows.items()}
         at = onto(slots, self._device)
@@ -221,15 +223,18 @@ class Store:
         return partial(self.touch, slots)
 
     def touch(self, slots: torch.Tensor) -> None:
-        """Bring rows from disk into the system's cache; safe beside another thread's work. Nothing
-        where a thread reads them for a GPU."""
-        if self._file is not None and self._staging is None:
+        """Bring rows from disk into the system's cache, all at once; safe beside another thread's
+        work. Beside a GPU rows that were announced are there already, and others are asked for by
+        `read`."""
+        if self._staging is None:
+            self._ask(slots)
+
+    def _ask(self, slots: torch.Tensor) -> None:
+        if self._file is not None:
             self._file.fetch(slots[self._ready.index_select(0, slots)])
 
     def _read_ahead(self, slots: torch.Tensor) -> dict:
-        """All fields of rows, asked of a disk all at once."""
-        if self._file is not None:
-            self._file.fetch(slots[self._ready.index_select(0, slots)])
+        self._ask(slots)
         return self._read(slots)
 
     def sync(self) -> None:

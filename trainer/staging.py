@@ -59,7 +59,7 @@ class Behind(NamedTuple):
 
 class Staging:
     """Between a store's rows in host memory or on disk and a device. `expect` gives a job for one
-    thread; `read_host` and `store` may be called from it, all else is called by training."""
+    thread, `store` may be called from any; all else is called by training."""
 
     def __init__(
         self,
@@ -106,13 +106,14 @@ class Staging:
         for batch in tuple(self._batches):
             at, there = batch.places(slots)
             if bool(there.all()):
+                # Not under the lock, which the thread holds while it waits for the device: from
+                # here on training alone touches this batch.
                 batch.over.wait()
-                with self._lock:
-                    rows = self._arrived(batch)
-                    if rows is None:
-                        return None
-                    at = onto(at, self._device)
-                    return {name: rows[name].index_select(0, at) for name in names or rows}
+                rows = self._arrived(batch)
+                if rows is None:
+                    return None
+                at = onto(at, self._device)
+                return {name: rows[name].index_select(0, at) for name in names or rows}
         return None
 
     def _arrived(self, batch: Batch) -> dict[str, torch.Tensor] | None:
@@ -172,7 +173,9 @@ class Staging:
             assert stream is not None
             copies = {}
             for name, value in rows.items():
-                copies[name] = torch.empty(value.shape, dtype=value.dtype, pin_memory=True)
+                # What comes from the host, as when a run is read back, needs no pinned memory,
+                # which this process would keep.
+                copies[name] = torch.empty(value.shape, dtype=value.dtype, pin_memory=value.is_cuda)
                 copies[name].copy_(value, non_blocking=True)
                 if value.is_cuda:
                     value.record_stream(stream)
@@ -184,7 +187,8 @@ class Staging:
             if self._behind is not None:
                 slots, rows, arrived = self._behind
                 if arrived is not None:
-                    arrived.synchronize()
+                    with torch.cuda.device(self._device):
+                        arrived.synchronize()
                 self._write(slots, rows)
                 self._behind = None
 

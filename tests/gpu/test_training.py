@@ -115,6 +115,7 @@ def test_other_precisions_learn_alike(
     tmp_path: Path, data: Path, words: tuple[str, ...], tolerance: float
 ) -> None:
     """The loss after 60 steps is that of float32 to what the precision allows."""
+    torch._dynamo.reset()
     common = ("train.steps=60", *GENTLE)
     on_gpu(tmp_path, data, *common, name="float32")
     on_gpu(tmp_path, data, *common, *words, name="other")

@@ -162,6 +162,8 @@ def test_networks_and_objective_read_nothing_back() -> None:
         valid = torch.ones(3, dtype=torch.bool, device=place)
         found = objective.terms(fake, real, motion, drawn, valid, config=config.loss, batch=3)
         assert found.total.device.type == "cuda"
+        found.total.backward()
+        assert all(weight.grad is not None for weight in networks.parameters())
         with pytest.raises(DataDependentOutputException):
             float(found.total)
 

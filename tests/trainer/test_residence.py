@@ -33,6 +33,8 @@ def everywhere(comm: Comm, folder: str) -> dict:
         for way in ("plain", "ahead", "staged"):
             with staged_on_cpus() if way == "staged" else nullcontext():
                 dictionary = make(comm, residence=where, scratch=folder)
+            on = [t.store._staging is not None for t in dictionary.tables.values()]
+            assert on == [way == "staged" and where != "device"] * 2
             train(dictionary, comm, last=5, ahead=way != "plain")
             pages = {name: t.clone() for name, t in dictionary.export() if name[0] != "d"}
             dictionary.close()
@@ -62,6 +64,29 @@ def test_residences_agree_bit_for_bit(world: int, tmp_path: Path) -> None:
             for name, tensor in tables.items():
                 assert torch.equal(tensor, reference[name]), (place, name)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("where", ["host", "disk"])
+def test_a_staged_dictionary_is_pictured_and_goes_back(where: str, tmp_path: Path) -> None:
+    """A snapshot holds the rows of its moment, moved ones on their way among them, and after it is
+    read back the same steps give the same rows."""
+    with staged_on_cpus():
+        dictionary = make(Comm(), residence=where, scratch=str(tmp_path))
+    plain = make(Comm())
+    train(plain, Comm(), last=3)
+    train(dictionary, Comm(), last=3, ahead=True)
+    picture, want = dictionary.snapshot(), {n: t.clone() for n, t in plain.export()}
+    train(dictionary, Comm(), first=3, last=6, ahead=True)
+    later, saved = contents(dictionary), {name: rows.clone() for name, rows in picture}
+    assert saved.keys() == want.keys()
+    assert all(torch.equal(saved[name], rows) for name, rows in want.items())
+    dictionary.restore(saved.__getitem__)
+    back, then = contents(dictionary), contents(plain)
+    assert all(torch.equal(back[kind], rows) for kind, rows in then.items())
+    train(dictionary, Comm(), first=3, last=6, ahead=True)
+    again = contents(dictionary)
+    assert all(torch.equal(again[kind], rows) for kind, rows in later.items())
+    dictionary.close()
 
 
 @pytest.mark.gpu

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainer.staging import KEPT, Staging
@@ -41,6 +41,7 @@ class Table:
             self.lives[name][slots] = value
 
 
+@settings(deadline=None)
 @given(operations, st.booleans())
 def test_what_is_read_was_written_last(
     todo: list[tuple[str, list[int]]], while_reading: bool
