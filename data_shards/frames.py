@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -14,7 +15,7 @@ from av.error import FFmpegError
 from data_shards.footage import Footage, UnusableError
 from data_shards.images import check_size
 
-WINDOWS = ("first", "all", "whole")
+WINDOWS = ("first", "each", "all", "whole")
 SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv")
 SUFFIXES += (".3gp", ".ogv", ".ts", ".gif")
 
@@ -27,7 +28,7 @@ def starts(count: int, *, frames: int, stride: int, windows: str) -> list[int]:
     """First source frames of the clips of a video of `count` frames; empty if it is too short.
 
     A clip holds the source frames `start + i * stride`, i < `frames`. `all` lays clips end to end
-    (`frames * stride` apart); `first` and `whole` have one at 0.
+    (`frames * stride` apart); `first`, `each` and `whole` have one at 0.
     """
     if count < shortest(frames=frames, stride=stride):
         return []
@@ -57,7 +58,7 @@ def cut(
 
     `segments` are the frames of each of its segments (empty: it is one). Each is cut by itself, so
     that no clip crosses into the next, and one too short for a clip gives none; `first` takes the
-    first clip of all, `whole` makes a clip of each segment.
+    first clip of all, `each` the first of each segment, `whole` makes a clip of each segment.
 
     Raises:
         UnusableError: frames of different sizes.
@@ -69,8 +70,11 @@ def cut(
             segment, frames=frames, stride=stride, windows=windows, prepare=prepare
         ):
             yield start + place, clip_THWC
-            if windows == "first":
+            if windows == "first" or (windows == "each" and count is None):
                 return
+            if windows == "each":
+                break
+        deque(segment, maxlen=0)  # what is left of it is passed over
         start += count or 0
 
 

@@ -75,8 +75,8 @@ class Manifest:
     """Frames of a training clip (T)."""
     stride: int
     windows: str
-    """`first`: one clip a video; `all`: consecutive clips; `whole`: whole videos, a random window
-    of `frames` is drawn each time."""
+    """`first`: one clip a video; `each`: one clip a segment of it; `all`: consecutive clips;
+    `whole`: whole videos, a random window of `frames` is drawn each time."""
     codec: str
     clips_sha256: str
     shards: tuple[Shard, ...]

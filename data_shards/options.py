@@ -31,7 +31,7 @@ class Options:
     stride: int = 1
     """Every how many source frames one is kept."""
     windows: str = "first"
-    """`first`, `all` or `whole`, see `manifest.Manifest.windows`."""
+    """`first`, `each`, `all` or `whole`, see `manifest.Manifest.windows`."""
     height: int = 64
     """Pixels."""
     width: int = 64

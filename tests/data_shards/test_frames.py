@@ -23,7 +23,7 @@ def slow_clips(count: int, length: int, stride: int, windows: str) -> list[list[
     while start + (length - 1) * stride < count:
         clips.append([start + i * stride for i in range(length)])
         start += length * stride
-    return clips[:1] if windows == "first" else clips
+    return clips[:1] if windows in ("first", "each") else clips
 
 
 @settings(deadline=None)
@@ -70,7 +70,7 @@ def test_no_clip_leaves_its_segment(
 
 
 def test_first_window_decodes_no_more() -> None:
-    """`first` asks for no frame after its last one."""
+    """`first` asks for no frame after its last one, nor does `each` of a video in one piece."""
     source = iter(moving(10))
     cuts = frames.cut(source, frames=3, stride=2, windows="first", prepare=lambda frame: frame)
     assert len(list(cuts)) == 1 and len(list(source)) == 5
@@ -78,6 +78,9 @@ def test_first_window_decodes_no_more() -> None:
     cutting = {"frames": 3, "stride": 2, "windows": "first", "segments": (4, 6)}
     cuts = frames.cut(source, **cutting, prepare=lambda frame: frame)
     assert [start for start, _ in cuts] == [4] and len(list(source)) == 1
+    source = iter(moving(10))
+    cuts = frames.cut(source, frames=3, stride=2, windows="each", prepare=lambda frame: frame)
+    assert len(list(cuts)) == 1 and len(list(source)) == 5
 
 
 def test_frames_of_other_sizes() -> None:
