@@ -188,31 +188,37 @@ def _pick(
     return column_TT.gather(1, nth_TB).T
 
 
-@lru_cache(maxsize=128)
-@torch.compiler.assume_constant_result
 def _shrink(size: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     """Blur and keep every second sample: (ceil(size / 2), size)."""
-    row = torch.arange((size + 1) // 2)[:, None]
-    tap = (2 * row + torch.arange(-2, 3)).clamp(0, size - 1)
-    return _matrix(tap, torch.tensor(BINOMIAL, dtype=torch.float64), size, dtype, device)
+    return _kept(size, dtype, device, wider=False)
+
+
+def _expand(size: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Put zeros between samples and blur times two: (size, ceil(size / 2))."""
+    return _kept(size, dtype, device, wider=True)
+
+
+def _kept(size: int, dtype: torch.dtype, device: torch.device, *, wider: bool) -> torch.Tensor:
+    # A tracer has no use for what is kept, and finds constants by itself.
+    make = _make if torch.compiler.is_compiling() else _make_once
+    return make(size, dtype, device, wider)
+
+
+def _make(size: int, dtype: torch.dtype, device: torch.device, wider: bool) -> torch.Tensor:
+    small = (size + 1) // 2
+    rows, columns = (size, small) if wider else (small, size)
+    weight = torch.tensor(BINOMIAL, dtype=torch.float64, device=device)
+    near = torch.arange(rows, device=device)[:, None] * (1 if wider else 2)
+    tap = near + torch.arange(-2, 3, device=device)
+    if wider:
+        weight = 2 * weight * (tap % 2 == 0)
+        tap = tap.div(2, rounding_mode="floor")
+    hits = tap.clamp(0, columns - 1)[..., None] == torch.arange(columns, device=device)
+    return (hits * weight.expand(tap.shape)[..., None]).sum(dim=1).to(dtype)
 
 
 @lru_cache(maxsize=128)
-@torch.compiler.assume_constant_result
-def _expand(size: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """Put zeros between samples and blur times two: (size, ceil(size / 2))."""
-    small = (size + 1) // 2
-    tap = torch.arange(size)[:, None] + torch.arange(-2, 3)
-    weight = 2 * torch.tensor(BINOMIAL, dtype=torch.float64) * (tap % 2 == 0)
-    return _matrix((tap // 2).clamp(0, small - 1), weight, small, dtype, device)
-
-
-def _matrix(
-    tap: torch.Tensor, weight: torch.Tensor, size: int, dtype: torch.dtype, device: torch.device
-) -> torch.Tensor:
+def _make_once(size: int, dtype: torch.dtype, device: torch.device, wider: bool) -> torch.Tensor:
     # A tensor born in inference mode could not serve a backward pass later, and this one is kept.
     with torch.inference_mode(False), torch.no_grad():
-        zeros = torch.zeros(tap.shape[0], size, dtype=torch.float64)
-        return zeros.scatter_add_(1, tap.clone(), weight.expand(tap.shape).clone()).to(
-            device=device, dtype=dtype
-        )
+        return _make(size, dtype, device, wider)

@@ -37,7 +37,7 @@ class Batch:
         """All fields; None until they are on their way, and where they could not be read."""
         self.over = threading.Event()
         """Set when nobody reads any more."""
-        self.arrived: torch.cuda.Event | None = None
+        self.arrived: torch.Event | None = None
         self.stale = torch.zeros(len(slots), dtype=torch.bool)
         """Rows that were moved while they were read."""
 
@@ -54,7 +54,7 @@ class Behind(NamedTuple):
 
     slots: torch.Tensor
     rows: dict[str, torch.Tensor]
-    arrived: torch.cuda.Event | None
+    arrived: torch.Event | None
 
 
 class Staging:
