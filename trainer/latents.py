@@ -263,9 +263,9 @@ class LatentDictionary:
             prefetcher.close()
 
     @staticmethod
-    def promise_bytes(config: LatentsConfig, **sizes: int) -> Promise:
+    def promise_bytes(config: LatentsConfig, *, gpu: bool = False, **sizes: int) -> Promise:
         """Bytes per rank of a dictionary, before it is made: see `latents_config.promise_bytes`."""
-        return promise_bytes(config, **sizes)
+        return promise_bytes(config, gpu=gpu, **sizes)
 
 
 def unit_ball(values: torch.Tensor) -> torch.Tensor:

@@ -150,8 +150,8 @@ def test_generator_and_objective_read_nothing_back() -> None:
     with FakeTensorMode(), place:
         generator = Generator(config.networks, latent=16, size=32)
         codes = torch.randn(3, 16, 10, requires_grad=True)
-        whole = [torch.zeros(3, 16, dtype=torch.int64) for _ in range(3)]
-        triplets = Triplets(*whole, torch.ones(3, 16, dtype=torch.bool))
+        frame = torch.zeros(3, 16, dtype=torch.int64)
+        triplets = Triplets(frame, frame, frame, torch.ones(3, 16, dtype=torch.bool))
         drawn = Draw(None, torch.zeros(3, dtype=torch.int64), triplets)
         fake, real = (
             generator(torch.randn(6, 16)).unflatten(0, (3, 2)),

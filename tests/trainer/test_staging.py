@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.staging import KEPT, Staging
+from trainer.staging import KEPT, Rows, Staging
 
 SLOTS = 8
 CPU = torch.device("cpu")
@@ -26,7 +26,7 @@ class Table:
 
     def __init__(self) -> None:
         self.lives = {name: torch.zeros(SLOTS, 2) for name in ("value", "momentum")}
-        self.meanwhile: list[Callable[[], None]] = []
+        self.meanwhile: list[Callable[[], object]] = []
         """Done once while rows are being read."""
         self.staging = Staging(CPU, read=self.read, write=self.write)
 
@@ -36,7 +36,7 @@ class Table:
             self.meanwhile.pop()()
         return rows
 
-    def write(self, slots: torch.Tensor, rows: dict[str, torch.Tensor]) -> None:
+    def write(self, slots: torch.Tensor, rows: Rows) -> None:
         for name, value in rows.items():
             self.lives[name][slots] = value
 
@@ -134,7 +134,7 @@ def test_rows_that_could_not_be_stored_are_not_forgotten() -> None:
     table = Table()
     full = [True, True]
 
-    def write(slots: torch.Tensor, rows: dict[str, torch.Tensor]) -> None:
+    def write(slots: torch.Tensor, rows: Rows) -> None:
         if full:
             full.pop()
             raise OSError("full")
