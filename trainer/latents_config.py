@@ -97,8 +97,8 @@ def promise_bytes(
     config: LatentsConfig, *, static_rows: int, transient_rows: int, frames: int,
     world: int = 1, batch: int = 64, gpu: bool = False,
 ) -> Promise:  # fmt: skip
-    """Bytes per rank of a dictionary, before it is made; `batch` is the global batch, `gpu`: steps are
-    taken on one."""
+    """Bytes per rank of a dictionary, before it is made; `batch` is the global batch, `gpu` whether
+    steps are taken on one."""
     rule = RULES[config.optimiser]
     copies = 1 + len(rule.element_fields)
     place = {"device": 0, "host": WORKSPACE, "disk": 0, "saving": 0, "aside": 0}
@@ -131,7 +131,7 @@ def _aside(slots: int, row: int, *, step: int) -> int:
 def check_scratch(config: LatentsConfig, *, comm: Comm, **sizes: int) -> None:
     """`UserError`, on every rank, where some rank finds no room in `latents.scratch` for the rows
     of all ranks of its machine; `sizes` as in `promise_bytes`."""
-    need = promise_bytes(config, **sizes, world=comm.world).disk
+    need = promise_bytes(config, world=comm.world, gpu=False, **sizes).disk
     if not need:
         return
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
