@@ -63,6 +63,7 @@ def clips_of(out: Path) -> list[tuple[int, int, int]]:
     ("windows", "want"),
     [
         ("first", [(0, 3, 4)]),
+        ("each", [(0, 3, 4), (0, 12, 4)]),
         ("all", [(0, 3, 4), (0, 7, 4), (0, 12, 4)]),
         ("whole", [(0, 3, 9), (0, 12, 5)]),
     ],
@@ -90,7 +91,9 @@ def test_a_folder_is_a_video(
 
 
 @pytest.mark.parametrize("suffix", [".tar", ".tar.bz2"])
-@pytest.mark.parametrize("options", [{"windows": "all"}, {"videos": 3, "seed": 1}, {"limit": 2}])
+@pytest.mark.parametrize(
+    "options", [{"windows": "all"}, {"windows": "each"}, {"videos": 3, "seed": 1}]
+)
 def test_archive_and_folder_make_the_same_set(tmp_path: Path, suffix: str, options: dict) -> None:
     """Videos of several JPEGs, one at the root, one that is too short, drawn or all of them."""
     root = raw.golf(tmp_path / "in", videos=5, segments=(6, 3, 9))
