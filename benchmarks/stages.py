@@ -18,7 +18,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from benchmarks.cost import GOLF, flops_per_clip
+from benchmarks.constants import GOLF
+from benchmarks.cost import flops_per_clip
 from benchmarks.machine import describe
 from tests.support.engines import join, make
 from tests.support.footage import tiny_set
