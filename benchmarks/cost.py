@@ -2,22 +2,34 @@
 
     python -m benchmarks.cost [--figures FILE ...] [preset=golf schedule.clips=512 ...]
 
-Prints the table of docs/scaling.md for the full golf set on 8 and 64 GPUs; ends with one line of
-JSON. Constants of a machine are a row of `MACHINES`; `--figures` takes the JSON lines that the
-other benchmarks end with and puts what they measured in the place of what was assumed.
+Prints the tables of docs/scaling.md for the full golf set on 8 and 64 GPUs, and which constants
+were measured; ends with one line of JSON. Constants of a machine are a row of
+`benchmarks.constants.MACHINES`; `--figures` takes the lines of JSON that other benchmarks end with
+and puts what they measured in the place of what was assumed.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks import pages
+from benchmarks.constants import (
+    GOLF,
+    MACHINES,
+    UNITS,
+    Constants,
+    Footage,
+    Machine,
+    constants,
+    read_figures,
+)
+from benchmarks.machine import line
 from data_shards.errors import UserError
 from trainer.config import Config, resolve
 from trainer.latents import LatentDictionary
@@ -25,45 +37,6 @@ from trainer.networks import NavSynth, parameter_counts
 from trainer.schedule import EVERYTHING, pace
 
 FLOAT, ROW_NUMBER, FLAGS = 4, 8, 6 * 8
-
-
-class Machine(NamedTuple):
-    """Constants of one kind of machine, per rank."""
-
-    flops: float
-    """Floating-point operations a second that a step reaches (not the peak)."""
-    link: float
-    """Bytes a second that a rank sends."""
-    latency: float
-    """Seconds that a collective takes at least."""
-    loader: float
-    """Clips a second that a rank's loader delivers."""
-    overhead: float
-    """Seconds of a step that depend on nothing."""
-    copy: float = 4e9
-    """Bytes a second that a rank writes into, or reads from, memory which all ranks see."""
-
-
-MACHINES: dict[str, Machine] = {
-    # Arithmetic and overhead as an H200 had them in bf16 with 512 clips a step: 11.6 of 20.9 ms at
-    # work on 1.76 TFLOP. Assumed: one 400 Gb/s link a rank, 16 cores a GPU that decode JPEG.
-    "gpu": Machine(1.5e14, 4e10, 3e-5, 2000.0, 9.3e-3),
-    # 2 threads of the CPU machine of docs/scaling.md; loopback gloo.
-    "cpu": Machine(1.2e11, 1e9, 1e-3, 400.0, 1e-2),
-}
-
-
-class Footage(NamedTuple):
-    """A prepared set, by its numbers."""
-
-    clips: int
-    frames: int
-    size: int
-    clip_bytes: float
-    """Of a stored clip."""
-
-
-GOLF = Footage(clips=583_508, frames=16, size=128, clip_bytes=60_000)
 
 
 class Cost(NamedTuple):
@@ -177,28 +150,6 @@ def cost(
     )  # fmt: skip
 
 
-def measured(
-    machine: Machine, footage: Footage, lines: list[dict[str, Any]]
-) -> tuple[Machine, Footage]:
-    """A machine and footage with what benchmarks found in the place of what was assumed."""
-    for line in lines:
-        known = {key: float(line[key]) for key in Machine._fields if line.get(key)}
-        machine = machine._replace(**known)
-        footage = footage._replace(clip_bytes=float(line.get("clip_bytes", footage.clip_bytes)))
-    return machine, footage
-
-
-def read_figures(paths: list[Path]) -> list[dict[str, Any]]:
-    """The last line of each file, which a benchmark wrote as JSON (UserError)."""
-    found = []
-    for path in paths:
-        try:
-            found.append(json.loads(path.read_text().strip().splitlines()[-1]))
-        except (OSError, ValueError, IndexError):
-            raise UserError(f"{path}: does not end with a line of JSON of a benchmark") from None
-    return found
-
-
 def table(costs: list[Cost]) -> str:
     """Markdown: one column for each number of ranks."""
     mib, gib = 2**20, 2**30
@@ -220,8 +171,17 @@ def table(costs: list[Cost]) -> str:
         ],
     }  # fmt: skip
     head = ["", *(f"{c.ranks} ranks" for c in costs)]
-    lines = [head, ["---"] * len(head), *([name, *cells] for name, cells in rows.items())]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    return pages.table(head, [[name, *cells] for name, cells in rows.items()])
+
+
+def sources_table(known: Constants) -> str:
+    """Markdown: every constant, and whether it was measured or assumed."""
+    values = {**known.machine._asdict(), "clip_bytes": known.footage.clip_bytes}
+    rows = [
+        [f"`{name}`", f"{values[name] * UNITS[name][0]:,.4g}", UNITS[name][1], source]
+        for name, source in known.sources.items()
+    ]
+    return pages.table(["constant", "value", "of what", "from"], rows)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -231,20 +191,24 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--figures", type=Path, nargs="+", default=[])
     parser.add_argument("--machine", choices=list(MACHINES), default="gpu")
     parser.add_argument("--ranks", type=int, nargs="+", default=[8, 64])
+    pages.option(parser)
     args = parser.parse_args(argv)
+    if not pages.ready(args.write, "cost"):
+        return 2
     print("about 10 seconds, nothing is run")
     try:
         words = ["preset=golf", "schedule.clips=512", "latents.residence=host", *args.words]
         config = resolve(words)
-        lines = read_figures(args.figures)
-        machine, footage = measured(MACHINES[args.machine], GOLF, lines)
+        known = constants(args.machine, GOLF, read_figures(args.figures))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    costs = [cost(config, footage, machine, ranks=ranks) for ranks in args.ranks]
-    print(table(costs))
-    figures = {"machine": machine._asdict(), "costs": [c._asdict() for c in costs]}
-    print(json.dumps({"benchmark": "cost", **figures}))
+    costs = [cost(config, known.footage, known.machine, ranks=ranks) for ranks in args.ranks]
+    text = f"{sources_table(known)}\n\n{table(costs)}"
+    print(text)
+    pages.put(args.write, "cost", text)
+    facts = {"machine": known.machine._asdict(), "sources": known.sources}
+    print(line("cost", **facts, costs=[c._asdict() for c in costs]))
     return 0
 
 

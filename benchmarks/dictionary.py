@@ -1,6 +1,7 @@
 """Does a dictionary step's time depend on the table's size, and is the promised memory kept?
 
     python -m benchmarks.dictionary [--rows 5000 583508] [--rounds 3] [--cold] [--gpu]
+        [--low-rank-rows 20268 583508] [--methods gram tsqr] [--write docs/dictionary.md]
 
 Two ranks (with `--gpu` one, on a GPU) train tables of rows (16, 200) that are written in full
 before, resident on host and on disk, with the same random batches of distinct rows. Sizes take
@@ -12,16 +13,18 @@ those of a large one in pages that are not yet. `--cold` adds steps whose rows a
 rows are fetched ahead, or are not.
 
 Prints the median step time per size, each rank's growth in resident memory beside
-`LatentDictionary.promise_bytes`, and bytes and seconds of the low-rank methods; writes
-`dictionary.png`; ends with one line of JSON. Exit code 1 where, with rows of the default sizes, a
-step on the largest table takes more than 1.1 times as long as on the smallest (cold steps are the
-disk's and not judged), or memory exceeds the promise by more than a tenth.
+`LatentDictionary.promise_bytes`, and bytes and seconds of the low-rank methods, each of which reads
+a whole table once; writes `dictionary.png`; ends with one line of JSON. `--rows` and
+`--low-rank-rows` without a number leave a part out. `gather` brings the whole table to every rank
+and is left out of tables in which it would take more than 2 GB there. Exit code 1 where, with rows
+of the default sizes, a step on the largest table takes more than 1.1 times as long as on the
+smallest (cold steps are the disk's and not judged), or memory exceeds the promise by more than a
+tenth.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 import tempfile
@@ -29,10 +32,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks import pages
+from benchmarks.constants import GOLF
 from benchmarks.dictionary_steps import FRAMES, WAYS, WIDTH, WORLD, measure, measure_low_rank
+from benchmarks.machine import line
 from tests.support.ranks import run_ranks
+from trainer.lowrank import METHODS
 
-SIZES = (5_000, 50_000, 583_508)
+SIZES = (5_000, 50_000, GOLF.clips)
+GATHERED = 2e9
+"""Bytes of doubles of a whole table up to which `gather` is measured."""
+LOW_RANK = {"gather": 3_000, "gram": 40_000, "tsqr": 20_000}
+"""Rows a second, for the announced minutes."""
 MOST = 1.1
 """Of step time over the smallest table's, and of memory over its promise."""
 
@@ -59,7 +70,7 @@ def plot(sizes: list[dict], path: Path) -> None:
 def arguments(argv: list[str] | None) -> argparse.Namespace:
     """The command line; `ways` are names of `WAYS`."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("--rows", type=int, nargs="+", default=list(SIZES))
+    parser.add_argument("--rows", type=int, nargs="*", default=list(SIZES))
     parser.add_argument("--steps", type=int, default=208)
     parser.add_argument("--rounds", type=int, default=3, help="of all sizes (default: 3)")
     parser.add_argument("--batch", type=int, default=64, help="clips of the global batch")
@@ -68,10 +79,14 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--cold", action="store_true", help="disks without the system's cache, too")
     parser.add_argument("--pause", type=float, default=0.05, help="seconds between cold steps")
-    parser.add_argument("--low-rank-rows", type=int, default=20_268)
+    parser.add_argument("--low-rank-rows", type=int, nargs="*", default=[20_268])
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
     parser.add_argument("--gpu", action="store_true", help="one rank, which computes on a GPU")
     parser.add_argument("--out", type=Path, default=Path("runs/benchmarks"))
+    pages.option(parser)
     args = parser.parse_args(argv)
+    if not args.rows and not args.low_rank_rows:
+        parser.error("--rows, --low-rank-rows: nothing is left to measure")
     args.ways = [
         name for name, way in WAYS.items()
         if way.residence in args.residences and (args.cold or not way.cold)
@@ -84,34 +99,97 @@ def minutes(args: argparse.Namespace) -> float:
     each = [rows / 25_000 + args.steps * 0.02 + 6 for rows in args.rows]
     pauses = sum(WAYS[name].cold for name in args.ways) * len(args.rows) * args.steps * args.pause
     sizes = args.rounds * (len(args.ways) * sum(each) + pauses)
-    return (sizes + args.low_rank_rows / 500 + 10) / 60
+    low = [rows / 25_000 + 6 for rows in args.low_rank_rows]
+    low += [rows / LOW_RANK[m] for rows in args.low_rank_rows for m in methods(args, rows)]
+    return (sizes + sum(low) + 10) / 60
+
+
+def methods(args: argparse.Namespace, rows: int) -> list[str]:
+    """What is measured of those that were asked for, in a table of so many rows."""
+    large = rows * FRAMES * WIDTH * 8 > GATHERED
+    return [method for method in args.methods if not (large and method == "gather")]
 
 
 def main(argv: list[str] | None = None) -> int:
     """Measure, print, plot, judge."""
     args = arguments(argv)
-    disk = max(args.rows) * FRAMES * WIDTH * 8 / 1e9
+    parts = {"dictionary": args.rows, "low-rank": args.low_rank_rows}
+    if not pages.ready(args.write, *(name for name, rows in parts.items() if rows)):
+        return 2
+    disk = max([*args.rows, *args.low_rank_rows]) * FRAMES * WIDTH * 8 / 1e9
     world = 1 if args.gpu else WORLD
     print(
         f"about {minutes(args):.1f} minutes, {world} ranks, up to {disk:.1f} GB of memory or disk"
     )
     args.out.mkdir(parents=True, exist_ok=True)
+    rounds, sizes = measure_sizes(args, world) if args.rows else ([], [])
+    low = [
+        found
+        for rows in args.low_rank_rows
+        for found in run_ranks(
+            measure_low_rank, world, rows, methods(args, rows), timeout=3600
+        )[0]
+    ]  # fmt: skip
+    grown = growth(rounds) if rounds else {}
+    judged = {min(SIZES), max(SIZES)} <= set(args.rows)
+    broken = broken_limits(grown) if judged else None
+    if sizes:
+        plot(sizes, args.out / "dictionary.png")
+        text = sizes_table(sizes, grown, broken)
+        print(text)
+        pages.put(args.write, "dictionary", text)
+    if low:
+        text = low_rank_table(low, world)
+        print(text)
+        pages.put(args.write, "low-rank", text)
+    print(line("dictionary", growth=grown, most=MOST, broken=broken, sizes=sizes, low_rank=low))
+    return 1 if broken else 0
+
+
+def measure_sizes(
+    args: argparse.Namespace, world: int
+) -> tuple[list[list[dict[str, Any]]], list[dict[str, Any]]]:
+    """Every size in every round, and each over its rounds."""
     print(f"{'residence':24}     rows  ms/step  resident MiB  promised MiB  KiB/step from disk")
     rounds = [one_round(args, world, down=number % 2 == 1) for number in range(args.rounds)]
-    sizes = [over_rounds(same) for same in zip(*rounds, strict=True)]
-    print(f"medians of {args.rounds} rounds, worst memory")
-    for size in sizes:
-        print(as_line(size))
-    low = run_ranks(measure_low_rank, world, args.low_rank_rows, timeout=3600)[0]
-    print("low rank         rows  MiB sent  seconds  (rank 0)")
-    for r in low:
-        print(f"{r['method']:9} {r['rows']:11,} {r['mib']:9.2f} {r['seconds']:8.2f}")
-    plot(sizes, args.out / "dictionary.png")
-    grown = growth(rounds)
-    broken = broken_limits(grown) if {min(SIZES), max(SIZES)} <= set(args.rows) else None
-    figures = {"growth": grown, "most": MOST, "broken": broken, "sizes": sizes, "low_rank": low}
-    print(json.dumps({"benchmark": "dictionary", **figures}))
-    return 1 if broken else 0
+    return rounds, [over_rounds(same) for same in zip(*rounds, strict=True)]
+
+
+def sizes_table(
+    sizes: Sequence[dict[str, Any]], grown: dict[str, dict[str, float]], broken: list[str] | None
+) -> str:
+    """Markdown: each size, how they differ, and what was judged."""
+    head = ["residence", "rows", "ms a step (least to most)", "KiB a step from disk", "MiB a rank",
+            "promised"]  # fmt: skip
+    rows = [
+        [f"`{size['residence']}`", f"{size['rows']:,}",
+         f"{size['milliseconds']:.2f} ({size['least']:.2f} to {size['most']:.2f})",
+         f"{size['read_kib']:.0f}", f"{size['resident_mib']:,.1f}",
+         f"{size['promised_mib']:,.1f}"]
+        for size in sizes
+    ]  # fmt: skip
+    told = [
+        f"`{name}`: a step on the largest table takes {ratios['step_time_ratio']:.3f} times as "
+        f"long as on the smallest, memory is at most {ratios['memory_over_promise']:.3f} times "
+        "the promise."
+        for name, ratios in grown.items()
+    ]
+    judged = "not of the default sizes, and so not judged" if broken is None else "nothing"
+    told.append(f"Above the limit of {MOST}: {'; '.join(broken or []) or judged}.")
+    return "\n".join([pages.table(head, rows), "", *told])
+
+
+def low_rank_table(low: Sequence[dict[str, Any]], world: int) -> str:
+    """Markdown: what each method sent and took, and what has not been measured."""
+    rows = [
+        [f"`{one['method']}`", f"{one['rows']:,}", f"{one['mib']:.2f}", f"{one['seconds']:.2f}"]
+        for one in low
+    ]
+    text = pages.table(["method", "rows", "MiB sent", "seconds"], rows)
+    text += f"\n\nOf {world} ranks, the first; one thread each."
+    if not any(one["rows"] >= GOLF.clips for one in low):
+        text += f" Not measured: {GOLF.clips:,} rows, those of the full golf set."
+    return text
 
 
 def one_round(args: argparse.Namespace, world: int, *, down: bool) -> list[dict[str, Any]]:

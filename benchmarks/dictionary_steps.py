@@ -16,7 +16,7 @@ import torch
 
 from trainer.comm import Comm
 from trainer.latents import LatentDictionary, LatentsConfig
-from trainer.lowrank import METHODS, find_basis
+from trainer.lowrank import find_basis
 
 FRAMES, WIDTH, WORLD = 16, 200, 2
 BLOCK = 16
@@ -147,15 +147,16 @@ def measure(
     }
 
 
-def measure_low_rank(comm: Comm, rows: int) -> list[dict]:
+def measure_low_rank(comm: Comm, rows: int, methods: list[str]) -> list[dict[str, Any]]:
     """Bytes sent and seconds of each way to find the dictionary's directions, on one rank."""
-    table = build(comm, rows, "host", "").tables["transient"]
+    dictionary = build(comm, rows, "host", "")
     found = []
-    for method in METHODS:
+    for method in methods:
         comm.barrier()
-        basis = find_basis(table, rank=10, method=method)
+        basis = find_basis(dictionary.tables["transient"], rank=10, method=method)
         found.append(
             {"method": method, "rows": rows, "mib": basis.bytes_sent / 2**20}
             | {"seconds": basis.seconds}
         )
+    dictionary.close()
     return found

@@ -1,6 +1,6 @@
 """Clips a second of `data_shards.prepare golf` from an archive, by number of processes.
 
-    python -m benchmarks.ingest [--videos 70] [--workers 1 2]
+    python -m benchmarks.ingest [--videos 70] [--workers 1 2] [--write docs/scaling.md]
 
 Writes an archive as VGAN has it (folders of JPEGs of stacked 128x128 frames, noise with movement),
 prepares it as a plain tar once per number of processes, whose start (one to two seconds) counts: an
@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import bz2
 import io
-import json
 import sys
 import tarfile
 import tempfile
@@ -25,7 +24,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from benchmarks.machine import describe
+from benchmarks import pages
+from benchmarks.machine import line
 from data_shards.manifest import read_manifest
 from data_shards.options import Options
 from data_shards.pool import cores
@@ -97,23 +97,37 @@ def timed(archive: Path, out: Path, *, workers: int, codec: str) -> dict[str, An
             "clip_bytes": stored, "bytes_per_second": size / seconds}  # fmt: skip
 
 
+def table(runs: list[dict[str, Any]], rates: dict[str, float]) -> str:
+    """Markdown of all figures."""
+    head = ["archive", "processes", "clips/s", "MB of the archive a second", "KB a stored clip"]
+    rows = [
+        [run["archive"], run["workers"], f"{run['clips_per_second']:.1f}",
+         f"{run['bytes_per_second'] / 1e6:.1f}", f"{run['clip_bytes'] / 1e3:.1f}"]
+        for run in runs
+    ]  # fmt: skip
+    read = ", ".join(f"{rate / 1e6:.1f} MB/s on {name}" for name, rate in rates.items())
+    return f"{pages.table(head, rows)}\n\nDecompressing the `.tar.bz2` alone: {read}."
+
+
 def main(argv: list[str] | None = None) -> int:
     """Write, prepare, print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--videos", type=int, default=70)
     parser.add_argument("--workers", type=int, nargs="+", default=sorted({1, cores()}))
     parser.add_argument("--codec", default="jpg")
+    pages.option(parser)
     args = parser.parse_args(argv)
+    if not pages.ready(args.write, "ingest"):
+        return 2
     images = args.videos * SEGMENTS
-    print(f"about {(images * (0.01 + 0.01 * len(args.workers)) + 60) / 60:.1f} minutes")
+    minutes = (images * (0.01 + 0.01 * len(args.workers)) + 60) / 60
+    print(f"about {minutes:.1f} minutes", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         whole, part = Path(folder) / "golf.tar", Path(folder) / "part.tar"
         write_archive(whole, videos=args.videos)
         write_archive(part, videos=min(PACKED, args.videos))
         packed = pack(part)
         rates = bzip2_rates(packed)
-        for name, rate in rates.items():
-            print(f"bzip2, {name}: {rate / 1e6:.1f} MB/s")
         print("archive  workers  clips/s  MB/s of the archive  KB a clip")
         found = [
             timed(whole, Path(folder) / f"set-{workers}", workers=workers, codec=args.codec)
@@ -121,8 +135,10 @@ def main(argv: list[str] | None = None) -> int:
         ]
         most = max(args.workers)
         found.append(timed(packed, Path(folder) / "packed", workers=most, codec=args.codec))
-    told = {"clip_bytes": found[0]["clip_bytes"], "bzip2": rates, "runs": found}
-    print(json.dumps({"benchmark": "ingest", **describe(), **told}))
+    text = table(found, rates)
+    print(text)
+    pages.put(args.write, "ingest", text)
+    print(line("ingest", clip_bytes=found[0]["clip_bytes"], bzip2=rates, runs=found))
     return 0
 
 

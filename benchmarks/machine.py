@@ -1,8 +1,10 @@
-"""What this machine can do at best: matrix products and reading."""
+"""What this machine can do at best, and the line of JSON that every benchmark ends with."""
 
 from __future__ import annotations
 
+import json
 import time
+from typing import Any
 
 import torch
 
@@ -27,3 +29,8 @@ def describe() -> dict[str, object]:
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
     }
+
+
+def line(benchmark: str, **figures: Any) -> str:
+    """The last line of a benchmark: its name, the machine, its figures."""
+    return json.dumps({"benchmark": benchmark, **describe(), **figures})

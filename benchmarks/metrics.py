@@ -7,7 +7,6 @@ Targets: at most 0.5 % of step time; p99 of a scrape at most 10 ms. Ends with a 
 from __future__ import annotations
 
 import argparse
-import json
 import subprocess
 import sys
 import tempfile
@@ -17,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.machine import describe
+from benchmarks.machine import line
 from trainer.endpoint import Endpoint, Values
 from trainer.journal import read
 from trainer.metrics import COUNTER, GAUGE, HISTOGRAM, METRICS
@@ -99,8 +98,7 @@ def main(argv: list[str] | None = None) -> int:
         trained = training(args.steps, Path(folder))
     print(f"telemetry: {trained['share']:.3%} of training time (target {SHARE:.1%})")
     print(f"scrape, 64 ranks: p99 {scraped['p99_ms']:.1f} ms (target {P99_MS:.0f} ms)")
-    figures = {"training": trained, "scrape": scraped}
-    print(json.dumps({"bench": "metrics", **describe(), "figures": figures}))
+    print(line("metrics", figures={"training": trained, "scrape": scraped}))
     return 0
 
 

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks.machine import describe
+from benchmarks.machine import line
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -114,7 +114,7 @@ def main(argv: list[str] | None = None) -> int:
     write_table(figures, out)
     missed = [n for n in names if figures[f"{n}/fast"]["psnr"] < CASES[n].floor]
     short = {key: {k: v for k, v in f.items() if k != "curve"} for key, f in figures.items()}
-    print(json.dumps({"bench": "quality", **describe(), "figures": short, "missed": missed}))
+    print(line("quality", figures=short, missed=missed))
     return int(bool(missed))
 
 

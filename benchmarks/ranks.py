@@ -15,7 +15,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.machine import describe
+from benchmarks.machine import line
 from data_shards.cores import cores
 from launch.quickstart import launcher
 
@@ -65,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
                 "ratio": statistics.median(two / one for one, two in pairs),
             }
             print(shape, {key: round(value, 3) for key, value in figures[shape].items()})
-    print(json.dumps({"bench": "ranks", **describe(), "figures": figures}))
+    print(line("ranks", figures=figures))
     return 0
 
 

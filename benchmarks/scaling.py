@@ -14,20 +14,20 @@ each prediction's error; ends with one line of JSON.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
-from benchmarks.cost import Footage, Machine, cost, flops_per_clip
-from benchmarks.machine import describe
+from benchmarks import pages
+from benchmarks.constants import Footage, Machine
+from benchmarks.cost import cost, flops_per_clip
+from benchmarks.machine import line
 from data_shards.cores import cores
-from data_shards.errors import UserError
 from tests.support.engines import join, make
 from tests.support.footage import tiny_set
 from tests.support.ranks import run_ranks
@@ -39,7 +39,6 @@ WORDS = ("preset=golf", "schedule.clips=16", "latents.replicate_kib=0")
 FEW, MANY = 4, 32
 """Clips of the two batches whose steps tell speed from what a step takes in any case."""
 WARM, SMALL, LARGE = 3, 1_000, 10_000_000
-BEGIN, END = "<!-- bench-scaling: begin -->", "<!-- bench-scaling: end -->"
 
 
 class Seconds(NamedTuple):
@@ -140,26 +139,12 @@ def ways_of(worlds: list[int]) -> list[tuple[int, str]]:
 def table(rows: list[Row]) -> str:
     """Markdown of all figures."""
     head = ["processes", "gradients", "clips/s", "predicted", "error", "ms a step"]
-    lines = [head, ["---"] * len(head)]
-    lines += [
+    lines = [
         [f"{row.ranks}", row.gradients, f"{row.clips_per_second:.1f}", f"{row.predicted:.1f}",
          f"{100 * row.error:+.0f} %", f"{1e3 * row.seconds:.1f}"]
         for row in rows
     ]  # fmt: skip
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-
-
-def around(path: Path) -> tuple[str, str]:
-    """What stands before and behind the table's place on a page.
-
-    Raises:
-        UserError: the page has no such place.
-    """
-    head, begin, rest = path.read_text().partition(BEGIN)
-    _, end, tail = rest.partition(END)
-    if not begin or not end:
-        raise UserError(f"{path}: has no place for the table, between {BEGIN} and {END}")
-    return f"{head}{BEGIN}\n", f"\n{END}{tail}"
+    return pages.table(head, lines)
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -170,7 +155,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--link-floats", type=int, default=LARGE)
-    parser.add_argument("--write", type=Path, help="page to put the table in, between its marks")
+    pages.option(parser)
     return parser.parse_args(argv)
 
 
@@ -205,26 +190,20 @@ def run(args: argparse.Namespace) -> tuple[Machine, list[Row]]:
 def main(argv: list[str] | None = None) -> int:
     """Measure, predict, print."""
     args = parse(argv)
+    if not pages.ready(args.write, "scaling"):
+        return 2
     minutes = ((2 + len(ways_of(args.ranks))) * (15 + args.steps * 0.4) + 30) / 60
     print(f"about {minutes:.1f} minutes", flush=True)
-    try:
-        page = around(args.write) if args.write else None
-    except (OSError, UserError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     machine, rows = run(args)
     text = table(rows)
     print(text)
-    if page is not None:
-        args.write.write_text(text.join(page))
-    known: dict[str, Any] = {k: v for k, v in machine._asdict().items() if k != "loader"}
+    pages.put(args.write, "scaling", text)
+    known = {k: v for k, v in machine._asdict().items() if k != "loader"}
     worst = {
         way: max((abs(row.error) for row in rows if row.gradients == way), default=None)
         for way in ("send", "memory")
     }
-    figures = {**describe(), **known, "worst_error": worst}
-    figures["worlds"] = [row._asdict() for row in rows]
-    print(json.dumps({"benchmark": "scaling", **figures}))
+    print(line("scaling", **known, worst_error=worst, worlds=[row._asdict() for row in rows]))
     return 0
 
 

@@ -1,6 +1,6 @@
 """What a step of each stage costs on 2 ranks: milliseconds, bytes sent by kind, FLOPs.
 
-    python -m benchmarks.stages [--steps 50] [--size 64]
+    python -m benchmarks.stages [--steps 50] [--size 64] [--write docs/scaling.md]
 
 In the stage whose generator is frozen no generator gradient is computed or sent. Ends with one
 line of JSON.
@@ -9,7 +9,6 @@ line of JSON.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 import tempfile
@@ -18,13 +17,16 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from benchmarks.cost import GOLF, flops_per_clip
-from benchmarks.machine import describe
+from benchmarks import pages
+from benchmarks.constants import GOLF
+from benchmarks.cost import flops_per_clip
+from benchmarks.machine import line
 from tests.support.engines import join, make
 from tests.support.footage import tiny_set
 from tests.support.ranks import run_ranks
 from trainer.comm import Comm
-from trainer.schedule import EVERYTHING, GENERATOR, LATENT, Stage
+from trainer.config import resolve
+from trainer.schedule import EVERYTHING, GENERATOR, LATENT, Stage, pace
 
 STAGES = (GENERATOR, LATENT, Stage("together", EVERYTHING))
 WORDS = ("preset=golf", "schedule.clips=8")
@@ -59,6 +61,22 @@ def measure(comm: Comm, data: str, words: tuple[str, ...], steps: int) -> dict[s
     return found
 
 
+def table(found: dict[str, Any], *, ranks: int, size: int, clips: int) -> str:
+    """Markdown: a line for each stage."""
+    head = ["stage", "ms a step", "GFLOP", "KiB of gradients", "KiB of rows and flags"]
+    rows = []
+    for name, figures in found.items():
+        gradients = figures["bytes"].get("gradients", 0.0)
+        rest = sum(figures["bytes"].values()) - gradients
+        rows.append([f"`{name}`", f"{figures['milliseconds']:.1f}", f"{figures['gflop']:.2f}",
+                     f"{gradients / 1024:,.1f}", f"{rest / 1024:,.1f}"])  # fmt: skip
+    return (
+        f"{pages.table(head, rows)}\n\nOf rank 0 of {ranks}, a step of {clips} clips in all, "
+        f"{size}x{size}, one thread each. `{GENERATOR.name}` moves the generator, `{LATENT.name}` "
+        "the recurrence and the rows, `together` all of them."
+    )
+
+
 def main(argv: list[str] | None = None) -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
@@ -66,20 +84,22 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--ranks", type=int, default=2)
-    args = parser.parse_args(argv)
-    print(f"about {(30 + 3 * args.steps * 0.3 * (args.size / 64) ** 2) / 60:.1f} minutes")
+    pages.option(parser)
+    args = parser.parse_intermixed_args(argv)
+    if not pages.ready(args.write, "stages"):
+        return 2
+    minutes = (30 + 3 * (WARM + args.steps) * 0.3 * (args.size / 64) ** 2) / 60
+    print(f"about {minutes:.1f} minutes", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         data = tiny_set(Path(folder), identities=6, actions=4, frames=16, size=args.size)
         ranks = run_ranks(
             measure, args.ranks, str(data), tuple(args.words), args.steps, timeout=3600
         )
-    print("stage        ms/step   GFLOP  KiB sent: gradients     rows  (rank 0)")
-    for name, figures in ranks[0].items():
-        gradients = figures["bytes"].get("gradients", 0.0)
-        rows = sum(figures["bytes"].values()) - gradients
-        print(f"{name:11} {figures['milliseconds']:8.1f} {figures['gflop']:7.2f} "
-              f"{gradients / 1024:20.1f} {rows / 1024:8.1f}")  # fmt: skip
-    print(json.dumps({"benchmark": "stages", **describe(), "stages": ranks[0]}))
+    clips = pace(resolve([*WORDS, *args.words]).schedule).clips
+    text = table(ranks[0], ranks=args.ranks, size=args.size, clips=clips)
+    print(text)
+    pages.put(args.write, "stages", text)
+    print(line("stages", ranks=args.ranks, size=args.size, stages=ranks[0]))
     return 0
 
 

@@ -7,7 +7,6 @@ Prints clips/s, frames/s, GFLOP/s and the share of every part; ends with a line 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import subprocess
 import sys
@@ -17,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.machine import describe, gemm_peak
+from benchmarks.machine import gemm_peak, line
 from data_shards.batch import ClipBatch
 from data_shards.stream import Stream, open_manifest
 from trainer import objective, schedule, setup
@@ -164,8 +163,7 @@ def main(argv: list[str] | None = None) -> int:
             print(f"  {key:<26}{value if isinstance(value, dict) else f'{value:.3f}'}")
     print(f"\nGEMM peak of this machine, float32: {peak:.0f} GFLOP/s")
     short = missed(figures)
-    told = {"gemm_gflops": peak, "figures": figures, "missed": short}
-    print(json.dumps({"bench": "step", **describe(), **told}))
+    print(line("step", gemm_gflops=peak, figures=figures, missed=short))
     return int(bool(short))
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import gpu
-from benchmarks.cost import GOLF, MACHINES, bytes_per_step, cost, flops_per_clip, main, measured
+from benchmarks import gpu, pages
+from benchmarks.constants import GOLF, MACHINES, constants
+from benchmarks.cost import bytes_per_step, cost, flops_per_clip, main
 from tests.support.engines import TINY, join, make
 from tests.support.footage import tiny_set
 from tests.support.ranks import run_ranks
@@ -68,21 +69,82 @@ def test_more_ranks_hold_and_compute_less_and_never_send_more_than_a_ring() -> N
     assert costs[-1].bytes["gradients"] < costs[-1].memory["networks"] / 3
 
 
-def test_constants_come_from_the_figures_of_benchmarks(
-    tmp_path: Path, capsys: pytest.CaptureFixture
+LINES = {
+    "gpu": {"benchmark": "gpu", "device": "a GPU", "flops": 3e14, "overhead": 0.0, "loader": 9.0},
+    "stream": {"benchmark": "stream", "cores": 5, "loader": 321.0, "size": 128, "copy": 9.0},
+    "ingest": {"benchmark": "ingest", "cores": 6, "clip_bytes": 5e4, "flops": 9.0},
+    "scaling": {"benchmark": "scaling", "cores": 7, "flops": 1e11, "overhead": 0.02, "link": 1e9,
+                "latency": 1e-4, "copy": 2e9, "loader": 9.0},
+}  # fmt: skip
+"""What benchmarks end with, each with a figure that is not its own to tell."""
+
+
+def test_a_constant_comes_from_the_benchmark_that_measures_it() -> None:
+    """Of a GPU, bench-gpu has arithmetic; bench-stream the loader, bench-ingest the size of a clip;
+    bench-scaling has everything but those of CPUs. The rest stays as it was, and all is told."""
+    three = {name: LINES[name] for name in ("gpu", "stream", "ingest")}
+    known = constants("gpu", GOLF, three)
+    assert known.machine == MACHINES["gpu"]._replace(flops=3e14, overhead=0.0, loader=321.0)
+    assert known.footage == GOLF._replace(clip_bytes=5e4)
+    assert known.sources == {
+        "flops": "measured: bench-gpu, a GPU", "overhead": "measured: bench-gpu, a GPU",
+        "loader": "measured: bench-stream, 5 cores",
+        "clip_bytes": "measured: bench-ingest, 6 cores", "link": "assumed", "latency": "assumed",
+        "copy": "assumed",
+    }  # fmt: skip
+    known = constants("cpu", GOLF, {"scaling": LINES["scaling"]})
+    fields = {name: LINES["scaling"][name] for name in ("flops", "overhead", "link", "latency")}
+    assert known.machine == MACHINES["cpu"]._replace(**fields, copy=2e9)
+    assert known.sources["copy"] == "measured: bench-scaling, 7 cores"
+    assert constants("gpu", GOLF, {}).sources["flops"] == "an H200, docs/scaling.md"
+    assert constants("cpu", GOLF, {}).sources["flops"] == "assumed"
+
+
+@pytest.mark.parametrize(
+    ("kind", "figures", "told"),
+    [
+        ("gpu", LINES["scaling"],
+         "bench-scaling tells nothing of a machine of kind gpu; bench-gpu, bench-stream, "
+         "bench-ingest do"),
+        ("cpu", LINES["gpu"],
+         "bench-gpu tells nothing of a machine of kind cpu; bench-scaling, bench-stream, "
+         "bench-ingest do"),
+        ("gpu", {"link": 1e10},
+         "bench-None tells nothing of a machine of kind gpu; bench-gpu, bench-stream, bench-ingest "
+         "do"),
+        ("gpu", {"benchmark": "gpu", "skipped": "no GPU"}, "has no figure 'flops' (no GPU)"),
+        ("gpu", {**LINES["stream"], "size": 64},
+         "clips/s of a loader at 64x64, and the footage has 128x128: bench-stream --size 128"),
+        ("gpu", {**LINES["ingest"], "clip_bytes": 0},
+         "clip_bytes is 0.0, which no machine has"),
+        ("gpu", [1.0], "does not end with a line of JSON of a benchmark"),
+        ("gpu", None, "does not end with a line of JSON of a benchmark"),
+    ],
+)  # fmt: skip
+def test_a_line_that_tells_nothing_of_the_machine_is_refused(
+    kind: str, figures: object, told: str, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    """A benchmark's line replaces what was assumed; a file without one is named."""
-    lines = [{"benchmark": "gpu", "flops": 3e14}, {"link": 1e10}, {"clip_bytes": 5e4}]
-    machine, footage = measured(MACHINES["gpu"], GOLF, lines)
-    assert machine == MACHINES["gpu"]._replace(flops=3e14, link=1e10)
-    assert footage == GOLF._replace(clip_bytes=5e4)
+    """One line names the file and what is wrong with it; nothing is computed."""
     file = tmp_path / "figures"
-    file.write_text("a table\n" + json.dumps({"benchmark": "gpu", "flops": 1e15}) + "\n")
-    assert main(["--ranks", "8", "--figures", str(file)]) == 0
-    told = capsys.readouterr().out.strip().splitlines()
-    assert json.loads(told[-1])["machine"]["flops"] == 1e15
-    assert main(["--figures", str(tmp_path / "none")]) == 2
-    assert capsys.readouterr().err.startswith(f"error: {tmp_path}/none: does not end with a line")
+    if figures is not None:
+        file.write_text(f"a table\n{json.dumps(figures)}\n")
+    assert main(["--machine", kind, "--figures", str(file)]) == 2
+    assert capsys.readouterr().err == f"error: {file}: {told}\n"
+
+
+def test_the_page_says_what_was_measured(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """Figures of a file reach the table, the page and the line of JSON."""
+    file, page = tmp_path / "figures", tmp_path / "page.md"
+    file.write_text("a table\n" + json.dumps(LINES["gpu"]) + "\n")
+    page.write_text("before\n{}\n{}\nafter\n".format(*pages.marks("cost")))
+    assert main(["--ranks", "8", "--figures", str(file), "--write", str(page)]) == 0
+    told = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+    assert told["benchmark"] == "cost" and told["machine"]["flops"] == 3e14
+    assert told["sources"]["flops"] == "measured: bench-gpu, a GPU"
+    text = page.read_text()
+    assert "| `flops` | 300 | TFLOP/s that a step reaches | measured: bench-gpu, a GPU |" in text
+    assert "| `link` | 40 | GB/s sent by a rank | assumed |" in text
+    assert text.startswith("before\n<!--") and text.endswith("-->\nafter\n")
 
 
 def test_two_batch_sizes_give_speed_and_overhead() -> None:

@@ -10,7 +10,17 @@ from typing import Any
 
 import pytest
 
-from benchmarks.dictionary import MOST, arguments, broken_limits, growth, main, over_rounds
+from benchmarks import pages
+from benchmarks.dictionary import (
+    MOST,
+    arguments,
+    broken_limits,
+    growth,
+    low_rank_table,
+    main,
+    methods,
+    over_rounds,
+)
 from benchmarks.dictionary_steps import BLOCK, WAYS, measure
 from trainer.comm import Comm
 from trainer.latents import LatentDictionary
@@ -81,20 +91,68 @@ def test_cold_ways_are_asked_for() -> None:
     assert arguments(["--cold", "--residences", "host"]).ways == ["host"]
 
 
+def test_gather_is_left_out_of_tables_that_are_too_large_for_it() -> None:
+    """Methods that were asked for; whole doubles of 20,268 rows fit, of 583,508 they do not."""
+    asked = arguments([])
+    assert methods(asked, 20_268) == ["gather", "gram", "tsqr"]
+    assert methods(asked, 583_508) == ["gram", "tsqr"]
+    assert methods(arguments(["--methods", "gather", "tsqr"]), 583_508) == ["tsqr"]
+
+
+def test_the_table_of_methods_says_what_was_not_measured() -> None:
+    """A table without the full golf set says so; one with it does not."""
+    small = {"method": "gram", "rows": 20_268, "mib": 0.31, "seconds": 0.28}
+    lines = low_rank_table([small], 2).splitlines()
+    assert lines[2] == "| `gram` | 20,268 | 0.31 | 0.28 |"
+    assert lines[-1].endswith("Not measured: 583,508 rows, those of the full golf set.")
+    assert "Not measured" not in low_rank_table([small, {**small, "rows": 583_508}], 2)
+
+
 @LINUX
 @pytest.mark.ranks
 @pytest.mark.slow
 def test_it_runs_and_ends_with_its_figures(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Two ranks, two small tables on disk, one round: a line of JSON, a picture, and no judgement
-    of sizes that are not the default ones."""
+    """Two ranks, two small tables on disk, one round, two methods: a line of JSON, a picture, both
+    tables on a page, and no judgement of sizes that are not the default ones."""
+    page, out = tmp_path / "page.md", tmp_path / "out"
+    places = [*pages.marks("dictionary"), "between", *pages.marks("low-rank"), "after"]
+    page.write_text("\n".join(places))
     words = ["--rows", "200", "400", "--steps", "20", "--rounds", "1", "--residences", "disk"]
-    assert main([*words, "--low-rank-rows", "100", "--out", str(tmp_path)]) == 0
+    low = ["--low-rank-rows", "100", "300", "--methods", "gram", "gather", "--write", str(page)]
+    assert main([*words, *low, "--out", str(out)]) == 0
     told = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
-    assert told["benchmark"] == "dictionary" and told["broken"] is None
+    assert told["benchmark"] == "dictionary" and told["broken"] is None and told["cores"] > 0
     assert [(size["residence"], size["rows"]) for size in told["sizes"]] == [
         ("disk", 200), ("disk", 400)
     ]  # fmt: skip
-    assert {row["method"] for row in told["low_rank"]} == {"gather", "gram", "tsqr"}
-    assert [path.name for path in tmp_path.iterdir()] == ["dictionary.png"]
+    assert [(row["rows"], row["method"]) for row in told["low_rank"]] == [
+        (100, "gram"), (100, "gather"), (300, "gram"), (300, "gather")
+    ]  # fmt: skip
+    assert [path.name for path in out.iterdir()] == ["dictionary.png"]
+    first, second = page.read_text().split("between")
+    assert f"| `disk` | 400 | {told['sizes'][1]['milliseconds']:.2f} (" in first
+    assert "not of the default sizes, and so not judged" in first
+    assert f"| `gather` | 300 | {told['low_rank'][3]['mib']:.2f} |" in second
+
+
+@LINUX
+@pytest.mark.ranks
+def test_methods_alone_leave_the_other_figures_on_the_page(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`--rows` without a number: one method is measured, and what stood in the place of the sizes
+    stays. Nothing at all to measure is refused."""
+    page = tmp_path / "page.md"
+    begin, end = pages.marks("dictionary")
+    page.write_text("\n".join([begin, "old", end, *pages.marks("low-rank")]))
+    words = ["--rows", "--low-rank-rows", "100", "--methods", "tsqr", "--out", str(tmp_path)]
+    assert main([*words, "--write", str(page)]) == 0
+    told = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+    assert (told["sizes"], told["growth"], told["broken"]) == ([], {}, None)
+    assert page.read_text().startswith(f"{begin}\nold\n{end}\n")
+    assert f"| `tsqr` | 100 | {told['low_rank'][0]['mib']:.2f} |" in page.read_text()
+    with pytest.raises(SystemExit, match="2"):
+        main(["--rows", "--low-rank-rows"])
+    assert "--rows, --low-rank-rows: nothing is left to measure" in capsys.readouterr().err

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from benchmarks.saving import SAVES, main, measure
+from benchmarks import pages, saving
+from benchmarks.saving import HELD_UP, SAVES, main, measure
 from trainer.checkpoint import CHECKPOINTS
 from trainer.comm import Comm
+from trainer.latents import LatentDictionary
 from trainer.saved import Saved, damage_of
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
@@ -38,14 +42,50 @@ def test_it_saves_rows_and_networks_three_times(tmp_path: Path) -> None:
 
 
 @LINUX
+@pytest.mark.parametrize("times", [0.0, 4.0])
+def test_a_save_that_holds_training_up_is_told_by_the_exit_code(
+    times: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """A save whose snapshot lasts as long as four steps breaks the limit; one that costs as good
+    as nothing is judged by what was measured."""
+    pause, snapshot = 0.05, LatentDictionary.snapshot
+
+    def slow(self: LatentDictionary) -> Iterator:
+        time.sleep(times * pause)
+        return snapshot(self)
+
+    monkeypatch.setattr(LatentDictionary, "snapshot", slow)
+    monkeypatch.setattr(saving, "WORLD", 1)  # in this process
+    words = ["--rows", "300", "--batch", "16", "--pause", f"{pause}", "--weights", "1000"]
+    code = main([*words, "--out", str(tmp_path)])
+    lines = capsys.readouterr().out.strip().splitlines()
+    told = json.loads(lines[-1])
+    longest = max(told[f"{kind}_ms"] for kind in ("begins", "longest", "commits", "after"))
+    assert told["longest_whole_ms"] >= longest + 1e3 * pause
+    assert told["held_up"] == pytest.approx(told["longest_whole_ms"] / told["usual_whole_ms"])
+    assert code == (told["held_up"] > HELD_UP) == bool(told["broken"])
+    assert not times or (code == 1 and told["held_up"] > times)
+    judged = "more than the 2" if code else "within the 2"
+    assert f"takes {told['held_up']:.2f} usual ones, {judged} of a save" in lines[-2]
+
+
+@LINUX
 @pytest.mark.ranks
 @pytest.mark.slow
 def test_it_runs_and_ends_with_its_figures(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Two ranks: a table for people and a line of JSON; what was saved is gone again."""
-    words = ["--rows", "300", "--batch", "16", "--pause", "0", "--weights", "1000"]
-    assert main([*words, "--out", str(tmp_path)]) == 0
+    """Two ranks: a table for people and for a page, and a line of JSON; what was saved is gone
+    again."""
+    page = tmp_path / "page.md"
+    page.write_text("before\n{}\n{}\nafter\n".format(*pages.marks("saving")))
+    words = ["--rows", "300", "--batch", "16", "--pause", "0.02", "--weights", "1000"]
+    code = main([*words, "--out", str(tmp_path / "out"), "--write", str(page)])
     told = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
-    assert told["benchmark"] == "saving" and told["rows"] == 300
-    assert told["begins_ms"] > 0 and list(tmp_path.iterdir()) == []
+    assert told["benchmark"] == "saving" and told["rows"] == 300 and told["cores"] > 0
+    assert code == bool(told["broken"])
+    assert told["begins_ms"] > 0 and list((tmp_path / "out").iterdir()) == []
+    assert f"| the step that begins the save | {told['begins_ms']:.1f} |" in page.read_text()
+    assert main(["--write", str(tmp_path / "none.md")]) == 2
+    assert capsys.readouterr().err == f"error: {tmp_path}/none.md: No such file or directory\n"

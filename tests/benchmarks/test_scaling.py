@@ -7,12 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.cost import GOLF, Machine, bytes_per_step
-from benchmarks.scaling import BEGIN, END, WORDS, Row, around, fit, main, predict, table, ways_of
+from benchmarks import pages
+from benchmarks.constants import GOLF, Machine
+from benchmarks.cost import bytes_per_step
+from benchmarks.scaling import WORDS, Row, fit, main, predict, table, ways_of
 from data_shards.cores import cores
 from trainer.config import resolve
 
 FOOTAGE = GOLF._replace(clips=64, size=64)
+BEGIN, END = pages.marks("scaling")
 MACHINE = Machine(flops=1e12, link=1e8, latency=0.0, loader=1e9, overhead=0.0, copy=1e9)
 
 
@@ -74,7 +77,8 @@ def test_the_table_has_a_place_on_the_page(
     assert ways_of([1, 2, 4])[:3] == [(1, "alone"), (2, "send"), (2, "memory")]
     page = tmp_path / "page.md"
     page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
-    assert "new".join(around(page)) == f"before\n{BEGIN}\nnew\n{END}\nafter\n"
+    pages.put(page, "scaling", "new")
+    assert page.read_text() == f"before\n{BEGIN}\nnew\n{END}\nafter\n"
     page.write_text("no marks\n")
     assert main(["--write", str(page)]) == 2
     assert capsys.readouterr().err.startswith(f"error: {page}: has no place for the table")

@@ -103,8 +103,8 @@ def test_zero_is_plain_training(tmp_path: Path, stage: int, words: tuple[str, ..
 @pytest.mark.ranks
 @NEEDS_DEEPSPEED
 def test_the_config_files_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`accelerate launch` with either file, from the repository's root, trains as it does plainly,
-    and a run of one goes on under the other and plainly."""
+    """`accelerate launch` with either file, from the repository's root, trains as it does plainly
+    and with DistributedDataParallel, and a run of one goes on under the other and plainly."""
     monkeypatch.chdir(ROOT)
     data, runs = tiny_set(tmp_path / "set", size=32), tmp_path / "runs"
     configs = {
@@ -114,16 +114,19 @@ def test_the_config_files_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     for name, config in configs.items():
         done = launch(runs, data, *words, name=name, ranks=2, config=config)
         assert done.returncode == 0, done.stderr
+    done = launch(runs, data, *words, "train.gradients=send", name="send", ranks=2)
+    assert done.returncode == 0, done.stderr
     for config in configs.values():
         now = read_json(runs / "mixed" / "run.json").get("step", 0)
         more = (*words, f"train.until={now + 4}")
         done = launch(runs, data, *more, name="mixed", ranks=2, config=config)
         assert done.returncode == 0, done.stderr
-    ways = {name: read_json(runs / name / "run.json") for name in (*configs, "mixed")}
-    assert [ways[name]["starts"][0]["gradients"] for name in configs] == ["memory", "zero", "zero"]
+    ways = {name: read_json(runs / name / "run.json") for name in (*configs, "send", "mixed")}
+    kinds = {name: way["starts"][0]["gradients"] for name, way in ways.items() if name != "mixed"}
+    assert kinds == {"plain": "memory", "zero1": "zero", "zero2": "zero", "send": "send"}
     assert [one["gradients"] for one in ways["mixed"]["starts"]] == ["memory", "zero", "zero"]
     plain = tensors(runs / "plain", 12)
-    for name in ("zero1", "zero2", "mixed"):
+    for name in ("zero1", "zero2", "send", "mixed"):
         other = tensors(runs / name, 12)
         assert other.keys() == plain.keys()
         for key, tensor in plain.items():
