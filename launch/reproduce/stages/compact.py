@@ -28,6 +28,7 @@ from launch.reproduce.figures import ONE_SEED, psnr_of
 from launch.reproduce.footage import FootageSet
 from launch.reproduce.planner import Plan
 from launch.reproduce.plots import Line, write_plot
+from launch.reproduce.verdicts import ONE
 from trainer import cards, render
 from trainer.pictures import to_pixels
 from trainer.run import Run, open_run
@@ -141,7 +142,7 @@ def claims_of(
                 f"{footage.name}: {what}, without the networks' weights",
                 beats(point, codec),
                 f"{point.bytes:.0f} bytes at {point.psnr:.2f} dB; {name}: "
-                f"{_at(codec, point.bytes)}",
+                f"{_at(codec, point.bytes)}; {ONE}",
                 f"the networks themselves reproduce these videos at {best:.2f} dB, and a code of "
                 "every frame is stored as it is, without entropy coding",
             )
