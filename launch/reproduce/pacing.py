@@ -126,8 +126,9 @@ class Pacing:
                     f"{footage.name} {float(each) * plan.share(footage.name):.2f}"
                     for footage in self.context.sets
                 )
-                stages.setdefault(about, []).append(f"{name} ({count} trainings)")
-        return "; ".join(f"{about} in {', '.join(names)}" for about, names in stages.items())
+                stages.setdefault(about, []).append(f"{name} ({count})")
+        told = "; ".join(f"{about} in {', '.join(names)}" for about, names in stages.items())
+        return f"minutes of a training by stage (and how many there are): {told}" if told else ""
 
     def time(self) -> StageResult:
         """What was planned, given and taken, and whether the budget was kept, for the report."""

@@ -151,9 +151,9 @@ def table_of(
         line(name, one.figures, _passes(one), one.seen, f"{one.minutes:.2f}", one.steps)
         for name, one in found.items()
     ]
-    notes = [figures.ahead(references, name, [one.figures]) for name, one in found.items()]
+    note = figures.ahead(references, USED, [found[USED].figures])
     title = f"Tab. 6: {footage.name}"
-    return Table(title, COLUMNS, tuple(lines), {**card, **figures.ONE_SEED}, " ".join(notes))
+    return Table(title, COLUMNS, tuple(lines), {**card, **figures.ONE_SEED}, note)
 
 
 def _passes(one: Trial) -> str:

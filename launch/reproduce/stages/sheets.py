@@ -29,7 +29,7 @@ PATHS = 10
 """Motions on the plot of the plane."""
 UNMOVED = (
     "Fig. 4 left: begin.latents=random and latents.rate=1e-30, which moves nothing (a rate of 0 is "
-    "refused); as many steps as with optimised latents"
+    "refused); as many steps as with optimised latents, which begin as the presets say"
 )
 ELSEWHERE = (
     "Fig. 4 left is made of the chairs alone, as in the paper; a longer budget has every set"
