@@ -28,7 +28,8 @@ from launch.reproduce.footage import FootageSet, find_sets, manifest_of, prepare
 from launch.reproduce.lives import Lives, process_seconds
 from launch.reproduce.pacing import Pacing
 from launch.reproduce.planner import Budget, Plan
-from launch.reproduce.stages import STAGES
+from launch.reproduce.stages import STAGES, sheets
+from trainer.config import resolve
 from trainer.evaluate import find_vgg
 
 
@@ -104,7 +105,9 @@ def reproduce(
         for name, stage in stages.items():
             results[name] = (stage.title, pacing.run(name))
             shown = {**results, "time": ("Time", pacing.time())}
-            facts = facts._replace(trainings=pacing.sources(), time=pacing.wall())
+            facts = facts._replace(
+                trainings=pacing.sources(), time=pacing.wall(), lengths=pacing.lengths()
+            )
             files = report.write(shown, facts, out=context.out)
         if publish:
             files = [*files, report.publish(shown, facts, out=context.out, docs=publish)]
@@ -190,7 +193,10 @@ def _facts(
         machine=f"{trainings.cores()} cores, {_device()}, PyTorch {torch.__version__}, "
         f"Python {platform.python_version()}",
         training=f"{seeds_of(plan, stages, sets)}; {plan.frames} frames of {plan.size} x "
-        f"{plan.size}" + "".join(f"; `{word}`" for word in plan.words),
+        f"{plan.size}"
+        + "".join(f"; `{word}`" for word in plan.words)
+        + "".join(f"; {text}" for text in losses_of(plan, sets)),
+        left_out=left_out_of(plan, stages, sets),
         code=f"SHA-256 {digests.code_digest()[:12]}, of it what trains: "
         f"{digests.training_digest()[:12]}",
     )
@@ -206,7 +212,33 @@ def length_of(plan: Plan, stages: Mapping[str, Stage], sets: Sequence[FootageSet
     if plan.minutes is None:
         return f"{count} trainings, as long as presets say, {plan.jobs} at a time"
     each = ", ".join(f"{f.name} {plan.minutes_on(f.name):.2f}" for f in sets)
-    return f"{count} trainings, {plan.jobs} at a time; minutes of each: {each}"
+    return f"{count} trainings, {plan.jobs} at a time; minutes of each, as planned: {each}"
+
+
+def losses_of(plan: Plan, sets: Sequence[FootageSet]) -> list[str]:
+    """What l_rec is in trainings by the presets of the sets, in words, each once."""
+    settings = [resolve([f"preset={f.preset}", "data.manifest=any", *plan.words]) for f in sets]
+    return sorted({trainings.loss_told(config.loss.regression) for config in settings})
+
+
+def left_out_of(plan: Plan, stages: Mapping[str, Stage], sets: Sequence[FootageSet]) -> str:
+    """What these stages leave out of that which `full` has, in words; empty where that is
+    nothing."""
+    full, found = planner.BUDGETS["full"], []
+    if plan.seeds < full.seeds:
+        found.append(f"{full.seeds - plan.seeds} of {full.seeds} seeds")
+    if plan.randoms < full.randoms:
+        found.append(f"{full.randoms - plan.randoms} of {full.randoms} random videos scored")
+    ranks = [f"rho = {rank}, {scope}" for rank, scope in full.ranks
+             if (rank, scope) not in plan.ranks]  # fmt: skip
+    if "interpolation" in stages and ranks:
+        found.append(f"interpolation with {' and '.join(ranks)}")
+    if "unseen" in stages and not plan.counts:
+        found.append("unseen footage against the number of training videos, with its plots")
+    bare = [footage.name for footage in sets if not sheets.has_left(footage, plan)]
+    if "sheets" in stages and bare:
+        found.append(f"Fig. 4 left of {' and '.join(bare)}")
+    return "; ".join(found)
 
 
 def seeds_of(plan: Plan, stages: Mapping[str, Stage], sets: Sequence[FootageSet]) -> str:

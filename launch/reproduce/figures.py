@@ -6,6 +6,7 @@ does not give, can be read: a frozen first frame, a blur, noise, and other windo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -133,14 +134,58 @@ def cells(several: Sequence[Figures], bound: float) -> tuple[Cell, ...]:
         over_seeds([one.mcs for one in several], 2),
         over_seeds([one.fcs for one in several], 3),
         over_seeds([abs(one.fcs - bound) for one in several], 3),
-        over_seeds([one.frames for one in several], 1),
-        over_seeds([one.changes for one in several], 1),
+        significant([one.frames for one in several if one.frames is not None]),
+        significant([one.changes for one in several if one.changes is not None]),
+    )
+
+
+def significant(values: Sequence[float], *, digits: int = 4) -> str | None:
+    """`mean ± sd` over seeds to so many significant digits of the mean; None of no values."""
+    if not values:
+        return None
+    mean = float(np.mean(values))
+    after = digits - 1 - math.floor(math.log10(abs(mean))) if mean else digits - 1
+
+    def text(value: float) -> str:
+        return f"{round(value, after):.{max(after, 0)}f}"
+
+    return (
+        f"{text(mean)} ± {text(float(np.std(values, ddof=1)))}" if len(values) > 1 else text(mean)
     )
 
 
 def reference_cells(rows: Mapping[str, Figures]) -> list[tuple[Cell, ...]]:
     """Rows of a table, with their names, for what `references` found."""
     return [(name, *cells([one], rows[BOUND].fcs)) for name, one in rows.items()]
+
+
+MEASURES: dict[str, Callable[[Figures, float], float | None]] = {
+    "MCS": lambda one, bound: one.mcs,
+    "distance to the bound": lambda one, bound: abs(one.fcs - bound),
+    COLUMNS[3]: lambda one, bound: one.frames,
+    COLUMNS[4]: lambda one, bound: one.changes,
+    "PSNR": lambda one, bound: None if one.psnr is None else -one.psnr,
+    "SSIM": lambda one, bound: None if one.ssim is None else -one.ssim,
+}
+"""Lower is better; the second argument is the footage's own FCS."""
+
+
+def ahead(rows: Mapping[str, Figures], name: str, several: Sequence[Figures]) -> str:
+    """A sentence: which reference rows are better than a row of ours, on average over its seeds,
+    and in which columns. Columns that either of them lacks are not compared."""
+    bound, found = rows[BOUND].fcs, []
+    for reference in REFERENCES:
+        better = []
+        for column, measured in MEASURES.items():
+            theirs = measured(rows[reference], bound)
+            ours = [value for one in several if (value := measured(one, bound)) is not None]
+            if theirs is not None and ours and theirs < np.mean(ours):
+                better.append(column)
+        if better:
+            found.append(f"{reference} ({'; '.join(better)})")
+    if not found:
+        return f"No reference row is better than {name} in any column."
+    return f"Reference rows that are better than {name}: {', '.join(found)}."
 
 
 def scored_clips(run: Run, most: int) -> list[int]:

@@ -116,6 +116,20 @@ class Pacing:
             self.lives.give(name, minutes)
         return minutes
 
+    def lengths(self) -> str:
+        """Minutes that a training was given by data set, and in which stages, in words; empty
+        where presets say how long."""
+        plan, stages = self.context.plan, {}
+        for name, count, planned, each, *_ in self.rows:
+            if planned is not None and each is not None and count:
+                about = ", ".join(
+                    f"{footage.name} {float(each) * plan.share(footage.name):.2f}"
+                    for footage in self.context.sets
+                )
+                stages.setdefault(about, []).append(f"{name} ({count})")
+        told = "; ".join(f"{about} in {', '.join(names)}" for about, names in stages.items())
+        return f"minutes of a training by stage (and how many there are): {told}" if told else ""
+
     def time(self) -> StageResult:
         """What was planned, given and taken, and whether the budget was kept, for the report."""
         rows = (*self.rows, self._sum(), ("the whole run", *[None] * 3, self.whole(), None))

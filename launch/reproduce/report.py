@@ -11,14 +11,18 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
 from launch.reproduce.context import Cell, Claim, Picture, StageResult, Table
+from launch.reproduce.verdicts import TIE
 
 VERDICTS = {True: "holds", False: "does not hold", None: "not judged"}
+UNSETTLED = "not settled"
+"""The verdict where seeds were compared and tie."""
 FILMS = (".mp4",)
 PAGES = (".html",)
 STILLS = (".png", ".gif")
 """Kinds of pictures that are published."""
 LARGEST_PUBLISHED = 2 << 20
-"""Bytes of a picture that goes into docs/; larger ones are named and left out."""
+"""Bytes of a picture that goes into docs/, once it is made small; larger ones are named and left
+out."""
 
 
 class Facts(NamedTuple):
@@ -29,6 +33,10 @@ class Facts(NamedTuple):
     sets: str
     machine: str
     training: str
+    lengths: str = ""
+    """Minutes of a training by data set, and in which stages they were others."""
+    left_out: str = ""
+    """Of what `full` has."""
     code: str = ""
     trainings: str = ""
     """Which lives and which code they come from."""
@@ -65,16 +73,19 @@ def markdown(
 
 def told(facts: Facts) -> dict[str, str]:
     """What is known of the report's making, by name."""
-    return {name: value for name, value in facts._asdict().items() if value}
+    return {name.replace("_", " "): value for name, value in facts._asdict().items() if value}
 
 
 def _claims(claims: list[Claim]) -> str:
     if not claims:
         return "Nothing was judged.\n"
-    lines = [
-        f"| {_safe(c.text)} | **{VERDICTS[c.holds]}** | {_safe(explained(c))} |" for c in claims
-    ]
+    lines = [f"| {_safe(c.text)} | **{verdict(c)}** | {_safe(explained(c))} |" for c in claims]
     return "\n".join(["| claim | | figures |", "| --- | --- | --- |", *lines, ""])
+
+
+def verdict(claim: Claim) -> str:
+    """What becomes of a claim, in words."""
+    return UNSETTLED if claim.holds is None and TIE in claim.detail else VERDICTS[claim.holds]
 
 
 def explained(claim: Claim) -> str:
@@ -83,7 +94,20 @@ def explained(claim: Claim) -> str:
     return f"{claim.detail}{why}"
 
 
-def _table(table: Table) -> str:
+def filled(table: Table) -> Table:
+    """A table without the columns that hold nothing, and without what its card says of them."""
+    rows, count = table.rows, len(table.columns)
+    kept = [n for n in range(count) if not n or not rows or any(row[n] is not None for row in rows)]
+    dropped = {name.removesuffix(", dB") for n, name in enumerate(table.columns) if n not in kept}
+    return table._replace(
+        columns=tuple(table.columns[n] for n in kept),
+        rows=tuple(tuple(row[n] for n in kept) for row in table.rows),
+        card={name: text for name, text in table.card.items() if name not in dropped},
+    )
+
+
+def _table(whole: Table) -> str:
+    table = filled(whole)
     head = "| " + " | ".join(map(_safe, table.columns)) + " |"
     rule = "| --- " + "| ---: " * (len(table.columns) - 1) + "|"
     rows = ["| " + " | ".join(cell_text(cell) for cell in row) + " |" for row in table.rows]
@@ -118,10 +142,11 @@ def html(results: Mapping[str, tuple[str, StageResult]], facts: Facts) -> str:
     )  # fmt: skip
     environment.filters["cell"] = lambda cell: cell_text(cell).replace("\\|", "|")
     environment.filters["explained"] = explained
+    environment.filters["verdict"] = verdict
+    environment.filters["filled"] = filled
     return environment.get_template("results.html").render(
         results=list(results.values()),
         facts=told(facts),
-        verdicts=VERDICTS,
         films=FILMS,
         pages=PAGES,
     )
@@ -135,23 +160,28 @@ def write(results: Mapping[str, tuple[str, StageResult]], facts: Facts, *, out: 
     return [out / name for name in files]
 
 
-def copy_small(source: Path, target: Path) -> None:
-    """Copy a picture for a repository: PNGs in 256 colours, a quarter of their size."""
-    if source.suffix != ".png":
+def copy_small(source: Path, target: Path) -> bool:
+    """Copy a picture for a repository: PNGs in 256 colours, a quarter of their size. False, and no
+    copy, where it is too large even so."""
+    if source.suffix == ".png":
+        with Image.open(source) as picture:
+            few = picture.convert("RGBA").quantize(
+                256, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE
+            )
+            few.save(target, optimize=True)
+    else:
         shutil.copyfile(source, target)
-        return
-    with Image.open(source) as picture:
-        few = picture.convert("RGBA").quantize(
-            256, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE
-        )
-        few.save(target, optimize=True)
+    if target.stat().st_size <= LARGEST_PUBLISHED:
+        return True
+    target.unlink()
+    return False
 
 
 def publish(
     results: Mapping[str, tuple[str, StageResult]], facts: Facts, *, out: Path, docs: Path
 ) -> Path:
-    """Write docs/results.md, with its pictures in docs/img/results; films, pages and the largest
-    pictures are named and left out."""
+    """Write docs/results.md, with its pictures in docs/img/results; films, pages and pictures that
+    are too large when made small are named and left out."""
     folder = docs / "img" / "results"
     folder.mkdir(parents=True, exist_ok=True)
     for old in (path for kind in STILLS for path in folder.glob(f"*{kind}")):
@@ -162,10 +192,8 @@ def publish(
             picture
             for picture in result.pictures
             if not picture.file.endswith(FILMS + PAGES)
-            and (out / picture.file).stat().st_size <= LARGEST_PUBLISHED
+            and copy_small(out / picture.file, folder / Path(picture.file).name)
         ]
-        for picture in small:
-            copy_small(out / picture.file, folder / Path(picture.file).name)
         flat = tuple(Picture(p.title, Path(p.file).name) for p in small)
         rest = [Path(p.file).name for p in result.pictures if p not in small]
         notes = (f"in the output folder alone: {', '.join(rest)}",) if rest else ()

@@ -24,6 +24,7 @@ from launch.reproduce.planner import Plan
 from trainer.commit import read_json
 from trainer.config import resolve
 from trainer.leaving import DONE, RUN_FILE
+from trainer.run import Run
 from trainer.settings import to_yaml
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -162,6 +163,22 @@ def full_models(context: Context, footage: FootageSet) -> list[Training]:
 def full_model(context: Context, footage: FootageSet, *, seed: int = 0) -> Path:
     """The run of the full model with one seed."""
     return trained(context, footage, whole_set(context, footage), "full", (), seed)
+
+
+def minutes_of(run: Run) -> float:
+    """Minutes that a finished run trained, over all its lives."""
+    return read_json(run.folder / RUN_FILE)["final"]["seconds"] / 60
+
+
+def length_told(run: Run) -> str:
+    """For a card: how long a run trained, in words."""
+    return f"{minutes_of(run):.2f} minutes, {run.step} steps"
+
+
+def loss_told(regression: str) -> str:
+    """For a card: what l_rec is, and the paper's where that is another (Sec. 4.2)."""
+    text = f"loss.regression={regression}"
+    return text if regression == "pyramid" else f"{text} where the paper has the Laplacian pyramid"
 
 
 def seeds(context: Context, footage: FootageSet) -> Sequence[int]:

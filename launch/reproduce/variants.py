@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 from launch.reproduce import trainings
@@ -22,6 +24,10 @@ VARIANTS: dict[str, tuple[str, tuple[str, ...]]] = {
 OWN = "full, rows by video"
 """The full model with rows of its own for every video, where the paper's layout shares them."""
 TUNED = {OWN: ("video", ("latents.static_key=video", "latents.transient_key=video"))}
+STILL = "latents not optimised"
+"""Random latents that do not move: 1e-30 is as good as the rate of 0 that settings refuse, since it
+is lost in float32 beside any latent."""
+UNMOVED = {STILL: ("still", ("begin.latents=random", "latents.rate=1e-30"))}
 MODELS = {"full": "full model", OWN: "full model with rows by video"}
 """The rows that are held against the footage itself, and what claims call them."""
 NEW = "new pairs of rows by video"
@@ -44,12 +50,14 @@ class Rows(NamedTuple):
     """Other windows of the real videos, where they are long enough."""
     known: bool = False
     """The random videos of `VARIANTS` are all cells that training shows."""
+    minutes: Mapping[str, Sequence[float]] = MappingProxyType({})
+    """What each training took."""
 
 
 def variant(context: Context, footage: FootageSet, name: str, seed: int) -> Training:
-    """The training of a row: those without a loss take the steps of the full model, which is there
-    already or is trained now."""
-    short, words = {**VARIANTS, **TUNED}[name]
+    """The training of a row: those without a loss or without optimised latents take the steps of
+    the full model, which is there already or is trained now."""
+    short, words = {**VARIANTS, **TUNED, **UNMOVED}[name]
     one = Training(footage, trainings.whole_set(context, footage), short, words, seed)
     if name in MODELS or context.plan.minutes is None:
         return one

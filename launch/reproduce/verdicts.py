@@ -1,6 +1,7 @@
 """What the figures of the full model and of its ablations show, and why where they fall short.
 
-A cause says no more than the tables do: it names what they show, or that nothing is known.
+An order of trainings holds, or does not, only by more than seeds differ. A cause says no more than
+the tables do; where they show none, there is none.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from launch.reproduce.context import Claim
+from launch.reproduce.context import Claim, mean_std
 from launch.reproduce.figures import BOUND, FROZEN, Figures
 from launch.reproduce.footage import FootageSet
 from launch.reproduce.variants import MODELS, NEW, OWN, VARIANTS, Rows
@@ -21,14 +22,31 @@ SAME = (
     "(docs/model.md): rows that differ by l_static alone differ by chance, and by 1 % of "
     "l_rec's weight"
 )
-TOGETHER = (
-    "the losses pull at the same latents, and trainings of minutes do not tell their combinations "
-    "apart"
-)
-UNTOLD = (
-    "with rows by video no code is shared, so nothing in training asks that the motion of one "
-    "video suit the content of another"
-)
+UNTOLD = "training shows none of these pairs, and with rows by video no video shares a code"
+ONE = "one seed"
+TIE = "no further apart than seeds are"
+"""Why an order is not judged, and why it is not settled."""
+
+
+def lower(ours: Sequence[float], other: Sequence[float]) -> tuple[bool | None, str]:
+    """Whether figures of one training are lower than those of another, both over seeds: by the
+    mean, by more than the larger standard deviation. None with the reason where there is one seed,
+    or where they are no further apart."""
+    if min(len(ours), len(other)) < 2:
+        return None, ONE
+    gap = float(np.mean(other)) - float(np.mean(ours))
+    if abs(gap) <= max(np.std(ours, ddof=1), np.std(other, ddof=1)):
+        return None, TIE
+    return gap > 0, ""
+
+
+def against(
+    text: str, ours: Sequence[float], other: Sequence[float], *, digits: int, cause: str = ""
+) -> Claim:
+    """The claim that figures of one training are lower than those of another (`lower`)."""
+    holds, why = lower(ours, other)
+    detail = " against ".join(str(mean_std(found, digits=digits)) for found in (ours, other))
+    return Claim(text, holds, f"{detail}; {why}" if why else detail, "" if why else cause)
 
 
 def claims_of(footage: FootageSet, rows: Rows) -> tuple[Claim, ...]:
@@ -57,13 +75,26 @@ def claims_of(footage: FootageSet, rows: Rows) -> tuple[Claim, ...]:
     return tuple(claims)
 
 
+def passed(margin: float, several: Sequence[float]) -> tuple[bool | None, str]:
+    """Whether the mean of a figure over seeds is on the right side of a threshold, in which no
+    training has a part, by so much (0 is enough). One seed is judged and said to be one; None with
+    the reason where seeds are further apart."""
+    if len(several) < 2:
+        return margin >= 0, ONE
+    if abs(margin) < np.std(several, ddof=1):
+        return None, f"the threshold and the mean are {TIE}"
+    return margin >= 0, f"{len(several)} seeds"
+
+
 def _near(footage: FootageSet, rows: Rows, name: str, found: Sequence[Figures]) -> Claim:
     """FCS is that of the footage, or nearly so."""
-    fcs, bound = float(np.mean([f.fcs for f in found])), rows.references[BOUND].fcs
+    several, bound = [f.fcs for f in found], rows.references[BOUND].fcs
+    fcs = float(np.mean(several))
+    holds, told = passed(NEAR - abs(fcs - bound), several)
     return Claim(
         f"{footage.name}: FCS of the {name} within {NEAR} of the bound",
-        abs(fcs - bound) <= NEAR,
-        f"{fcs:.3f} against {bound:.3f}",
+        holds,
+        f"{mean_std(several)} against {bound:.3f}; {told}",
         _why_far(footage, rows, name, below=fcs < bound),
     )
 
@@ -72,16 +103,14 @@ def _moves(
     footage: FootageSet, rows: Rows, name: str, found: Sequence[Figures], still: float
 ) -> Claim:
     """MCS is far below that of footage that does not move."""
-    mcs = float(np.mean([f.mcs or 0.0 for f in found]))
-    unknown = (
-        "not known; MCS looks at first and last frames only, and training videos are at "
-        f"{psnr_of(rows, name):.1f} dB"
-    )
+    several = [f.mcs or 0.0 for f in found]
+    holds, told = passed(still - 1 - float(np.mean(several)), several)
+    quality = f"training videos at {psnr_of(rows, name):.1f} dB"
     return Claim(
         f"{footage.name}: MCS of the {name} at least 1.0 below a frozen first frame",
-        mcs <= still - 1,
-        f"{mcs:.2f} against {still:.2f}",
-        UNTOLD if name == NEW else unknown,
+        holds,
+        f"{mean_std(several, digits=2)} against {still:.2f}; {quality}; {told}",
+        UNTOLD if name == NEW else "",
     )
 
 
@@ -98,15 +127,9 @@ def _why_far(footage: FootageSet, rows: Rows, name: str, *, below: bool) -> str:
             "people share the row of an action and are not in phase, which one motion cannot "
             f"follow; with rows by video it holds, at {own:.1f} dB instead of {psnr:.1f}"
         )
-    if below:
-        return (
-            f"training videos are at {psnr:.1f} dB, and what is wrong in their frames changes from "
-            "one to the next, which lowers FCS as noise does"
-        )
-    return (
-        f"training videos are at {psnr:.1f} dB, and their frames keep to the first one more than "
-        "those of the footage, as blurred ones do"
-    )
+    kept = "less than those of the footage, as" if below else "more than those of the footage, as"
+    alike = "noisy ones do" if below else "blurred ones do"
+    return f"training videos are at {psnr:.1f} dB; frames keep to the first one {kept} {alike}"
 
 
 def psnr_of(rows: Rows, name: str) -> float:
@@ -117,25 +140,21 @@ def psnr_of(rows: Rows, name: str) -> float:
 
 
 def order(text: str, values: Mapping[str, Sequence[float]], rows: Rows, *, digits: int) -> Claim:
-    """Whether the full model has the lowest mean of the ablation's rows; None where the two lowest
-    are no further apart than seeds are."""
+    """Whether the full model has the lowest mean of the ablation's rows; None where it and the best
+    of the others are no further apart than seeds are (`lower`)."""
     mean = {name: float(np.mean(values[name])) for name in VARIANTS}
     best, rival = sorted(VARIANTS, key=lambda name: mean[name])[:2]
     rival = rival if best == "full" else "full"
-    spread = max(float(np.std(values[name], ddof=1)) if len(values[name]) > 1 else np.inf
-                 for name in (best, rival))  # fmt: skip
     detail = ", ".join(f"{name}: {mean[name]:.{digits}f}" for name in VARIANTS)
-    if mean[rival] - mean[best] <= spread:
-        one = "one seed does not settle an order"
-        why = f"{best} and {rival} differ by less than one seed does from another"
-        alike = {best, rival} == {"full", "+l_triplet -l_static"}
-        return Claim(text, None, f"{detail}; {why if np.isfinite(spread) else one}",
-                     SAME if alike else TOGETHER)  # fmt: skip
-    psnr = {n: float(np.mean([f.psnr or 0.0 for f in rows.found[n]])) for n in ("full", best)}
-    facts = (
-        f"after as many steps training videos are at {psnr['full']:.1f} dB with all of them and "
-        f"at {psnr[best]:.1f} dB with {best}"
-    )
-    pull = f"the losses pull at the same latents: {facts}"
-    return Claim(text, best == "full", detail, pull if psnr[best] > psnr["full"] else
-                 f"not known; {facts}")  # fmt: skip
+    holds, why = lower(values[best], values[rival])
+    if holds is None:
+        why = f"{best} and {rival} are {why}" if why == TIE else why
+        alike = {best, rival} == {"full", "+l_triplet -l_static"} and why != ONE
+        return Claim(text, None, f"{detail}; {why}", SAME if alike else "")
+    if best != "full":
+        psnr = {n: float(np.mean([f.psnr or 0.0 for f in rows.found[n]])) for n in ("full", best)}
+        detail += (
+            f"; after as many steps training videos are at {psnr['full']:.1f} dB with all losses "
+            f"and at {psnr[best]:.1f} dB with {best}"
+        )
+    return Claim(text, best == "full", detail)

@@ -169,7 +169,7 @@ def test_real_footage_and_features_fill_every_row(done, tmp_path: Path) -> None:
     played = tables["Tab. 2, baselines trained here: weizmann_strips"].card["videos"]
     assert played.startswith("4 random ones of each baseline, as many as of ours: 4 of ")
     claims = [c for name in ("ablation", "adversarial") for c in found[name].claims]
-    assert sum("MCS" in c.text and c.holds is not None for c in claims) >= 4
+    assert sum("MCS" in c.text and c.holds is not None for c in claims) >= 2
     card = tables["Tab. 3 and Fig. 6, action exchange: weizmann_strips"].card
     assert card["best training video"].startswith("of 10 windows of the training videos")
     exact = tables["Tab. 6: weizmann_strips"]
@@ -188,7 +188,8 @@ def test_the_report_has_every_stage_with_cards_and_says_what_is_missing(done) ->
         assert f"## {stage.title}" in text and stage.title in page
     assert text.count("Protocol: ") == text.count("\n### ")
     assert "no MCS rows: no weights in this test" in text
-    assert "holds**" in text and "hold" in page
+    for verdict in ("does not hold", "not judged"):
+        assert f"**{verdict}**" in text and f">{verdict}</td>" in page
     published = files[2].read_text()
     links = [part.split(")")[0] for part in published.split("](")[1:]]
     assert links and all((files[2].parent / link).is_file() for link in links)
@@ -234,16 +235,16 @@ def test_a_claim_that_fails_comes_with_its_likely_cause(done) -> None:
     assert first.holds and report.explained(first) == first.detail
     other = order(bare=low)
     assert other.holds is False
-    assert "at 23.0 dB with all of them and at 20.0 dB with -l_triplet" in report.explained(other)
+    assert "at 23.0 dB with all losses and at 20.0 dB with -l_triplet" in report.explained(other)
     near = order(full=[1.1, 1.3, 1.5], triplet=low)
     assert near.holds is None
-    assert near.detail.endswith("full differ by less than one seed does from another")
+    assert near.detail.endswith(f"+l_triplet -l_static and full are {verdicts.TIE}")
     ahead = order(full=low, triplet=[1.1, 1.3, 1.5])
-    assert ahead.holds is None and ahead.detail.endswith("less than one seed does from another")
+    assert ahead.holds is None and ahead.detail.endswith(f"are {verdicts.TIE}")
     alone = order(full=[2.0], bare=[1.0])
-    assert alone.holds is None and alone.detail.endswith("one seed does not settle an order")
+    assert alone.holds is None and alone.detail.endswith(f"; {verdicts.ONE}")
     assert report.explained(Claim("t", None, "d", "c")) == "d; likely cause: c"
-    assert near.cause == verdicts.SAME and alone.cause == verdicts.TOGETHER
+    assert near.cause == verdicts.SAME and not alone.cause and not other.cause
     files = done[2]
     assert "likely cause" in files[0].read_text() and "likely cause" in files[1].read_text()
 
@@ -256,7 +257,8 @@ def test_stages_by_themselves_count_the_models_that_they_make() -> None:
     need = chosen["random_latents"].need(sets, plan, first=True)
     assert (need.units, need.fixed) == (3, True)
     assert chosen["compact"].need(sets, plan).units == 0
-    assert chosen["sheets"].need(sets, plan, first=True).starts == len(variants.VARIANTS)
+    most = len(variants.VARIANTS) + len(variants.TUNED) + len(variants.UNMOVED)
+    assert chosen["sheets"].need(sets, plan, first=True).starts == most
     assert first_users(STAGES, sets, plan) == set()
 
 

@@ -33,10 +33,6 @@ from launch.reproduce.windows import other_windows
 from trainer import render
 from trainer.run import Run, open_run
 
-OWN_FOOTAGE = (
-    "The paper's figures are of its own footage, features and length of training: for the order "
-    "of rows alone."
-)
 KNOWN = (
     "Whatever is drawn for the rows of the ablation is a cell that training shows, so these are "
     "its training videos and no order is judged on them again."
@@ -45,9 +41,8 @@ LABELLED = (
     "trained here without the class-conditional generator and the random windows of the paper, "
     "which the stage `presets` has"
 )
-PAPER = ("paper: MCS", "paper: FCS")
-COLUMNS = ("", *figures.COLUMNS, "PSNR, dB", "SSIM", "steps", *PAPER)
-RANDOM_COLUMNS = ("", *figures.COLUMNS, *PAPER)
+COLUMNS = ("", *figures.COLUMNS, "PSNR, dB", "SSIM", "minutes", "steps", *paper.COLUMNS)
+RANDOM_COLUMNS = ("", *figures.COLUMNS, *paper.COLUMNS)
 
 
 def run(context: Context) -> StageResult:
@@ -79,6 +74,7 @@ def measured(context: Context, footage: FootageSet) -> Rows:
     found: dict[str, list[Figures]] = {name: [] for name in names}
     random: dict[str, list[Figures]] = {name: [] for name in names}
     steps: dict[str, list[int]] = {name: [] for name in names}
+    minutes: dict[str, list[float]] = {name: [] for name in names}
     drawn: dict[str, list[Draw]] = {name: [] for name in names}
     trained, seen, truth = None, "", None
     for name in names:
@@ -94,14 +90,17 @@ def measured(context: Context, footage: FootageSet) -> Rows:
             again = found[name][-1] if draws.is_of_clips(drawn[name][-1], trained, clips) else None
             random[name] += _random(trained, drawn[name][-1], truth, again)
             steps[name].append(trained.step)
+            minutes[name].append(trainings.minutes_of(trained))
     assert trained is not None and truth is not None
     shown = f"{draws.words(drawn['full'])}; {OWN}: {draws.words(drawn[OWN])}"
+    loss = {"loss": trainings.loss_told(trained.config.loss.regression)}
     return Rows(
         figures.references(truth), found, random, steps,
-        figures.card(trained, videos=seen, vgg=context.vgg, columns=COLUMNS),
-        figures.card(trained, videos=shown, vgg=context.vgg, columns=RANDOM_COLUMNS),
+        {**figures.card(trained, videos=seen, vgg=context.vgg, columns=COLUMNS), **loss},
+        {**figures.card(trained, videos=shown, vgg=context.vgg, columns=RANDOM_COLUMNS), **loss},
         other_windows(context, footage, trained),
         all(draw.known for name in VARIANTS for draw in drawn[name]),
+        minutes,
     )  # fmt: skip
 
 
@@ -121,20 +120,23 @@ def table_of(footage: FootageSet, rows: Rows) -> Table:
     bound = rows.references[BOUND].fcs
     quoted = paper.TABLE_2.get(footage.paper, {})
 
-    def line(name: str, several: Sequence[Figures], steps: Sequence[int] = ()) -> tuple[Cell, ...]:
+    def line(name: str, several: Sequence[Figures]) -> tuple[Cell, ...]:
         psnr = [one.psnr for one in several if one.psnr is not None]
         ssim = [one.ssim for one in several if one.ssim is not None]
-        taken = f"{np.mean(steps):.0f}" if steps else None
+        minutes, steps = rows.minutes.get(name), rows.steps.get(name)
+        taken = (f"{np.mean(minutes):.2f}" if minutes else None,
+                 f"{np.mean(steps):.0f}" if steps else None)  # fmt: skip
         return (name, *figures.cells(several, bound), mean_std(psnr, digits=2), mean_std(ssim),
-                taken, *quoted.get(name, (None, None)))  # fmt: skip
+                *taken, *quoted.get(name, (None, None)))  # fmt: skip
 
     lines = [line(name, [one]) for name, one in rows.references.items()]
-    lines += [line(name, several, rows.steps[name]) for name, several in rows.found.items()]
-    blank = [None] * (len(COLUMNS) - 1 - len(PAPER))
+    lines += [line(name, several) for name, several in rows.found.items()]
+    blank = [None] * (len(COLUMNS) - 1 - len(paper.COLUMNS))
     lines += [(f"{name} (paper)", *blank, *quoted[name])
               for name in ("MoCoGAN", "VGAN") if name in quoted]  # fmt: skip
     title = f"Tab. 2 and 4b: {footage.name}"
-    return Table(title, COLUMNS, tuple(lines), rows.card, _over(footage, rows))
+    note = f"{_over(footage, rows)} {figures.ahead(rows.references, 'full', rows.found['full'])}"
+    return Table(title, COLUMNS, tuple(lines), rows.card, note)
 
 
 def random_table_of(footage: FootageSet, rows: Rows) -> Table:
@@ -145,7 +147,7 @@ def random_table_of(footage: FootageSet, rows: Rows) -> Table:
     lines += [(name, *figures.cells(several, bound)) for name, several in rows.random.items()]
     lines = [(*line, *quoted.get(str(line[0]), (None, None))) for line in lines]
     title = f"Tab. 4b, random videos: {footage.name}"
-    note = _over(footage, rows)
+    note = f"{_over(footage, rows)} {figures.ahead(rows.references, 'full', rows.random['full'])}"
     note = f"{note} {KNOWN}" if rows.known else note
     return Table(title, RANDOM_COLUMNS, tuple(lines), rows.random_card, note)
 
@@ -153,7 +155,7 @@ def random_table_of(footage: FootageSet, rows: Rows) -> Table:
 def _over(footage: FootageSet, rows: Rows) -> str:
     seeds = len(rows.found["full"])
     text = f"Mean ± standard deviation over {seeds} seeds." if seeds > 1 else "One seed."
-    return f"{text} {OWN_FOOTAGE}" if footage.paper else text
+    return f"{text} {paper.NOTE}" if footage.paper else text
 
 
 def count(footage: FootageSet, plan: Plan) -> int:

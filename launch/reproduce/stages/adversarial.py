@@ -8,14 +8,14 @@ training does not show. As many videos in every row, the same metrics, the same 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from safetensors.torch import load_file
 
-from launch.reproduce import draws, figures, trainings
+from launch.reproduce import draws, figures, paper, trainings
 from launch.reproduce.baselines import BASELINES
 from launch.reproduce.context import (
     Cell,
@@ -34,7 +34,7 @@ from launch.reproduce.footage import FootageSet, manifest_of
 from launch.reproduce.planner import Plan
 from launch.reproduce.trainings import Training
 from launch.reproduce.variants import OWN, variant
-from launch.reproduce.verdicts import UNTOLD
+from launch.reproduce.verdicts import UNTOLD, against
 from trainer import pictures, render
 from trainer.run import open_run
 
@@ -44,15 +44,9 @@ UNTIMED_MINUTES = 60.0
 OURS = {False: "ours, random pairs", True: "ours, training videos"}
 """The row of the full model, by whether training shows whatever was drawn."""
 FRESH = "ours, rows by video, new pairs"
-COLUMNS = ("", *figures.COLUMNS, "steps")
-BY_CHANCE = (
-    "FCS asks only how far frames keep to their first one, which videos of nothing may do by "
-    "chance as footage does"
-)
-ON_AVERAGE = (
-    "MCS compares the mean change of features over all videos, in which noise that moves may "
-    "stand for motion"
-)
+COLUMNS = ("", *figures.COLUMNS, "minutes", "steps", *paper.COLUMNS)
+ONLY_ITSELF = "FCS asks how far frames keep to their first one, not whether they are like footage"
+ON_AVERAGE = "MCS compares mean changes of features over all videos, not those of each video"
 
 
 class Baseline(NamedTuple):
@@ -73,6 +67,8 @@ class Played(NamedTuple):
     shown: dict[str, np.ndarray]
     """The first three of each."""
     steps: dict[str, int]
+    minutes: dict[str, float]
+    """Of baselines what they were given, and nothing where it was steps."""
 
 
 def run(context: Context) -> StageResult:
@@ -139,13 +135,21 @@ def _one(context: Context, footage: FootageSet) -> StageResult:
     known = all(played.ours.known for played in several)
     names = {name: name for name in several[0].figures} | {OURS[False]: OURS[known]}
     rows = {shown: [one.figures[name] for one in several] for name, shown in names.items()}
-    steps = {shown: [one.steps[name] for one in several] for name, shown in names.items()}
+    lengths = {
+        shown: (
+            [one.minutes[name] for one in several if name in one.minutes],
+            [one.steps[name] for one in several],
+        )
+        for name, shown in names.items()
+    }
     count = len(several[0].ours.static_B)
     ours, fresh = draws.words([o.ours for o in several]), draws.words([o.fresh for o in several])
     about = f"{count} random ones of each baseline, as many as of ours: {ours}; {FRESH}: {fresh}"
     card = figures.card(first, videos=about, vgg=context.vgg, columns=COLUMNS)
+    loss = trainings.loss_told(first.config.loss.regression)
+    card = {**card, "training": _lengths(context), "loss of ours": loss}
     return StageResult(
-        (_table(footage, truth, rows, steps, {**card, "training": _lengths(context)}),),
+        (table_of(footage, figures.references(truth), rows, lengths, card),),
         claims_of(footage, rows, truth.fcs),
         (_picture(context, footage, several[0], names),),
     )
@@ -158,17 +162,18 @@ def _play(context: Context, footage: FootageSet, seed: int, truth: Truth) -> Pla
     ours = draws.random_pairs(full, context.plan.randoms, seed=seed)
     count = len(ours.static_B)
     fresh = draws.new_pairs(own, count, seed=seed)
-    made = {one.name: load_file(_file(context, one))
-            for one in wanted(context, footage) if one.seed == seed}  # fmt: skip
+    several = [one for one in wanted(context, footage) if one.seed == seed]
+    made = {one.name: load_file(_file(context, one)) for one in several}
+    minutes = {one.name: one.minutes for one in several if not context.plan.baseline_steps}
     videos = {name: one["videos"][:count].numpy() for name, one in made.items()}
     steps = {name: int(one["steps"]) for name, one in made.items()}
     for name, trained, draw in ((OURS[False], full, ours), (FRESH, own, fresh)):
         if len(draw.static_B):
             videos[name] = render.render(trained, draw.static_B, draw.transient_B)
-            steps[name] = trained.step
+            steps[name], minutes[name] = trained.step, trainings.minutes_of(trained)
     found = {name: figures.measure(one, truth, paired=False) for name, one in videos.items()}
     shown = {name: one[:3].copy() for name, one in videos.items()}
-    return Played(ours, fresh, found, shown, steps)
+    return Played(ours, fresh, found, shown, steps, minutes)
 
 
 def _picture(
@@ -191,40 +196,56 @@ def _lengths(context: Context) -> str:
     return f"ours as long as its preset says, each baseline {UNTIMED_MINUTES:g} minutes"
 
 
-def _table(
-    footage: FootageSet, truth: Truth, rows: dict[str, list[Figures]],
-    steps: dict[str, list[int]], card: dict[str, str],
+def table_of(
+    footage: FootageSet, references: Mapping[str, Figures], rows: Mapping[str, list[Figures]],
+    lengths: Mapping[str, tuple[list[float], list[int]]], card: dict[str, str],
 ) -> Table:  # fmt: skip
-    references = figures.references(truth)
-    lines: list[tuple[Cell, ...]] = [(*line, None) for line in figures.reference_cells(references)]
-    lines += [
-        (name, *figures.cells(several, references[BOUND].fcs), f"{np.mean(steps[name]):.0f}")
-        for name, several in rows.items()
+    """Reference rows, baselines and ours, over seeds, beside the paper's figures.
+
+    Args:
+        footage: which.
+        references: rows of real footage.
+        rows: what was measured, by model.
+        lengths: minutes and steps of their trainings.
+        card: protocol.
+    """
+    quoted = paper.TABLE_2.get(footage.paper, {})
+    lines: list[tuple[Cell, ...]] = [
+        (*line, None, None) for line in figures.reference_cells(references)
     ]
-    return Table(f"Tab. 2, baselines trained here: {footage.name}", COLUMNS, tuple(lines), card)
+    for name, several in rows.items():
+        minutes, steps = lengths[name]
+        taken = f"{np.mean(minutes):.2f}" if minutes else None
+        cells = figures.cells(several, references[BOUND].fcs)
+        lines.append((name, *cells, taken, f"{np.mean(steps):.0f}"))
+    also = dict.fromkeys(OURS.values(), "full")
+    none = (None, None)
+    lines = [(*line, *quoted.get(also.get(str(line[0]), str(line[0])), none)) for line in lines]
+    notes = [paper.NOTE] if quoted else []
+    notes += [figures.ahead(references, name, several)
+              for name, several in rows.items() if name not in BASELINES]  # fmt: skip
+    title = f"Tab. 2, baselines trained here: {footage.name}"
+    return Table(title, COLUMNS, tuple(lines), card, " ".join(notes))
 
 
 def claims_of(
     footage: FootageSet, rows: dict[str, list[Figures]], bound: float
 ) -> tuple[Claim, ...]:
-    """Each row of ours beats each baseline on MCS and on the distance to the FCS bound."""
-    gap = {k: float(np.mean([abs(f.fcs - bound) for f in v])) for k, v in rows.items()}
-    mcs = {k: [f.mcs for f in v if f.mcs is not None] for k, v in rows.items()}
+    """Each row of ours beats each baseline on MCS and on the distance to the FCS bound, by more
+    than seeds differ."""
+    gap = {name: [abs(f.fcs - bound) for f in several] for name, several in rows.items()}
+    mcs = {name: [f.mcs for f in v if f.mcs is not None] for name, v in rows.items()}
     claims = []
     for ours in (name for name in rows if name not in BASELINES):
+        causes = (UNTOLD, UNTOLD) if ours == FRESH else (ONLY_ITSELF, ON_AVERAGE)
         for name in BASELINES:
             text = f"{footage.name}: {ours}: closer to the FCS bound than {name}"
-            detail = f"{gap[ours]:.3f} against {gap[name]:.3f}"
-            cause = UNTOLD if ours == FRESH else BY_CHANCE
-            claims.append(Claim(text, gap[ours] < gap[name], detail, cause))
+            claims.append(against(text, gap[ours], gap[name], digits=3, cause=causes[0]))
             text = f"{footage.name}: {ours}: lower MCS than {name}"
-            if not mcs[ours]:
+            if mcs[ours]:
+                claims.append(against(text, mcs[ours], mcs[name], digits=2, cause=causes[1]))
+            else:
                 claims.append(Claim(text, None, "no feature network was given"))
-                continue
-            pair = [float(np.mean(mcs[who])) for who in (ours, name)]
-            detail = f"{pair[0]:.2f} against {pair[1]:.2f}"
-            cause = UNTOLD if ours == FRESH else ON_AVERAGE
-            claims.append(Claim(text, pair[0] < pair[1], detail, cause))
     return tuple(claims)
 
 

@@ -14,11 +14,21 @@ import torch
 
 from launch.reproduce import trainings
 from launch.reproduce.coding import FORMS, Coded, h264, jpeg
-from launch.reproduce.context import Claim, Context, Picture, Stage, StageResult, Table, merged
+from launch.reproduce.context import (
+    Cell,
+    Claim,
+    Context,
+    Picture,
+    Stage,
+    StageResult,
+    Table,
+    merged,
+)
 from launch.reproduce.figures import ONE_SEED, psnr_of
 from launch.reproduce.footage import FootageSet
 from launch.reproduce.planner import Plan
 from launch.reproduce.plots import Line, write_plot
+from launch.reproduce.verdicts import ONE
 from trainer import cards, render
 from trainer.pictures import to_pixels
 from trainer.run import Run, open_run
@@ -27,6 +37,8 @@ MOST = 24
 """Videos that are coded."""
 JUDGED = "int8"
 """The form that claims are about."""
+COLUMNS = ("stored as", "bytes a video", "with the weights in float32, bytes a video", "PSNR, dB",
+           "JPEG at equal bytes, dB", "H.264 at equal bytes, dB")  # fmt: skip
 QUALITIES = (1, 5, 15, 35, 60, 85)
 CRFS = (51, 45, 39, 33, 27, 21)
 
@@ -115,20 +127,27 @@ def beats(point: Point, codec: Sequence[Point]) -> bool | None:
 def claims_of(
     footage: FootageSet, ours: Sequence[Point], codecs: Mapping[str, Sequence[Point]]
 ) -> tuple[Claim, ...]:
-    """The latents in `JUDGED` are better than a codec of pictures or films at equal bytes."""
+    """The latents in `JUDGED` are better than a codec of pictures or films at equal bytes, or where
+    it has no file that small than its smallest one."""
     point = next(p for p in ours if p.label == JUDGED)
     best = max(p.psnr for p in ours)
-    return tuple(
-        Claim(
-            f"{footage.name}: latents as {JUDGED} are above {name} at equal bytes, without the "
-            "networks' weights",
-            beats(point, codec),
-            f"{point.bytes:.0f} bytes at {point.psnr:.2f} dB; {name}: {_at(codec, point.bytes)}",
-            f"the networks themselves reproduce these videos at {best:.2f} dB, and a code of every "
-            "frame is stored as it is, without entropy coding",
+    claims = []
+    for name, codec in codecs.items():
+        least = min(p.bytes for p in codec)
+        what = f"latents as {JUDGED} are above {name} at equal bytes"
+        if point.bytes < least:
+            what = f"no {name} of that size exists, and latents as {JUDGED} are above its smallest"
+        claims.append(
+            Claim(
+                f"{footage.name}: {what}, without the networks' weights",
+                beats(point, codec),
+                f"{point.bytes:.0f} bytes at {point.psnr:.2f} dB; {name}: "
+                f"{_at(codec, point.bytes)}; {ONE}",
+                f"the networks themselves reproduce these videos at {best:.2f} dB, and a code of "
+                "every frame is stored as it is, without entropy coding",
+            )
         )
-        for name, codec in codecs.items()
-    )
+    return tuple(claims)
 
 
 def _at(points: Sequence[Point], size: float) -> str:
@@ -146,25 +165,46 @@ def _table(
     footage: FootageSet, run: Run, ours: list[Point], stills: list[Point], films: list[Point],
     videos: int,
 ) -> Table:  # fmt: skip
-    lines = [
-        (p.label, f"{p.bytes:.0f}", f"{p.psnr:.2f}", _at(stills, p.bytes), _at(films, p.bytes))
-        for p in ours
-    ]
+    every = len(run.manifest.videos)
     weights = sum(p.numel() for p in run.networks.parameters())
     pixels = run.manifest.frames * run.manifest.height * run.manifest.width * 3
-    seen = f"{videos} of {len(run.manifest.videos)}"
+    share = 4 * weights / every
+    lines: list[tuple[Cell, ...]] = [
+        (p.label, f"{p.bytes:.0f}", f"{p.bytes + share:.0f}", f"{p.psnr:.2f}",
+         _at(stills, p.bytes), _at(films, p.bytes))
+        for p in ours
+    ]  # fmt: skip
+    lines.append(("raw pixels", str(pixels), str(pixels), None, None, None))
     card = {
-        **cards.protocol(run, videos=seen, definition=cards.PSNR),
+        **cards.protocol(run, videos=f"{videos} of {every}", definition=cards.PSNR),
         **ONE_SEED,
-        "bytes": f"latent rows in use divided over the videos; raw pixels: {pixels} bytes a video",
-        "apart": f"the networks' {weights} weights, shared by all videos: {4 * weights} bytes in "
-        "float32",
+        "bytes": "latent rows in use divided over the videos",
+        "apart": f"the networks' {weights} weights, shared by all {every} videos of the set",
         "JPEG": "each frame, optimised tables, all headers counted",
         "H.264": "x264, preset slow, yuv420p, raw stream",
+        "training": f"the full model of the ablation: {trainings.length_told(run)}",
+        "loss": trainings.loss_told(run.config.loss.regression),
     }
-    columns = ("latents as", "bytes a video", "PSNR, dB", "JPEG at equal bytes, dB",
-               "H.264 at equal bytes, dB")  # fmt: skip
-    return Table(f"Compact representation: {footage.name}", columns, tuple(lines), card)
+    title = f"Compact representation: {footage.name}"
+    return Table(title, COLUMNS, tuple(lines), card, weights_note(weights, pixels, every))
+
+
+def weights_note(weights: int, pixels: int, videos: int) -> str:
+    """What the networks' weights are beside the footage of the set, a sentence.
+
+    Args:
+        weights: numbers, stored in float32.
+        pixels: bytes of a raw video.
+        videos: of the set, which share the weights.
+    """
+    took, whole = 4 * weights, pixels * videos
+    text = f"The networks' weights are {took} bytes in float32, the {videos} raw videos {whole}: "
+    if took < whole:
+        return f"{text}the weights alone are {took / whole:.0%} of the set."
+    return (
+        f"{text}the weights alone are larger than the set itself, so with them nothing is saved "
+        f"on a set of fewer than {-(-took // pixels)} videos."
+    )
 
 
 def count(footage: FootageSet, plan: Plan) -> int:
