@@ -26,6 +26,9 @@ FITS = {"crop": "the largest centred part of that shape", "stretch": "squeezed i
 """How frames of another shape got theirs, by `--fit` of `data_shards.prepare`."""
 
 
+UNKNOWN = "not known"
+
+
 class DifferentCardsError(UserError):
     """Figures of different cards were about to be compared."""
 
@@ -51,25 +54,24 @@ def protocol(run: Run, *, videos: str, definition: str, **more: str) -> dict[str
         "clips": "the first of each video",
         "frames": f"{facts.frames}, stride {facts.stride}",
         "size": f"{facts.width} x {facts.height}",
-        **resize_card(run.config.data.manifest),
-        **footage_card(facts),
+        **footage_card(facts, run.config.data.manifest),
         **more,
     }
 
 
 def resize_card(where: str) -> dict[str, str]:
-    """What a card says of how frames of a prepared set became of their size.
+    """What a card says of how frames got their size: from the options of the preparation, where
+    they lie beside the manifest on this machine.
 
     Args:
-        where: the set's folder or manifest; nothing is said of one that was not prepared on this
-            machine by `data_shards.prepare`.
+        where: the set's folder or manifest.
     """
     folder = Path(where) if Path(where).is_dir() else Path(where).parent
     try:
         facts = json.loads((folder / PREPARED).read_text())
         crop, fit = int(facts["crop"]), FITS[facts["fit"]]
     except (OSError, ValueError, KeyError, TypeError):
-        return {}
+        return {"crop": UNKNOWN, "resize": UNKNOWN}
     first = f"a centred square of {crop} pixels" if crop else "none"
     return {"crop": first, "resize": f"{fit}, then bicubic with antialiasing"}
 
@@ -92,9 +94,9 @@ def shared(several: Sequence[dict[str, str]]) -> dict[str, str]:
     return first
 
 
-def footage_card(facts: Manifest) -> dict[str, str]:
-    """What a card says of the footage that figures are about."""
-    return {"footage": f"{facts.name}, {facts.fingerprint[:12]}"}
+def footage_card(facts: Manifest, where: str) -> dict[str, str]:
+    """What a card says of the footage that figures are about; `where`: its folder or manifest."""
+    return {**resize_card(where), "footage": f"{facts.name}, {facts.fingerprint[:12]}"}
 
 
 def network(vgg: Vgg) -> dict[str, str]:

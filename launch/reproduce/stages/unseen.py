@@ -195,7 +195,10 @@ def _card(
     held = manifest_of(series.held)
     every = [run for several in runs for run in several]
     protocols = [
-        cards.protocol(run, videos=unseen, definition=cards.PSNR) | cards.footage_card(held)
+        {
+            **cards.protocol(run, videos=unseen, definition=cards.PSNR),
+            **cards.footage_card(held, str(series.held)),
+        }
         for run in every
     ]
     seeds = over_seeds.seeds_card(len(largest))
