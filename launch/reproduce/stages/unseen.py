@@ -18,8 +18,8 @@ import numpy as np
 from data_shards.errors import UserError
 from data_shards.manifest import Manifest
 from data_shards.sources import synthetic
-from launch.reproduce import figures, over_seeds, trainings
-from launch.reproduce.context import Claim, Context, Stage, StageResult, merged, seeds_on
+from launch.reproduce import extras, figures, over_seeds, trainings
+from launch.reproduce.context import Claim, Context, Stage, StageResult, Table, merged, seeds_on
 from launch.reproduce.fits import Fits, mean_of, pictures_of, table_of, videos_of
 from launch.reproduce.footage import FootageSet, manifest_of, prepared
 from launch.reproduce.over_seeds import ONE, compared
@@ -27,7 +27,7 @@ from launch.reproduce.planner import Plan
 from launch.reproduce.trainings import Training
 from trainer import cards, render, schedule
 from trainer.fit import fit_set
-from trainer.fitted import Fitted
+from trainer.fitted import Fitted, extended
 from trainer.fitting import FitConfig
 from trainer.run import Run, open_run
 
@@ -156,11 +156,26 @@ def _one(context: Context, series: Series, *, judged: bool) -> StageResult:
     if not judged:
         footage = replace(footage, name=f"{footage.name}, up to {largest[0].trained:,} videos")
     card = _card(context, series, runs, largest)
+    tables = [table_of(footage, found, card)]
+    if judged:
+        tables += [videos_of(footage, largest, card), *_extras(context, series, runs[-1][0])]
     return StageResult(
-        (table_of(footage, found, card), *([videos_of(footage, largest, card)] if judged else [])),
+        tuple(tables),
         claims_of(footage, largest) if judged else (),
         tuple(pictures_of(context, footage, runs[-1][0], NEW, found)),
     )
+
+
+def _extras(context: Context, series: Series, run: Run) -> list[Table]:
+    """LPIPS and FVD, where they are wanted, of the training videos and of the fitted ones."""
+    longer, footage = extended(run, NEW), series.footage
+    fitted = range(run.manifest.clips, longer.manifest.clips)
+    own = figures.scored_clips(run, context.plan.videos)
+    about = cards.footage_card(manifest_of(series.held), str(series.held))
+    return [
+        *extras.tables_of(context, footage, run, own, what="training videos"),
+        *extras.tables_of(context, footage, longer, fitted, what="unseen videos", card=about),
+    ]
 
 
 def _fits(context: Context, run: Run, held: Path, number: int) -> Fits:
