@@ -45,7 +45,7 @@ class Program(torch.nn.Module):
 def words(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Options that name random weights of LPIPS's shapes, and a program, by their SHA-256."""
     folder = tmp_path_factory.mktemp("files")
-    layers = torchvision.models.vgg16().features[:30]
+    layers = torch.nn.Sequential(*list(torchvision.models.vgg16().features.children())[:30])
     weights = {f"features.{k}": v for k, v in layers.state_dict().items()}
     weights |= {f"lin{i}.model.1.weight": torch.rand(1, w, 1, 1)
                 for i, w in enumerate(lpips.WIDTHS)}  # fmt: skip
