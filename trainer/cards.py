@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
+
+from data_shards.errors import UserError
 
 if TYPE_CHECKING:
     from data_shards.manifest import Manifest
@@ -15,6 +20,17 @@ FCS = "mean over videos of the mean SSIM of all frames with the first one (Sec. 
 INPUT = "RGB 0..255 less its mean (123.68, 116.779, 103.939), as IMAGENET1K_FEATURES wants it"
 """Of VGG16 in MCS and the Frechet distances; `trainer.vgg.MEAN_RGB`."""
 MCS = "log10 of the squared distance of mean consecutive feature differences (Sec. 4.2)"
+PREPARED = "prepare.json"
+"""Beside a prepared set: the options of its preparation."""
+FITS = {"crop": "the largest centred part of that shape", "stretch": "squeezed into that shape"}
+"""How frames of another shape got theirs, by `--fit` of `data_shards.prepare`."""
+
+
+UNKNOWN = "not known"
+
+
+class DifferentCardsError(UserError):
+    """Figures of different cards were about to be compared."""
 
 
 class Score(NamedTuple):
@@ -38,14 +54,49 @@ def protocol(run: Run, *, videos: str, definition: str, **more: str) -> dict[str
         "clips": "the first of each video",
         "frames": f"{facts.frames}, stride {facts.stride}",
         "size": f"{facts.width} x {facts.height}",
-        **footage_card(facts),
+        **footage_card(facts, run.config.data.manifest),
         **more,
     }
 
 
-def footage_card(facts: Manifest) -> dict[str, str]:
-    """What a card says of the footage that figures are about."""
-    return {"footage": f"{facts.name}, {facts.fingerprint[:12]}"}
+def resize_card(where: str) -> dict[str, str]:
+    """What a card says of how frames got their size: from the options of the preparation, where
+    they lie beside the manifest on this machine.
+
+    Args:
+        where: the set's folder or manifest.
+    """
+    folder = Path(where) if Path(where).is_dir() else Path(where).parent
+    try:
+        facts = json.loads((folder / PREPARED).read_text())
+        crop, fit = int(facts["crop"]), FITS[facts["fit"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return {"crop": UNKNOWN, "resize": UNKNOWN}
+    first = f"a centred square of {crop} pixels" if crop else "none"
+    return {"crop": first, "resize": f"{fit}, then bicubic with antialiasing"}
+
+
+def shared(several: Sequence[dict[str, str]]) -> dict[str, str]:
+    """The card of several figures that are averaged, or held against each other.
+
+    Raises:
+        DifferentCardsError: they do not all have the same one.
+    """
+    first = several[0]
+    for other in several[1:]:
+        apart = sorted(k for k in first.keys() | other.keys() if first.get(k) != other.get(k))
+        if apart:
+            one, two = (f"{card.get(apart[0], 'not given')!r}" for card in (first, other))
+            raise DifferentCardsError(
+                f"figures of different protocol cards cannot be compared: {apart[0]} is {one} and "
+                f"{two}" + (f"; so differ {', '.join(apart[1:])}" if apart[1:] else "")
+            )
+    return first
+
+
+def footage_card(facts: Manifest, where: str) -> dict[str, str]:
+    """What a card says of the footage that figures are about; `where`: its folder or manifest."""
+    return {**resize_card(where), "footage": f"{facts.name}, {facts.fingerprint[:12]}"}
 
 
 def network(vgg: Vgg) -> dict[str, str]:

@@ -47,6 +47,11 @@ NOTHING = Wanted()
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Words of `trainer.evaluate` that ask for more figures."""
     parser.add_argument("--frechet", action="store_true", help="Frechet distances by VGG16")
+    add_weights(parser)
+
+
+def add_weights(parser: argparse.ArgumentParser) -> None:
+    """Words that name the files of LPIPS and FVD."""
     parser.add_argument(
         "--lpips", metavar="FILE",
         help="LPIPS, by these weights (safetensors; VGG16 of IMAGENET1K_V1)",

@@ -143,7 +143,7 @@ def unseen_scores(run: Run, where: str, *, steps: int, vgg: Vgg | None) -> list[
     clips = range(first, first + len(fitted.facts["videos"]))
     about = {
         "videos": f"{len(clips)} unseen, networks frozen, fitted in at most {steps} steps",
-        **footage_card(open_like(run, where).manifest),
+        **footage_card(open_like(run, where).manifest, where),
     }
     found = score_clips(more, clips, vgg=vgg)
     return table_of(more, found, vgg=vgg, about=about, suffix=", unseen")

@@ -52,6 +52,8 @@ class HeldOut(NamedTuple):
     manifest: Manifest
     frames_BTHWC: np.ndarray
     """The first clip of each video."""
+    where: str = ""
+    """Folder or manifest of the set."""
 
 
 def read_held_out(run: Run, where: str) -> HeldOut:
@@ -69,7 +71,7 @@ def read_held_out(run: Run, where: str) -> HeldOut:
         raise UserError(part.error or part.damages[0].reason)
     from trainer.pictures import channels_last
 
-    return HeldOut(opened.manifest, channels_last(part.frames_BTCHW))
+    return HeldOut(opened.manifest, channels_last(part.frames_BTCHW), where)
 
 
 def score_cells(run: Run, held: HeldOut) -> dict[str, Any]:
@@ -118,7 +120,7 @@ def score_cells(run: Run, held: HeldOut) -> dict[str, Any]:
 def cell_scores(run: Run, held: HeldOut, found: dict[str, Any]) -> list[Score]:
     """FCS of what `score_cells` found, with its protocol card."""
     videos = f"{len(found['cells'])} held out, up to {MOST_PAIRS} pairs of rows each"
-    card = protocol(run, videos=videos, definition=FCS) | footage_card(held.manifest)
+    card = protocol(run, videos=videos, definition=FCS) | footage_card(held.manifest, held.where)
     fcs, bound = found["fcs"], found["fcs_bound"]
     better = "higher, up to the bound"
     return [Score("FCS, held out", fcs, "", better, bound, abs(fcs - bound), card)]

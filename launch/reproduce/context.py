@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from launch.reproduce.footage import FootageSet
 from launch.reproduce.planner import Need, Plan
+from trainer.distances import NOTHING, Wanted
 from trainer.vgg import Vgg
 
 Cell = str | float | int | None
@@ -124,6 +125,8 @@ class Context:
     start: Callable[[str, list[str], Path], int]
     """Runs a module of the project with these arguments, its output into a file; its exit code.
     Called from `Plan.jobs` threads."""
+    wanted: Wanted = NOTHING
+    """LPIPS and FVD, where their files were given."""
     asked: set[str] = field(default_factory=set, compare=False)
     """Filled by stages: names of the trainings that they look at, made now or found."""
 

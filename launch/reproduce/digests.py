@@ -14,19 +14,20 @@ DRAWING = ("data_shards/sources", "data_shards/frames.py", "data_shards/images.p
 
 
 def files_digest(root: str) -> str:
-    """Of the names, sizes and times of the files below a folder; empty for no folder (synthetic
-    footage)."""
+    """Of the names, sizes and times of the files below a folder, or of an archive's own; empty for
+    neither (synthetic footage)."""
     if not root:
         return ""
     top = Path(root)
-    files = [(str(p.relative_to(top)), p.stat()) for p in sorted(top.rglob("*")) if p.is_file()]
+    paths = [top] if top.is_file() else sorted(top.rglob("*"))
+    files = [(str(p.relative_to(top)), p.stat()) for p in paths if p.is_file()]
     lines = "\n".join(f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in files)
     return hashlib.sha256(lines.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def footage_digest(root: str) -> str:
-    """Of a folder's files and of the code that makes frames out of them; of the code alone for
-    synthetic footage."""
+    """Of a folder's files, or an archive, and of the code that makes frames out of them; of the
+    code alone for synthetic footage."""
     return hashlib.sha256(f"{files_digest(root)} {_of_code(DRAWING)}".encode()).hexdigest()
 
 

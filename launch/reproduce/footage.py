@@ -35,7 +35,7 @@ class FootageSet:
     source: str
     """Format, a name out of `data_shards.sources.SOURCES`."""
     root: str
-    """Folder; empty for synthetic footage."""
+    """Folder, or an archive of it; empty for synthetic footage."""
     preset: str
     """Preset of its trainings."""
     paper: str
@@ -53,7 +53,9 @@ class FootageSet:
 
 
 FOUND: dict[str, FootageSet] = {
-    "rendered_chairs": FootageSet("chairs", "chair_cad", "", "chair_cad", "chair_cad", "videos"),
+    "rendered_chairs": FootageSet(
+        "chairs", "chair_cad", "", "chair_cad", "chair_cad", "videos", limit=820
+    ),
     "chair_cad": FootageSet(
         "chair_cad", "chair_cad", "", "chair_cad", "chair_cad", "videos", limit=820
     ),
@@ -65,7 +67,10 @@ FOUND: dict[str, FootageSet] = {
     ),
     "golf": FootageSet("golf", "golf", "", "golf", "golf", "videos", limit=500),
 }
-"""By folder name below --data."""
+"""By folder name below --data. Both chairs' folders are of one layout; the original archive, which
+has 1,393 models, unpacks to `rendered_chairs`, and what has at most 820 of them is taken whole."""
+PACKED = {"golf": ("golf.tar.bz2", "golf.tar.gz", "golf.tar")}
+"""Archives that are read as they are, where there is no folder of that name."""
 SYNTHETIC = FootageSet("synthetic", "synthetic", "", "demo", "", "identities", held_out=4)
 """Always there."""
 
@@ -85,18 +90,36 @@ def find_sets(where: str) -> tuple[FootageSet, ...]:
     """The data sets below a folder, and the synthetic one.
 
     Raises:
-        UserError: no such folder, or it holds none of the known layouts.
+        UserError: no such folder, or it holds none of the known ones.
     """
     if not where:
         return (SYNTHETIC,)
     root = Path(where)
     if not root.is_dir():
         raise UserError(f"--data {where}: no such folder")
-    found = [replace(row, root=str(root / name)) for name, row in FOUND.items()
-             if (root / name).is_dir()]  # fmt: skip
+    places = {name: _place(root, name) for name in FOUND}
+    found = [_there(FOUND[name], place) for name, place in places.items() if place]
     if not found:
-        raise UserError(f"--data {where}: holds none of the folders {', '.join(FOUND)}")
+        packed = ", ".join(name for names in PACKED.values() for name in names)
+        raise UserError(
+            f"--data {where}: holds none of the folders {', '.join(FOUND)}, nor {packed}"
+        )
     return (SYNTHETIC, *found)
+
+
+def _place(root: Path, name: str) -> Path | None:
+    """Where a set is: its folder, else the first of its archives that is there."""
+    if (root / name).is_dir():
+        return root / name
+    return next((root / file for file in PACKED.get(name, ()) if (root / file).is_file()), None)
+
+
+def _there(row: FootageSet, place: Path) -> FootageSet:
+    """A set at its place; chairs of which there are no more than wanted are not drawn."""
+    row = replace(row, root=str(place))
+    if row.source == "chair_cad" and sum(1 for _ in place.glob("*/renders")) <= row.limit:
+        return replace(row, limit=0)
+    return row
 
 
 def prepared(

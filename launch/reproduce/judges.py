@@ -6,6 +6,7 @@ footage that is frozen, blurred or noisy.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -78,23 +79,33 @@ def other_actions(truth: Clips, real: Clips) -> np.ndarray:
 
 
 def ratings(
-    footage: FootageSet, fake_NTHWC: np.ndarray, truth: Clips, judges: Judges, card: dict[str, str]
+    footage: FootageSet,
+    fakes: Sequence[np.ndarray],
+    truth: Clips,
+    judges: Judges,
+    card: dict[str, str],
 ) -> Table:
-    """How many of the cells, and of reference videos in their place, have the right labels."""
+    """How many of the cells, and of reference videos in their place, have the right labels; of
+    generated ones (`fakes`, by seed) with each seed."""
     videos = {
-        "generated": fake_NTHWC,
-        "footage of the cells": truth.frames_NTHWC,
-        "same person, another action": other_actions(truth, judges.real),
-        **{name: make(truth.frames_NTHWC) for name, make in REFERENCES.items()},
+        "generated": fakes,
+        "footage of the cells": [truth.frames_NTHWC],
+        "same person, another action": [other_actions(truth, judges.real)],
+        **{name: [make(truth.frames_NTHWC)] for name, make in REFERENCES.items()},
     }
     lines = []
-    for name, frames_NTHWC in videos.items():
-        right = labels_of(judges, frames_NTHWC).right(truth)
-        counts = (*right.sum(axis=0), right.all(axis=1).sum())
-        lines.append((name, *(f"{n} of {len(right)}" for n in counts)))
+    for name, several in videos.items():
+        counts = [_right(labels_of(judges, frames).right(truth)) for frames in several]
+        lines.append((name, *(" / ".join(column) for column in zip(*counts, strict=True))))
     about = (
         "The action classifier always names some action, of a video that does not move, too: such "
         "rows are right by chance."
     )
     return Table(f"How the classifiers rate videos: {footage.name}", COLUMNS, tuple(lines), card,
                  about)  # fmt: skip
+
+
+def _right(right_N2: np.ndarray) -> list[str]:
+    """How many have the right person, the right action, both."""
+    counts = (*right_N2.sum(axis=0), right_N2.all(axis=1).sum())
+    return [f"{count} of {len(right_N2)}" for count in counts]

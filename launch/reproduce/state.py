@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from data_shards.errors import UserError
+from launch.reproduce import extras
 from launch.reproduce.context import Context, Stage, StageResult, from_json, to_json
 from launch.reproduce.digests import code_digest, files_digest
 from launch.reproduce.lives import Lives
@@ -26,6 +27,7 @@ def inputs_of(context: Context, name: str) -> str:
         "plan": asdict(context.plan),
         "sets": [[asdict(footage), files_digest(footage.root)] for footage in context.sets],
         "features": context.vgg.sha256 if context.vgg else None,
+        "extras": extras.digests(context.wanted),
         "code": code_digest(),
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

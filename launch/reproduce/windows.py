@@ -37,7 +37,7 @@ def other_windows(context: Context, footage: FootageSet, run: Run) -> Table | No
     own = {
         "clips": "other windows: the second of each video; all else, and what it is held against: "
         "the first",
-        **cards.footage_card(clips.manifest),
+        **cards.footage_card(clips.manifest, str(folder)),
     }
     return Table(
         f"Other windows of the real videos: {footage.name}",

@@ -221,9 +221,11 @@ def test_stages_of_one_seed_say_so(context: Context) -> None:
         assert tables and all(table.card["seeds"] == "one (0)" for table in tables)
     result = interpolation.run(context)
     (table,) = result.tables
-    assert all(column.endswith(", dB") for column in table.columns[1:])
+    assert all(column.endswith(", dB") for column in table.columns[1:-1])
+    assert table.columns[-1] == "steps" and [row[-1] for row in table.rows] == ["3", "3", None]
     assert "generated" in table.card["blended neighbours"]
-    assert len(result.claims) == 3 and all(claim.holds is not None for claim in result.claims)
+    assert len(result.claims) == 4
+    assert [claim.holds is None for claim in result.claims] == [False, False, True, True]
 
 
 def test_other_windows_say_which_clips_they_are(context: Context, tmp_path: Path) -> None:

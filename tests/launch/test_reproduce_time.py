@@ -232,10 +232,9 @@ def test_a_stage_by_itself_trains_several_sets_at_a_time(tmp_path: Path, name: s
 def test_stages_with_several_seeds_are_named() -> None:
     """The report's head says which ones repeat their trainings."""
     real = replace(TINY, name="real", root="somewhere")
-    stages = {name: STAGES[name] for name in ("ablation", "random_latents", "exchange")}
+    stages = {name: STAGES[name] for name in ("ablation", "exchange", "presets")}
     assert entry.seeds_of(Plan(1.0, 3, synthetic_seeds=1), stages, (TINY, real)) == (
-        "3 seeds in ablation, random_latents (one on synthetic footage); one (0) in all other "
-        "stages"
+        "3 seeds in ablation, exchange (one on synthetic footage); one (0) in all other stages"
     )
     assert entry.seeds_of(Plan(1.0, 1), stages, (TINY, real)) == "one seed (0)"
 

@@ -1,23 +1,42 @@
 """Fig. 7 and 12, measured: every second frame is held out and generated from its neighbours.
 
 Trained on every second view or frame, with the low-rank constraint off, rho = 2 and rho = 10, per
-clip and over the whole dictionary (Eq. 7). `JUDGED` was fixed beforehand. The paper's own way and
-what the low rank is worth are judged, too, since their figures were seen.
+clip and over the whole dictionary (Eq. 7). `JUDGED` was fixed beforehand. The paper's own way, what
+the low rank is worth and the paper's order of ranks are judged, too, since their figures were seen.
+Constraints that are judged are trained with every seed, the others with one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 
 from data_shards.errors import UserError
-from launch.reproduce import trainings
+from launch.reproduce import over_seeds, trainings
 from launch.reproduce.blending import WAYS, blended, generated
-from launch.reproduce.context import Claim, Context, Picture, Stage, StageResult, Table, merged
-from launch.reproduce.figures import ONE_SEED, psnr_of
+from launch.reproduce.context import (
+    Context,
+    Picture,
+    Stage,
+    StageResult,
+    Table,
+    merged,
+    seeds_on,
+)
+from launch.reproduce.figures import psnr_of
 from launch.reproduce.footage import Clips, FootageSet, prepared, read_clips
+from launch.reproduce.interpolated import (
+    JUDGED,
+    LOWER,
+    REPEATED,
+    SEQUENCE,
+    Between,
+    Constraint,
+    claims_of,
+)
+from launch.reproduce.over_seeds import shown
 from launch.reproduce.planner import Plan
 from launch.reproduce.trainings import Training
 from trainer import cards, pictures, render
@@ -25,13 +44,6 @@ from trainer.generate import in_between
 from trainer.pictures import to_pixels
 from trainer.run import Run, open_run
 
-JUDGED = (10, "clip", "codes")
-"""rho, scope and way."""
-SEQUENCE = (10, "clip", "sequence")
-"""The paper's way (Sec. 4.3.3)."""
-FREE = (0, "clip", "codes")
-"""Without low rank."""
-TRUE = "true neighbours"
 FIRST, LAST, BETWEEN = 2, 5, 3
 """Frames of Fig. 7 between which so many are generated."""
 LAYOUT = ("latents.static_key=video", "latents.transient_key=video")
@@ -46,7 +58,15 @@ def run(context: Context) -> StageResult:
             able.append((footage, _truth(context, footage)))
         except UserError as error:
             results.append(StageResult(notes=(f"{footage.name}: no interpolation: {error}",)))
-    trainings.train(context, [one for f, _ in able for one in wanted(context, f).values()])
+    trainings.train(
+        context,
+        [
+            one
+            for footage, _ in able
+            for several in wanted(context, footage).values()
+            for one in several
+        ],
+    )
     return merged([*results, *(_one(context, footage, truth) for footage, truth in able)])
 
 
@@ -62,43 +82,52 @@ def _truth(context: Context, footage: FootageSet) -> Clips:
     )
 
 
-def wanted(context: Context, footage: FootageSet) -> dict[tuple[int, str], Training]:
-    """A training on every second frame for each constraint, by rank and scope."""
+def seeds_of(footage: FootageSet, plan: Plan, constraint: Constraint) -> int:
+    """With how many seeds a constraint is trained on a data set."""
+    return seeds_on(footage, plan) if constraint in REPEATED else 1
+
+
+def wanted(context: Context, footage: FootageSet) -> dict[Constraint, list[Training]]:
+    """Trainings on every second frame under each constraint, by seed."""
     plan = context.plan
     data = prepared(footage, out=context.out, name="second", frames=plan.frames, stride=2,
                     size=plan.size, length=2 * plan.frames - 1)  # fmt: skip
     found = {}
     for rank, scope in plan.ranks:
         words = (f"latents.low_rank.rank={rank}", f"latents.low_rank.scope={scope}") if rank else ()
-        found[rank, scope] = Training(footage, data, f"rank{rank}-{scope}", (*LAYOUT, *words))
+        found[rank, scope] = [
+            Training(footage, data, f"rank{rank}-{scope}", (*LAYOUT, *words), seed)
+            for seed in range(seeds_of(footage, plan, (rank, scope)))
+        ]
     return found
 
 
 def _one(context: Context, footage: FootageSet, truth: Clips) -> StageResult:
     names = [video.name for video in truth.manifest.videos]
     real, middle = truth.frames_NTHWC[:, 0::2], truth.frames_NTHWC[:, 1::2]
-    found: dict[tuple[int, str, str], float] = {}
-    learned: dict[tuple[int, str], np.ndarray] = {}
-    pictured, steps, card = None, [], {}
-    for (rank, scope), training in wanted(context, footage).items():
-        trained = open_run(trainings.trained(context, *training))
-        clips = [trained.clip_of_video(name) for name in names]
-        learned[rank, scope] = render.render_clips(trained, clips)
-        steps += _steps(trained, clips, names, _label(rank, scope))
-        card = cards.protocol(trained, videos=f"{len(names)}", definition=cards.PSNR)
-        for way in WAYS:
-            fake = in_gaps(trained, clips, way)
-            found[rank, scope, way] = psnr_of(fake, middle)
-            pictured = fake if (rank, scope, way) == JUDGED or pictured is None else pictured
-    plain = {
-        TRUE: psnr_of(blended(real), middle),
-        **{_label(*key): psnr_of(blended(frames), middle) for key, frames in learned.items()},
-    }
-    own = {key: psnr_of(frames, real) for key, frames in learned.items()}
+    found, own, blends = {}, {}, {}
+    pictured, steps, every = None, [], []
+    runs: dict[Constraint, list[Run]] = {}
+    for key, several in wanted(context, footage).items():
+        runs[key] = [open_run(folder) for folder in trainings.train(context, several)]
+        for number, run in enumerate(runs[key]):
+            clips = [run.clip_of_video(name) for name in names]
+            learned = render.render_clips(run, clips)
+            own.setdefault(key, []).append(psnr_of(learned, real))
+            blends.setdefault(key, []).append(psnr_of(blended(learned), middle))
+            every.append(cards.protocol(run, videos=f"{len(names)}", definition=cards.PSNR))
+            steps += [] if number else _steps(run, clips, names, _label(*key))
+            for way in WAYS:
+                fake = in_gaps(run, clips, way)
+                found.setdefault((*key, way), []).append(psnr_of(fake, middle))
+                if not number and ((*key, way) == JUDGED or pictured is None):
+                    pictured = fake
     assert pictured is not None
+    between = Between(found, psnr_of(blended(real), middle), blends, own)
+    card = {**cards.shared(every), **_card(context, footage, runs)}
     return StageResult(
-        (_table(footage, found, plain, own, card),),
-        claims_of(footage, found, plain, own),
+        (_table(footage, between, runs, card),),
+        claims_of(footage, between),
         (
             _picture(context, footage, names, real, middle, pictured),
             _between(context, footage, steps),
@@ -120,93 +149,42 @@ def _label(rank: int, scope: str) -> str:
     return f"rho = {rank}, {scope}" if rank else "low rank off"
 
 
-def _table(
-    footage: FootageSet,
-    found: dict[tuple[int, str, str], float],
-    plain: dict[str, float],
-    own: dict[tuple[int, str], float],
-    card: dict[str, str],
-) -> Table:
-    lines: list[tuple] = []
-    for (rank, scope), value in own.items():
-        ways = [f"{found[rank, scope, way]:.2f}" for way in WAYS]
-        blend = f"{plain[_label(rank, scope)]:.2f}"
-        lines.append((_label(rank, scope), f"{value:.2f}", *ways, blend))
-    lines.append(("plain blending of the true neighbours", None, *[None] * len(WAYS),
-                  f"{plain[TRUE]:.2f}"))  # fmt: skip
-    columns = ("", "learned frames, dB", *(f"in between, {way}, dB" for way in WAYS),
-               "blended neighbours, dB")  # fmt: skip
-    card = {
-        **card,
+def _card(
+    context: Context, footage: FootageSet, runs: dict[Constraint, list[Run]]
+) -> dict[str, str]:
+    """What the card says besides the protocol of the footage."""
+    most = max(map(len, runs.values()))
+    once = [_label(*key) for key, several in runs.items() if len(several) < most]
+    seeds = over_seeds.seeds_card(most)["seeds"] + (f"; one of {', '.join(once)}" if once else "")
+    return {
         "held out": "every second frame or view; figures in between are of all of these",
         "ways": "sequence: z blended, R over the lengthened sequence; step: z blended, one step "
         "of R from the frame before; codes: R's outputs blended",
         "blended neighbours": "pixels of the two generated ones in the rows of models, of the two "
         "true ones in the last row",
         "judged": f"rho = {JUDGED[0]}, {JUDGED[1]}, {JUDGED[2]}, as fixed beforehand; since their "
-        f"figures were seen, {SEQUENCE[2]}, which is the paper's way, and low rank against none",
-        **ONE_SEED,
+        f"figures were seen, {SEQUENCE[2]}, which is the paper's way, low rank against none, and "
+        f"rho = {SEQUENCE[0]} against rho = {LOWER[0]}",
+        **over_seeds.length_card(
+            context, footage, [run for runs_ in runs.values() for run in runs_]
+        ),
+        "seeds": seeds,
     }
+
+
+def _table(
+    footage: FootageSet, between: Between, runs: dict[Constraint, list[Run]], card: dict[str, str]
+) -> Table:
+    lines: list[tuple] = []
+    for key, own in between.own.items():
+        ways = [shown(between.found[*key, way]) for way in WAYS]
+        steps = f"{np.mean([run.step for run in runs[key]]):.0f}"
+        lines.append((_label(*key), shown(own), *ways, shown(between.blends[key]), steps))
+    blank = [None] * (1 + len(WAYS))
+    lines.append(("plain blending of the true neighbours", *blank, f"{between.true:.2f}", None))
+    columns = ("", "learned frames, dB", *(f"in between, {way}, dB" for way in WAYS),
+               "blended neighbours, dB", "steps")  # fmt: skip
     return Table(f"Fig. 7 and 12, interpolation: {footage.name}", columns, tuple(lines), card)
-
-
-def claims_of(
-    footage: FootageSet,
-    found: Mapping[tuple[int, str, str], float],
-    plain: Mapping[str, float],
-    own: Mapping[tuple[int, str], float],
-) -> tuple[Claim, ...]:
-    """Frames in between against plain blending, in the way fixed beforehand and in the paper's, and
-    with low rank against without.
-
-    Args:
-        footage: which.
-        found: PSNR of frames in between, dB, by rho, scope and way.
-        plain: PSNR of blended pixels, dB: of the `TRUE` neighbours, and of those that each training
-            generates.
-        own: PSNR of the learned frames, dB.
-    """
-    claims = []
-    for key, name in ((JUDGED, "R's outputs blended"), (SEQUENCE, "the paper's way")):
-        text = f"{footage.name}: interpolation ({key[2]}: {name}) above blending true neighbours"
-        if key not in found:
-            claims.append(Claim(text, None, "this variant was left out"))
-            continue
-        detail = f"{found[key]:.2f} dB against {plain[TRUE]:.2f} dB"
-        cause = _why_below(found, plain, own, key)
-        claims.append(Claim(text, found[key] > plain[TRUE], detail, cause))
-    text = f"{footage.name}: interpolation with rho = {JUDGED[0]} above that without low rank"
-    if not {JUDGED, FREE} <= found.keys():
-        return (*claims, Claim(text, None, "one of the two was left out"))
-    detail = f"{found[JUDGED]:.2f} dB against {found[FREE]:.2f} dB, {JUDGED[2]}, one seed"
-    learned = f"{own[JUDGED[:2]]:.2f} dB with it and at {own[FREE[:2]]:.2f} dB without"
-    cause = f"not known; learned frames are at {learned}"
-    return (*claims, Claim(text, found[JUDGED] > found[FREE], detail, cause))
-
-
-def _why_below(
-    found: Mapping[tuple[int, str, str], float],
-    plain: Mapping[str, float],
-    own: Mapping[tuple[int, str], float],
-    key: tuple[int, str, str],
-) -> str:
-    """Why frames in between are below blended pixels."""
-    value, codes, blend = found[key], found.get(JUDGED, 0.0), plain[_label(*key[:2])]
-    if key != JUDGED and codes > value:
-        return (
-            "R runs over steps half as long as those that it was trained on; its outputs, blended, "
-            f"give {codes:.2f} dB in the same run"
-        )
-    if blend >= plain[TRUE]:
-        return (
-            f"not the learned frames, whose own blend is at {blend:.2f} dB; why the code in the "
-            "middle is not the frame in the middle is not known"
-        )
-    part = ", which explains a part" if value < blend else ""
-    return (
-        f"the learned frames beside them are at {own[key[:2]]:.2f} dB themselves, and their own "
-        f"blend at {blend:.2f} dB{part}"
-    )
 
 
 def _picture(
@@ -247,8 +225,8 @@ def _between(context: Context, footage: FootageSet, rows: list[pictures.Row]) ->
 
 
 def count(footage: FootageSet, plan: Plan) -> int:
-    """One training for each constraint."""
-    return len(plan.ranks)
+    """One training for each constraint, and for each seed of those that are judged."""
+    return sum(seeds_of(footage, plan, key) for key in plan.ranks)
 
 
-STAGE = Stage("Fig. 7 and 12: interpolation", count, run, (15.0, 0.0))
+STAGE = Stage("Fig. 7 and 12: interpolation", count, run, (15.0, 3.0))

@@ -3,11 +3,11 @@
 `trainer.fit` on held-out videos: chairs that were not among those trained on, an action or
 identities that no training video shows. Beside each figure stands the training video that comes
 nearest to it, and, over more and more training videos, the gap to the training videos' own PSNR.
+The largest number of a set's own videos is judged, so it is trained with every seed.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,13 +18,14 @@ import numpy as np
 from data_shards.errors import UserError
 from data_shards.manifest import Manifest
 from data_shards.sources import synthetic
-from launch.reproduce import figures, trainings
-from launch.reproduce.context import Claim, Context, Picture, Stage, StageResult, Table, merged
+from launch.reproduce import extras, figures, over_seeds, trainings
+from launch.reproduce.context import Claim, Context, Stage, StageResult, Table, merged, seeds_on
+from launch.reproduce.fits import Fits, mean_of, pictures_of, table_of, videos_of
 from launch.reproduce.footage import FootageSet, manifest_of, prepared
+from launch.reproduce.over_seeds import ONE, compared
 from launch.reproduce.planner import Plan
-from launch.reproduce.plots import Line, write_plot
 from launch.reproduce.trainings import Training
-from trainer import cards, pictures, render, schedule
+from trainer import cards, render, schedule
 from trainer.fit import fit_set
 from trainer.fitted import Fitted, extended
 from trainer.fitting import FitConfig
@@ -38,19 +39,6 @@ MOTIONS, NEW_ROWS, ROOM = 8, 2, 24
 for those that are too much like them."""
 APART = 20
 """Degrees of hue by which whatever is trained on differs from an unseen appearance of its shape."""
-COLUMNS = ("training videos", "passes over them", "their PSNR, dB", "fitted, dB",
-           "nearest training video, dB", "fitted above it", "least gain, dB")  # fmt: skip
-
-
-class Fits(NamedTuple):
-    """What fitting after training on so many videos gave."""
-
-    trained: int
-    passes: float
-    """Over the training videos."""
-    own: float
-    """Mean PSNR of the training videos."""
-    fitted: Fitted
 
 
 class Series(NamedTuple):
@@ -58,8 +46,8 @@ class Series(NamedTuple):
 
     footage: FootageSet
     held: Path
-    trainings: dict[int, Training]
-    """By the number of videos."""
+    trainings: dict[int, list[Training]]
+    """By the number of videos, and by seed."""
 
 
 def run(context: Context) -> StageResult:
@@ -70,7 +58,9 @@ def run(context: Context) -> StageResult:
             series.append(series_of(context, footage))
         except UserError as error:
             results.append(StageResult(notes=(f"{footage.name}: nothing is unseen: {error}",)))
-    every = [one for several in series for s in several for one in s.trainings.values()]
+    every = [
+        one for several in series for s in several for ones in s.trainings.values() for one in ones
+    ]
     trainings.train(context, every)
     return merged(
         [
@@ -111,7 +101,7 @@ def series_of(context: Context, footage: FootageSet) -> list[Series]:
     kept, new = split(facts, footage.unseen)
     counts = counts_of(len(kept), several=plan.counts)
     parts = [[kept[i] for i in render.spread(number, len(kept))] for number in counts]
-    found = [_series(context, footage, "", new, parts)]
+    found = [_series(context, footage, "", new, parts, seeds=seeds_on(footage, plan))]
     if plan.grown and not footage.root:
         rows = -(-max(plan.grown) // MOTIONS) + NEW_ROWS + ROOM
         large = replace(footage, identities=rows, actions=MOTIONS)
@@ -140,33 +130,58 @@ def _series(
     prefix: str,
     new: Sequence[str],
     parts: Sequence[Sequence[str]],
+    *,
+    seeds: int = 1,
 ) -> Series:
+    """Prepare the parts, the smallest first; the last one is trained on with so many seeds."""
     same = {"out": context.out, "frames": context.plan.frames, "size": context.plan.size}
     held = prepared(footage, name=f"{prefix}unseen", only=new, **same)
     found = {}
     for part in parts:
         data = prepared(footage, name=f"{prefix}seen-{len(part)}", only=part, **same)
-        found[len(part)] = Training(footage, data, f"{prefix}seen{len(part)}", LAYOUT)
+        found[len(part)] = [
+            Training(footage, data, f"{prefix}seen{len(part)}", LAYOUT, seed)
+            for seed in range(seeds if part is parts[-1] else 1)
+        ]
     return Series(footage, held, found)
 
 
 def _one(context: Context, series: Series, *, judged: bool) -> StageResult:
-    found: list[Fits] = []
-    trained = None
-    for number, training in series.trainings.items():
-        trained = open_run(trainings.trained(context, *training))
-        own, fitted = _own(context, trained), _fit(context, trained, series.held)
-        found.append(Fits(number, passes_of(trained), own, fitted))
-    assert trained is not None
-    card = _card(trained, series, found[-1])
-    footage = series.footage
+    found: list[list[Fits]] = []
+    runs: list[list[Run]] = []
+    for number, several in series.trainings.items():
+        runs.append([open_run(folder) for folder in trainings.train(context, several)])
+        found.append([_fits(context, run, series.held, number) for run in runs[-1]])
+    footage, largest = series.footage, found[-1]
     if not judged:
-        footage = replace(footage, name=f"{footage.name}, up to {found[-1].trained:,} videos")
+        footage = replace(footage, name=f"{footage.name}, up to {largest[0].trained:,} videos")
+    card = _card(context, series, runs, largest)
+    tables = [table_of(footage, found, card)]
+    if judged:
+        tables += [videos_of(footage, largest, card), *_extras(context, series, runs[-1][0])]
     return StageResult(
-        (_table(footage, found, card), *([_videos(footage, found[-1], card)] if judged else [])),
-        claims_of(footage, found[-1]) if judged else (),
-        tuple(_pictures(context, footage, trained, found)),
+        tuple(tables),
+        claims_of(footage, largest) if judged else (),
+        tuple(pictures_of(context, footage, runs[-1][0], NEW, found)),
     )
+
+
+def _extras(context: Context, series: Series, run: Run) -> list[Table]:
+    """LPIPS and FVD, where they are wanted, of the training videos and of the fitted ones."""
+    longer, footage = extended(run, NEW), series.footage
+    fitted = range(run.manifest.clips, longer.manifest.clips)
+    own = figures.scored_clips(run, context.plan.videos)
+    about = cards.footage_card(manifest_of(series.held), str(series.held))
+    return [
+        *extras.tables_of(context, footage, run, own, what="training videos"),
+        *extras.tables_of(context, footage, longer, fitted, what="unseen videos", card=about),
+    ]
+
+
+def _fits(context: Context, run: Run, held: Path, number: int) -> Fits:
+    """Fit the unseen videos to a training on so many videos."""
+    own, fitted = _own(context, run), _fit(context, run, held)
+    return Fits(number, passes_of(run), own, fitted, run.step)
 
 
 def _fit(context: Context, run: Run, held: Path) -> Fitted:
@@ -185,108 +200,67 @@ def passes_of(run: Run) -> float:
     return schedule.visit(run.step, pace=pace) * pace.clips / run.manifest.clips
 
 
-def gains(fitted: Fitted) -> np.ndarray:
-    """dB of every fitted video above its nearest training video."""
-    return np.array([v["psnr"] - v["nearest_psnr"] for v in fitted.facts["videos"]])
-
-
-def _mean(fitted: Fitted, key: str) -> float:
-    return float(np.mean([video[key] for video in fitted.facts["videos"]]))
-
-
-def _card(run: Run, series: Series, fits: Fits) -> dict[str, str]:
-    settings = ", ".join(f"{k} {v}" for k, v in fits.fitted.facts["settings"].items())
-    unseen = f"{len(fits.fitted.facts['videos'])} unseen ones ({series.footage.unseen})"
+def _card(
+    context: Context, series: Series, runs: Sequence[Sequence[Run]], largest: Sequence[Fits]
+) -> dict[str, str]:
+    """Of the unseen videos; all figures of a table are of the same ones."""
+    facts = largest[0].fitted.facts
+    settings = ", ".join(f"{k} {v}" for k, v in facts["settings"].items())
+    unseen = f"{len(facts['videos'])} unseen ones ({series.footage.unseen})"
+    held = manifest_of(series.held)
+    every = [run for several in runs for run in several]
+    protocols = [
+        {
+            **cards.protocol(run, videos=unseen, definition=cards.PSNR),
+            **cards.footage_card(held, str(series.held)),
+        }
+        for run in every
+    ]
+    seeds = over_seeds.seeds_card(len(largest))
+    if len(largest) > 1 and len(runs) > 1:
+        seeds = {"seeds": f"{seeds['seeds']}; of fewer videos one (0)"}
     return {
-        **cards.protocol(run, videos=unseen, definition=cards.PSNR),
-        **cards.footage_card(manifest_of(series.held)),
+        **cards.shared(protocols),
         "nearest": "the training video of least squared error, without shifts",
+        "gap": "PSNR of the training videos less that of the fitted ones: of other videos, so it "
+        "holds how hard these are, too",
         "fit": f"networks frozen; {settings}",
         "training": "equally long for every number of videos, so that more of them are each seen "
         "less often",
-        **figures.ONE_SEED,
+        **over_seeds.length_card(context, series.footage, every),
+        **seeds,
     }
 
 
-def _table(footage: FootageSet, found: list[Fits], card: dict[str, str]) -> Table:
-    lines = [
-        (
-            fits.trained, f"{fits.passes:,.0f}", f"{fits.own:.2f}",
-            f"{_mean(fits.fitted, 'psnr'):.2f}", f"{_mean(fits.fitted, 'nearest_psnr'):.2f}",
-            f"{(gains(fits.fitted) > 0).sum()} of {len(gains(fits.fitted))}",
-            f"{gains(fits.fitted).min():+.2f}",
-        )
-        for fits in found
-    ]  # fmt: skip
-    return Table(f"Unseen footage: {footage.name}", COLUMNS, tuple(lines), card)
-
-
-def _videos(footage: FootageSet, fits: Fits, card: dict[str, str]) -> Table:
-    lines = [
-        (v["name"], f"{v['psnr']:.2f}", f"{v['nearest_psnr']:.2f}", v["nearest"])
-        for v in fits.fitted.facts["videos"]
-    ]
-    columns = ("unseen video", "fitted, dB", "nearest training video, dB", "which is")
-    return Table(f"Unseen footage, each video: {footage.name}", columns, tuple(lines), card)
-
-
-def claims_of(footage: FootageSet, fits: Fits) -> tuple[Claim, ...]:
-    """3 dB above the nearest training video on average, and each video above it."""
-    gain = gains(fits.fitted)
+def claims_of(footage: FootageSet, several: Sequence[Fits]) -> tuple[Claim, ...]:
+    """3 dB above the nearest training video on average, and each video above it with each seed."""
+    own = over_seeds.shown([fits.own for fits in several])
+    few = f"{several[0].trained} training videos are few: they themselves are at {own} dB"
+    counts = " / ".join(f"{(fits.gains > 0).sum()} of {len(fits.gains)}" for fits in several)
+    least = min(fits.gains.min() for fits in several)
+    told = ONE if len(several) == 1 else f"{len(several)} seeds"
+    gain = float(np.mean([fits.gains for fits in several]))
+    mean = compared(
+        f"{footage.name}: fitted videos on average 3 dB above the nearest training video",
+        [fits.psnr for fits in several], mean_of(several[0], "nearest_psnr"), by=3,
+        about=f", {gain:+.2f} dB", cause=few,
+    )  # fmt: skip
     return (
-        Claim(
-            f"{footage.name}: fitted videos on average 3 dB above the nearest training video",
-            bool(gain.mean() >= 3),
-            f"{gain.mean():+.2f} dB",
-            f"{fits.trained} training videos are few: they themselves are at {fits.own:.2f} dB",
-        ),
+        mean,
         Claim(
             f"{footage.name}: each fitted video above its nearest training video",
-            bool((gain > 0).all()),
-            f"{(gain > 0).sum()} of {len(gain)}, least {gain.min():+.2f} dB",
-            f"{fits.trained} training videos are few: they themselves are at {fits.own:.2f} dB",
+            all((fits.gains > 0).all() for fits in several),
+            f"{counts}, least {least:+.2f} dB; {told}",
+            few,
         ),
     )
-
-
-def _pictures(context: Context, footage: FootageSet, run: Run, found: list[Fits]) -> list[Picture]:
-    longer = extended(run, NEW)
-    names = [video.name for video in longer.manifest.videos[len(run.manifest.videos) :]]
-    chosen = [names[i] for i in render.spread(6, len(names))]
-    clips = render.clips_of(longer, chosen)
-    rows = pictures.real_above_generated(
-        chosen, render.real_clips(longer, clips), render.render_clips(longer, clips)
-    )
-    file = re.sub(r"\W+", "-", footage.name)
-    path = context.picture(f"unseen-{file}.png")
-    pictures.write_png(path, pictures.sheet(rows))
-    title = f"Unseen footage, {footage.name}: footage above what was fitted"
-    shown = [Picture(title, str(path.relative_to(context.out)))]
-    if len(found) > 1:
-        at = [fits.trained for fits in found]
-        lines = [
-            Line("training videos", at, [fits.own for fits in found]),
-            Line("fitted", at, [_mean(fits.fitted, "psnr") for fits in found]),
-            Line("nearest training video", at, [_mean(f.fitted, "nearest_psnr") for f in found]),
-            Line(
-                "gap: training less fitted",
-                at,
-                [fits.own - _mean(fits.fitted, "psnr") for fits in found],
-            ),
-        ]
-        path = context.picture(f"unseen-{file}-counts.png")
-        write_plot(path, lines, x="training videos", y="PSNR, dB", log_x=True)
-        title = (
-            f"Unseen footage, {footage.name}: PSNR against the number of training videos, all "
-            "trainings equally long"
-        )
-        shown.append(Picture(title, str(path.relative_to(context.out))))
-    return shown
 
 
 def count(footage: FootageSet, plan: Plan) -> int:
-    """One training, or three; and those on more and more synthetic videos."""
-    return (3 if plan.counts else 1) + (0 if footage.root else len(plan.grown))
+    """One training, or three, the largest with each seed; and those on more and more synthetic
+    videos."""
+    own = (3 if plan.counts else 1) + seeds_on(footage, plan) - 1
+    return own + (0 if footage.root else len(plan.grown))
 
 
 STAGE = Stage("Unseen footage", count, run, (10.0, 0.0), fitting=7.5)

@@ -1,0 +1,111 @@
+"""Figures over seeds: what a card says of them, and which differences they settle.
+
+A figure of one training is one draw. Two trainings of one seed each settle no order; against
+something that no training has a part in, such as footage, one seed is judged and said to be one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from launch.reproduce.context import Claim, Context, mean_std
+from launch.reproduce.footage import FootageSet
+from trainer.run import Run
+
+ONE = "one seed"
+NO_ORDER = "one seed does not settle an order"
+ALIKE = "no further apart than seeds are"
+BY_CHANCE = "a difference of this size is seen between trainings that differ by their seed alone"
+UNKNOWN_SPREAD = "not known; how far apart seeds are was not measured"
+
+
+def seeds_card(count: int) -> dict[str, str]:
+    """What a card says of so many seeds."""
+    if count == 1:
+        return {"seeds": "one (0)"}
+    return {"seeds": f"{count} (0 to {count - 1}); mean ± standard deviation over them"}
+
+
+def length_card(context: Context, footage: FootageSet, runs: Sequence[Run]) -> dict[str, str]:
+    """What a card says of how long trainings were that stand for themselves."""
+    minutes = context.plan.minutes_on(footage.name)
+    if minutes is None:
+        return {"length": f"as the preset says, {_steps(runs)}"}
+    return {
+        "length": f"{minutes:.2f} minutes each, {_steps(runs)}; shorter or longer (at most twice) "
+        "than planned where time is short or left, so not that of the ablation's trainings, with "
+        "which these figures must not be compared"
+    }
+
+
+def _steps(runs: Sequence[Run]) -> str:
+    steps = sorted({run.step for run in runs})
+    return f"{steps[0]:,} steps" if len(steps) == 1 else f"{steps[0]:,} to {steps[-1]:,} steps"
+
+
+def shown(values: Sequence[float], *, digits: int = 2) -> str:
+    """`mean ± sd`, or the only one of them."""
+    return mean_std(values, digits=digits) or "–"
+
+
+def spread(values: Sequence[float]) -> float:
+    """Standard deviation over seeds; infinite of fewer than two."""
+    return float(np.std(values, ddof=1)) if len(values) > 1 else float("inf")
+
+
+def above(
+    ours: Sequence[float], theirs: Sequence[float] | float, *, by: float = 0.0
+) -> bool | None:
+    """Whether a mean over seeds is above another, where `by` is asked at least by that much.
+
+    Args:
+        ours: by seed.
+        theirs: by seed; or one number, in which no training has a part.
+        by: how much higher it has to be.
+
+    Returns:
+        None where that is not settled: the difference is no larger than the standard deviation over
+        seeds (the larger one of both), or it is one of two trainings of which one has one seed.
+    """
+    fixed = isinstance(theirs, int | float)
+    apart = float(np.mean(ours)) - float(np.mean(theirs)) - by
+    if not fixed and abs(apart) <= max(spread(ours), spread(theirs)):
+        return None
+    if fixed and len(ours) > 1 and abs(apart) <= spread(ours):
+        return None
+    return apart >= 0 if by else apart > 0
+
+
+def compared(
+    text: str,
+    ours: Sequence[float],
+    theirs: Sequence[float] | float,
+    *,
+    by: float = 0.0,
+    digits: int = 2,
+    unit: str = " dB",
+    about: str = "",
+    cause: str = "",
+) -> Claim:
+    """A claim that one figure is above another, judged by `above`.
+
+    Args:
+        text: the claim.
+        ours: by seed.
+        theirs: by seed, or one number, in which no training has a part.
+        by: how much higher it has to be.
+        digits: decimals of the figures.
+        unit: of the figures, with a space before it.
+        about: what is said of the figures.
+        cause: why it does not hold, where it does not.
+    """
+    holds = above(ours, theirs, by=by)
+    several = [ours, [float(theirs)] if isinstance(theirs, int | float) else theirs]
+    figures = " against ".join(f"{shown(values, digits=digits)}{unit}" for values in several)
+    single = min(map(len, several if several[1] is theirs else [ours])) == 1
+    told = ONE if single else f"{len(ours)} seeds"
+    if holds is None:
+        told, cause = (NO_ORDER, UNKNOWN_SPREAD) if single else (ALIKE, BY_CHANCE)
+    return Claim(text, holds, f"{figures}{about}; {told}", cause)
