@@ -12,13 +12,13 @@ import numpy as np
 
 from launch.reproduce.context import Claim, Context, mean_std
 from launch.reproduce.footage import FootageSet
+from launch.reproduce.verdicts import TIE
 from trainer.run import Run
 
 ONE = "one seed"
 NO_ORDER = "one seed does not settle an order"
-ALIKE = "no further apart than seeds are"
 BY_CHANCE = "a difference of this size is seen between trainings that differ by their seed alone"
-UNKNOWN_SPREAD = "not known; how far apart seeds are was not measured"
+UNKNOWN_SPREAD = "how far apart seeds are was not measured"
 
 
 def seeds_card(count: int) -> dict[str, str]:
@@ -107,5 +107,5 @@ def compared(
     single = min(map(len, several if several[1] is theirs else [ours])) == 1
     told = ONE if single else f"{len(ours)} seeds"
     if holds is None:
-        told, cause = (NO_ORDER, UNKNOWN_SPREAD) if single else (ALIKE, BY_CHANCE)
+        told, cause = (NO_ORDER, UNKNOWN_SPREAD) if single else (TIE, BY_CHANCE)
     return Claim(text, holds, f"{figures}{about}; {told}", cause)

@@ -16,10 +16,11 @@ from launch.reproduce.context import Claim, Context, StageResult, Table
 from launch.reproduce.fits import Fits, table_of
 from launch.reproduce.footage import SYNTHETIC, held_out_folder, read_clips
 from launch.reproduce.interpolated import Between
-from launch.reproduce.over_seeds import ALIKE, BY_CHANCE, NO_ORDER, above, compared
+from launch.reproduce.over_seeds import BY_CHANCE, NO_ORDER, above, compared
 from launch.reproduce.planner import Plan
 from launch.reproduce.shifts import Shifted, best_shift
 from launch.reproduce.stages import exchange, interpolation, unseen
+from launch.reproduce.verdicts import TIE
 from tests.support.training import SMALL
 from trainer import render
 from trainer.main import main as train
@@ -177,7 +178,7 @@ def test_a_claim_names_its_seeds() -> None:
     alone = compared("t", [24.60], [24.59], cause="c")
     assert alone.holds is None and alone.detail.endswith(f"; {NO_ORDER}") and alone.cause != "c"
     near = compared("t", [1.0, 2.0], [1.1, 1.3], digits=1, unit="", cause="c")
-    detail = f"1.5 ± 0.7 against 1.2 ± 0.1; {ALIKE}"
+    detail = f"1.5 ± 0.7 against 1.2 ± 0.1; {TIE}"
     assert near == Claim("t", None, detail, BY_CHANCE)
     apart = compared("t", [1.0, 2.0], [5.0, 5.1], cause="c")
     assert (apart.holds, apart.cause) == (False, "c") and apart.detail.endswith("; 2 seeds")
