@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from data_shards.errors import UserError
 from trainer.config import resolve
+from trainer.presets import PRESETS
 from tuning.space import check, default_space, load_space, space_of, values_of, words_of
 
 
@@ -20,6 +21,27 @@ def test_the_priors_are_legal_at_every_end(rates: bool, total: int | None) -> No
     space = default_space(rates=rates, total=total)
     check(space, ["preset=weizmann"])
     assert ("latents.transient" in {r.path for r in space.ranges}) == (total is None)
+
+
+OF_MOMENTUM = {"optim.gamma_rate", "optim.theta_rate", "latents.rate"}
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_lies_strictly_inside_every_range(preset: str) -> None:
+    """A search can go either way from what was given. Only rates of the paper's momentum SGD are
+    elsewhere than those of Adam, so that such a preset is no point of a space with rates."""
+    config, space = resolve([f"preset={preset}"]), default_space(rates=True)
+    outside = set()
+    for item in space.ranges:
+        group, name = item.path.split(".")
+        value, ends = getattr(getattr(config, group), name), item.choices or (item.low, item.high)
+        if not min(ends) < value < max(ends):
+            outside.add(item.path)
+    if preset.endswith("_paper"):
+        assert "latents.rate" in outside <= OF_MOMENTUM and values_of(space, config) is None
+    else:
+        assert not outside and values_of(space, config) is not None
+    assert values_of(default_space(), config) is not None
 
 
 def test_a_config_is_a_point_of_the_space_or_none() -> None:
