@@ -55,6 +55,32 @@ def test_a_config_is_a_point_of_the_space_or_none() -> None:
     assert values_of(space_of({"loss.radius": [7, 8]}), config) is None
 
 
+def test_what_a_schedule_fills_in_is_a_point_too() -> None:
+    """Settings that a preset leaves null have the numbers of their schedule's kind, unless null is
+    one of the choices."""
+    config = resolve(["preset=folder"])
+    assert config.schedule.clips is None
+    space = space_of({"schedule.clips": {"low": 2, "high": 32}, "schedule.frames": [1, 4]})
+    assert values_of(space, config) == {"schedule.clips": 8, "schedule.frames": 1}
+    assert values_of(space_of({"schedule.clips": [None, 8]}), config) == {"schedule.clips": None}
+    assert values_of(space_of({"schedule.clips": [2, 4]}), config) is None
+
+
+def test_the_example_in_the_documents_is_a_space(tmp_path: Path) -> None:
+    """Every range of it is legal for every preset that trains fast, and takes their sum of widths;
+    schedule and rank around the defaults, which are points of it."""
+    text = (Path(__file__).resolve().parents[2] / "docs" / "tuning.md").read_text()
+    file = tmp_path / "space.yaml"
+    file.write_text(text.split("```yaml\n")[1].split("```")[0])
+    space = load_space(str(file))
+    assert {"schedule.clips", "schedule.frames", "latents.low_rank.rank"} <= {
+        item.path for item in space.ranges
+    }
+    for preset in ("folder", "weizmann"):
+        check(space, [f"preset={preset}"])
+        assert values_of(space, resolve([f"preset={preset}"])) is not None
+
+
 @settings(deadline=None, max_examples=20)
 @given(static=st.integers(1, 255), radius=st.integers(1, 8))
 def test_what_follows_from_the_values(static: int, radius: int) -> None:
