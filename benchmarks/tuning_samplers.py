@@ -1,6 +1,6 @@
 """Which sampler serves short studies: settings of TPE on stand-ins of known best, and chance.
 
-Run: python -m benchmarks.tuning_samplers [--problems 100] [--trials 25 50]
+Run: python -m benchmarks.tuning_samplers [--problems 60] [--trials 25 50]
 
 A stand-in has the default space with rates. Its loss is a quadratic form around a best point near
 the preset, with a few settings that matter much and many that matter little: each on its own
@@ -85,7 +85,7 @@ def study(
     def end() -> None:
         trial = running.pop(0)
         true = loss(trial.params)
-        ended.append((true + noise[trial.number], true))
+        ended.append((true + float(noise[trial.number]), true))
         study.tell(trial, ended[-1][0])
 
     for _ in range(trials):
@@ -133,7 +133,7 @@ def spelled(losses: np.ndarray, ours: np.ndarray) -> str:
 def main(argv: list[str] | None = None) -> int:
     """Entry point."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--problems", type=int, default=100)
+    parser.add_argument("--problems", type=int, default=60)
     parser.add_argument("--trials", type=int, nargs="+", default=[25, 50], help="of a study")
     args = parser.parse_args(argv)
     columns = {
