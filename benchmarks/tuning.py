@@ -1,34 +1,53 @@
 """What a search is worth, against the preset and against chance, what it costs, what it charges.
 
 Run: make bench-tuning ARGS="--footage DIR/weizmann_strips --vgg FILE --out DIR"
-Says first how long it takes. Each result is kept in OUT/state.json: the same command goes on where
-it was, and `--until STAGE` ends after a stage. Person i's cell i % 3 is not trained on: those of
-persons 0 to 3 choose among trials (validation), those of persons 4 to 8 judge (test). By default
-MCS counts, of these videos after their latents were fitted with the networks frozen. Ends with a
-line of JSON.
+Says first how long it takes, and its page which command made it. Each result is kept in
+OUT/state.json: the same command goes on where it was, and `--until STAGE` ends after a stage.
+Person i's cell i % 3 is not trained on: those of persons 0 to 3 choose among trials (validation),
+those of persons 4 to 8 judge (test). By default MCS counts, of these videos after their latents
+were fitted with the networks frozen. Ends with a line of JSON.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shlex
 from pathlib import Path
 
 from benchmarks.machine import describe
-from benchmarks.tuning_bench import Bench
+from benchmarks.tuning_bench import FREE, Bench
 from benchmarks.tuning_judging import JUDGED
 from benchmarks.tuning_page import as_text, write_page
 from benchmarks.tuning_stages import SEARCHERS, STAGES, START_SECONDS, Found, costs
 
+PLACES = {"footage": "DIR/weizmann_strips", "vgg": "FILE", "out": "DIR"}
+"""Options that name a place, and how the page names it."""
+
 
 def run(bench: Bench) -> Found | None:
     """All stages in order; None where `--until` has ended it before the last."""
-    found: Found = {"words": bench.args.words, "objective": bench.args.objective}
+    args = bench.args
+    found: Found = {
+        "words": args.words, "objective": args.objective, "command": command_of(args),
+    }  # fmt: skip
     for name, stage in STAGES.items():
         found |= stage(bench, found)
-        if name == bench.args.until and name != list(STAGES)[-1]:
+        if name == args.until and name != list(STAGES)[-1]:
             return None
     return found
+
+
+def command_of(args: argparse.Namespace) -> str:
+    """The command line that gives these figures again: folders and files by what they are, other
+    options where they are not the defaults."""
+    line = ["python -m benchmarks.tuning", *(f"--{x} {y}" for x, y in PLACES.items())]
+    made = parser()
+    for name, value in vars(args).items():
+        if name not in (*PLACES, *FREE, "words") and value != made.get_default(name):
+            text = f"{value:g}" if isinstance(value, float) else str(value)
+            line.append(f"--{name.replace('_', '-')} {text}")
+    return " ".join([*line, "--write docs/tuning.md", *map(shlex.quote, args.words)])
 
 
 def parser() -> argparse.ArgumentParser:

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from benchmarks.tuning_bench import Bench
+from benchmarks.tuning_figures import DIGITS
+from trainer.commit import read_json
 from tuning.objectives import FIT_STEPS, OBJECTIVES
 
 JUDGED = ("unseen-mcs", "unseen-fcs", "unseen", "exchange")
+"""What may be the objective of a study."""
+OF_CELLS: dict[str, Callable[[dict[str, Any]], float]] = {
+    "exchange-fcs": lambda cells: abs(cells["fcs"] - cells["fcs_bound"]),
+    "nearest": lambda cells: cells["nearest_psnr"],
+}
+"""Figures beside an objective, of the recombined cells of an evaluation: means over the cells."""
 JUDGE_SECONDS = 15.0
 """Of one judgement: imports, latents of four or five videos fitted, their figures."""
 
@@ -24,16 +34,19 @@ def judged(bench: Bench, run: Path, cells: str | None) -> dict[str, float | None
     where = ["--held-out", cells] if cells else []
     bench.python("trainer.evaluate", str(run), "--videos", "1", "--fit", str(FIT_STEPS),
                  *bench.weights, *where)  # fmt: skip
-    found = {name: figure(name, run) for name in JUDGED}
+    found = {name: figure(name, run) for name in DIGITS}
     if kept.exists():
         kept.replace(file)
     return found
 
 
 def figure(name: str, run: Path) -> float | None:
-    """An objective of a run; None where its evaluation has none, or one that is not finite."""
+    """A figure of a run; None where its evaluation has none, or one that is not finite."""
     try:
-        value = OBJECTIVES[name].read(run, "")
+        if name in OF_CELLS:
+            value = float(OF_CELLS[name](read_json(run / "evaluation.json")["held_out"]))
+        else:
+            value = OBJECTIVES[name].read(run, "")
     except (KeyError, TypeError):
         return None
     return value if math.isfinite(value) else None

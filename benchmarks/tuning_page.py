@@ -1,84 +1,56 @@
 """The recorded study as text: for the terminal, and between two marks of docs/tuning.md.
 
-Held-out test figures come first, validation second: what chose among trials flatters them. A figure
-that is not there is a dash, and what it belongs to counts in no mean and in no comparison.
+Held-out test figures come first, validation second: what chose among trials flatters them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-DIGITS = {"unseen-mcs": 2, "unseen-fcs": 4, "unseen": 2, "exchange": 2}
-UNITS = {
-    "unseen-mcs": "MCS", "unseen-fcs": "FCS, distance to its bound", "unseen": "PSNR, dB",
-    "exchange": "PSNR of recombined cells, dB",
-}  # fmt: skip
-HIGHER = ("unseen", "exchange")
+from benchmarks.tuning_figures import (
+    DIGITS,
+    GUARDS,
+    NOTHING,
+    UNITS,
+    Pairs,
+    better,
+    columns,
+    mean,
+    pairs_of,
+    spell,
+    table,
+    won,
+)
+from trainer.config import resolve
+from trainer.schedule import pace
+from tuning.records import FIRST
+
 BEGIN, END = "<!-- study: written by benchmarks.tuning -->", "<!-- /study -->"
-NOTHING = "-"
-
-Figure = float | None
-
-
-class Pairs(NamedTuple):
-    """Two configurations' figures over seeds, both there."""
-
-    ours: list[float]
-    theirs: list[float]
-    asked: int
-    """Seeds in all."""
 
 
 def as_text(found: Mapping[str, Any]) -> str:
     """Everything that was found, as Markdown."""
-    parts = (lead, intro, against_given, against_preset, against_chance, values, costs)
-    return "\n\n".join(part(found) for part in parts)
+    parts = (lead, intro, notes, against_given, against_preset, against_chance, values, costs)
+    return "\n\n".join(filter(None, (part(found) for part in parts)))
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A Markdown table."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+def names_of(found: Mapping[str, Any]) -> dict[str, str]:
+    """What each kind of training of the comparison is called, in the order of its rows."""
+    if not found["words"]:
+        return {"preset": "preset", "best": "best"}
+    return {
+        "plain": "preset", "equal": "preset, as long as best",
+        "preset": f"preset, {' '.join(found['words'])}", "best": "best",
+    }  # fmt: skip
 
 
-def mean(numbers: Sequence[Figure]) -> Figure:
-    """The mean of the numbers that are there; None without any."""
-    there = [number for number in numbers if number is not None]
-    return sum(there) / len(there) if there else None
-
-
-def spell(figure: Figure, digits: int, *, sign: str = "") -> str:
-    """A figure with its digits, or a dash."""
-    return NOTHING if figure is None else f"{figure:{sign}.{digits}f}"
-
-
-def pairs_of(both: Sequence[tuple[Figure, Figure]]) -> Pairs:
-    """What there is in full."""
-    there = [(a, b) for a, b in both if a is not None and b is not None]
-    return Pairs([a for a, _ in there], [b for _, b in there], len(both))
-
-
-def won(pairs: Pairs, aim: str) -> str:
-    """In how many seeds the first is better."""
-    count = sum(
-        a > b if aim in HIGHER else a < b for a, b in zip(pairs.ours, pairs.theirs, strict=True)
-    )
-    lost = pairs.asked - len(pairs.ours)
-    return f"{count} of {len(pairs.ours)}" + (f", {lost} without figures" if lost else "")
-
-
-def better(aim: str) -> str:
-    """Which way is better."""
-    return "higher is better" if aim in HIGHER else "lower is better"
-
-
-def of_compared(found: Mapping[str, Any], judgement: str) -> Pairs:
-    """Best and preset over training seeds."""
+def of_compared(found: Mapping[str, Any], judgement: str, kind: str = "preset") -> Pairs:
+    """Best and another kind over training seeds."""
     aim = found["objective"]
     return pairs_of([
-        (row["best"][judgement].get(aim), row["preset"][judgement].get(aim))
+        (row["best"][judgement].get(aim), row.get(kind, {}).get(judgement, {}).get(aim))
         for row in found["compare"]
     ])  # fmt: skip
 
@@ -116,15 +88,17 @@ def in_all(found: Mapping[str, Any]) -> str:
 
 def lead(found: Mapping[str, Any]) -> str:
     """What counts: means over seeds on cells that neither training nor choice has seen."""
-    aim, digits = found["objective"], DIGITS[found["objective"]]
-    lines = []
-    for name, test, validation in (
+    aim, digits, names = found["objective"], DIGITS[found["objective"]], names_of(found)
+    rows = [
         (f"best of a study of {minutes(found):.0f} CPU-minutes, its configuration given",
          of_given(found, test=True), of_given(found, test=False)),
-        (f"{in_all(found)}; preset",
-         of_compared(found, "test"), of_compared(found, "validation")),
+        *((f"{in_all(found)}; {names[kind]}",
+           of_compared(found, "test", kind), of_compared(found, "validation", kind))
+          for kind in ("preset", "equal") if kind in names),
         ("optuna, random search", of_chance(found, "test"), of_chance(found, "scores")),
-    ):  # fmt: skip
+    ]  # fmt: skip
+    lines = []
+    for name, test, validation in rows:
         line: list[str] = [name]
         for pairs in (test, validation):
             means = [spell(mean(side), digits) for side in (pairs.ours, pairs.theirs)]
@@ -138,7 +112,7 @@ def lead(found: Mapping[str, Any]) -> str:
 
 
 def intro(found: Mapping[str, Any]) -> str:
-    """What was done."""
+    """What was done, and how to do it again."""
     shared = " ".join(f"`{word}`" for word in found["words"])
     shared = f", and {shared} in all of them" if shared else ""
     aim = UNITS[found["objective"]]
@@ -147,30 +121,47 @@ def intro(found: Mapping[str, Any]) -> str:
         f"among trials (validation), 5 judge (test). Trials of {found['steps']} steps on one core, "
         f"{minutes(found):.0f} CPU-minutes a study, settings as above and the rates"
         f"{shared}; objective `{found['objective']}` ({aim} of the validation cells), no "
-        "halving: training PSNR says little about cells never seen."
+        f"halving: training PSNR says little about cells never seen. Made by "
+        f"`{found['command']}`."
+    )
+
+
+def notes(found: Mapping[str, Any]) -> str:
+    """What to know of the searched settings; empty: nothing."""
+    if pace(resolve(["preset=weizmann", *found["words"]]).schedule).frames != 1:
+        return ""
+    return (
+        "These trainings draw one frame of each clip, and the static loss of one frame is l_rec "
+        "itself: `loss.lambda_static` only multiplies l_rec by 1 + lambda_s, at most 1.1 here. "
+        "Adam ignores such a scale, and what is left is lambda_t that counts for as much less: "
+        "read nothing into the values found for it."
     )
 
 
 def against_given(found: Mapping[str, Any]) -> str:
     """Each study's best trial beside its own first one: what a single search has found."""
     aim, digits = found["objective"], DIGITS[found["objective"]]
-    lines = [
-        [name, study["best"] or NOTHING,
-         *(spell(figure, digits) for figure in (
-             study["test"].get(aim), study["given_test"].get(aim),
-             study["scores"].get(aim), study["given"]))]
-        for name, study in found["studies"].items()
-    ]  # fmt: skip
+    shown = (aim, *GUARDS[aim])
+    lines = []
+    for name, study in found["studies"].items():
+        tests = (study["test"], study["given_test"])
+        seconds = (study.get("best_seconds"), study.get("given_seconds"))
+        lines.append([
+            name, study["best"] or NOTHING,
+            *(spell(test.get(column), DIGITS[column]) for column in shown for test in tests),
+            spell(study["scores"].get(aim), digits), spell(study["given"], digits),
+            *(spell(each, 0) for each in seconds),
+        ])  # fmt: skip
     pairs = of_given(found, test=True)
-    gains = [a - b for a, b in zip(pairs.ours, pairs.theirs, strict=True)]
-    each = ", ".join(f"{gain:+.{digits}f}" for gain in gains) or "no study has both figures"
-    head = ("study", "best trial", f"test of its best, {UNITS[aim]}", "of the configuration given",
-            "validation of its best", "of the configuration given")  # fmt: skip
+    each = ", ".join(f"{gain:+.{digits}f}" for gain in pairs.gains()) or "no study has both figures"
+    heads = [*(f"test, {UNITS[column]}" for column in shown), "validation", "seconds of training"]
+    of = [f"{title}, of {whose}" for title in heads for whose in ("its best", "that given")]
     return (
-        f"**Against the configuration given**, the first trial of the same study with the same "
-        f"training seed, after {minutes(found):.0f} CPU-minutes: optuna "
-        f"{spell(mean(gains), digits, sign='+')} {UNITS[aim]} on the test cells ({each}; "
-        f"{better(aim)}), better in {won(pairs, aim)}.\n\n{table(head, lines)}"
+        f"**Against the configuration given**, the first trial ({FIRST}) of the same study with "
+        f"the same training seed, after {minutes(found):.0f} CPU-minutes: optuna "
+        f"{spell(mean(pairs.gains()), digits, sign='+')} {UNITS[aim]} on the test cells ({each}; "
+        f"{better(aim)}), better in {won(pairs, aim)}.\n\n"
+        f"{table(('study', 'best trial', *of), lines)}"
     )
 
 
@@ -180,36 +171,47 @@ def against_preset(found: Mapping[str, Any]) -> str:
     if not rows:
         return ("**Against the preset**: not compared, since in no study of optuna both the "
                 "configuration given and a best one were finished.")  # fmt: skip
-    names = {"plain": "preset", "preset": "preset", "best": "best"}
-    if found["words"]:
-        names["preset"] = f"preset, {' '.join(found['words'])}"
-    kinds = [kind for kind in names if kind in rows[0]]
-    aim, digits = found["objective"], DIGITS[found["objective"]]
-
-    def figures(some: Sequence[Mapping[str, Any]]) -> list[str]:
-        test = [spell(mean([row["test"].get(n) for row in some]), DIGITS[n]) for n in DIGITS]
-        chosen = mean([row["validation"].get(aim) for row in some])
-        seconds, psnr = (mean([row[name] for row in some]) for name in ("seconds", "psnr"))
-        return [*test, spell(chosen, digits), spell(psnr, 2), spell(seconds, 0)]
-
+    names = {kind: name for kind, name in names_of(found).items() if kind in rows[0]}
+    aim = found["objective"]
     lines = [
-        [row["seed"], names[kind], row[kind]["steps"] or "not finite", *figures([row[kind]])]
-        for row in rows for kind in kinds
+        [row["seed"], name, row[kind]["steps"] or "not finite", *figures([row[kind]], aim)]
+        for row in rows for kind, name in names.items()
     ]  # fmt: skip
-    for kind in kinds:
+    for kind, name in names.items():
         there = [row[kind] for row in rows if row[kind]["steps"]]
-        lines.append([f"mean of {len(there)}", names[kind], "", *figures(there)])
-    head = ("seed", "configuration", "steps", *(f"test, {UNITS[name]}" for name in DIGITS),
+        lines.append([f"mean of {len(there)}", name, "", *figures(there, aim)])
+    head = ("seed", "configuration", "steps", *(f"test, {UNITS[name]}" for name in columns(aim)),
             f"validation, {UNITS[aim]}", "training PSNR", "seconds")  # fmt: skip
-    pairs = of_compared(found, "test")
-    gains = [a - b for a, b in zip(pairs.ours, pairs.theirs, strict=True)]
-    each = ", ".join(f"{gain:+.{digits}f}" for gain in gains) or "no seed has both figures"
+    beside = ""
+    if "equal" in names:
+        beside = (
+            "; against the preset without those settings, trained for as long as the best, "
+            f"{gained(found, 'equal')}"
+        )
     return (
         f"**Against the {names['preset']}** ({in_all(found)}), at no less training time, over "
-        f"training seeds that no search has seen: {spell(mean(gains), digits, sign='+')} "
-        f"{UNITS[aim]} on the test cells ({each}; {better(aim)}), better in {won(pairs, aim)}.\n\n"
-        f"{table(head, lines)}"
+        f"training seeds that no search has seen: {gained(found, 'preset')}{beside} "
+        f"({better(aim)}).\n\n{table(head, lines)}"
     )
+
+
+def gained(found: Mapping[str, Any], kind: str) -> str:
+    """What the best has more than another kind on the test cells, in words."""
+    aim, digits = found["objective"], DIGITS[found["objective"]]
+    pairs = of_compared(found, "test", kind)
+    each = ", ".join(f"{gain:+.{digits}f}" for gain in pairs.gains()) or "no seed has both figures"
+    return (
+        f"{spell(mean(pairs.gains()), digits, sign='+')} {UNITS[aim]} on the test cells ({each}), "
+        f"better in {won(pairs, aim)}"
+    )
+
+
+def figures(some: Sequence[Mapping[str, Any]], aim: str) -> list[str]:
+    """Means of some trainings of the comparison, spelled, in the order of its columns."""
+    test = [spell(mean([row["test"].get(n) for row in some]), DIGITS[n]) for n in columns(aim)]
+    chosen = mean([row["validation"].get(aim) for row in some])
+    seconds, psnr = (mean([row[name] for row in some]) for name in ("seconds", "psnr"))
+    return [*test, spell(chosen, DIGITS[aim]), spell(psnr, 2), spell(seconds, 0)]
 
 
 def against_chance(found: Mapping[str, Any]) -> str:

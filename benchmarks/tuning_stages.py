@@ -5,18 +5,17 @@ from __future__ import annotations
 import argparse
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from benchmarks.tuning_bench import Bench, tethered
+from benchmarks.tuning_compare import JUDGEMENTS, Found, compare, kinds, trained, trainings
 from benchmarks.tuning_judging import JUDGE_SECONDS, judged
 from benchmarks.tuning_kills import INTERVAL, kill_once
 from trainer import journal
-from trainer.commit import read_json
 from trainer.config import resolve
-from trainer.leaving import NON_FINITE
 from tuning.engine import clear_up
 from tuning.ledger import Ledger
 from tuning.objectives import OBJECTIVES
@@ -28,24 +27,13 @@ from tuning.space import Space, values_of
 ACTIONS = ("bend", "wave1", "wave2")
 HELD_OUT = tuple((f"person{i}", ACTIONS[i % 3]) for i in range(9))
 VALIDATION, TEST, SEARCHERS = HELD_OUT[:4], HELD_OUT[4:], ("optuna", "random")
-JUDGEMENTS = ("test", "validation")
 KILL_SECONDS, START_SECONDS, TRIALS_OF_OVERHEAD = 24.0, 15.0, 8
-SEEDS_FROM = 100
-"""First of the training seeds of the comparison, which no search has used."""
-
-Found = dict[str, Any]
-
-
-def kinds(args: argparse.Namespace) -> tuple[str, ...]:
-    """What is compared: the preset without the settings that all trainings share, too."""
-    return ("best", "preset", "plain") if args.words else ("best", "preset")
 
 
 def costs(args: argparse.Namespace, cores: int) -> dict[str, float]:
     """Seconds of every stage; the studies share what the others leave of the minutes."""
     rounds, pairs = -(-TRIALS_OF_OVERHEAD // cores), -(-args.seeds // cores)
-    # The preset without the settings that all share may take twice as long.
-    compared = (4 if args.words else 2) * (1.1 * args.trial_seconds + START_SECONDS)
+    compared = trainings(args) * (1.1 * args.trial_seconds + START_SECONDS)
     # Of each study its best trial and its first.
     judged = args.seeds * (2 * len(SEARCHERS) + len(JUDGEMENTS) * len(kinds(args)))
     fixed = {
@@ -79,16 +67,6 @@ def prepared(bench: Bench) -> dict[str, str]:
             "--list", f"{name}.txt", "--out", name, "--name", f"weizmann-{name}", *held,
         )  # fmt: skip
     return {"data": str(bench.out / "data"), "test": str(bench.out / "test")}
-
-
-def trained(bench: Bench, name: str, *words: str) -> dict[str, Any]:
-    """An ordinary training on one core: seconds, steps and PSNR, None where it went non-finite."""
-    line = ("trainer.main", "train.threads=1", f"name={name}", "train.pictures=false",
-            "telemetry.log=none", *words)  # fmt: skip
-    code = bench.python(*line, may=(0, NON_FINITE.code))
-    run = read_json(bench.out / "runs" / name / "run.json")
-    final = {"seconds": None, "psnr": None} if code else run["final"]
-    return {**final, "steps": None if code else run["step"]}
 
 
 def calibrate(bench: Bench, found: Found) -> Found:
@@ -142,6 +120,11 @@ def seconds_trained(study: Path, record: Record) -> float:
     return max((x["seconds"] for x in journal.read(path)), default=0.0) if path.is_file() else 0.0
 
 
+def seconds_of(study: Path, some: Sequence[Record]) -> float | None:
+    """Training time of a trial; None for none."""
+    return seconds_trained(study, some[0]) if some else None
+
+
 def given(study: Path, objective: str) -> float | None:
     """Score of a study's first trial where that is the configuration given, and was finished."""
     settings, records = read_settings(study), read_records(study)
@@ -169,7 +152,8 @@ def searched(bench: Bench, data: str, out: Path, *words: str) -> dict[str, Any]:
         "overhead": 1 - spent / (bench.cores * wall) if whole else None,
         "overhead_of_trials": 1 - spent / account.spent if account.spent else None,
         "trials": len(records), "done": sum(r.status == DONE for r in records),
-        "given": given(out, objective),
+        "given": given(out, objective), "given_seconds": seconds_of(out, records[:1]),
+        "best_seconds": seconds_of(out, [winner] if winner else []),
         "best": winner.id if winner else None, "scores": dict(winner.scores) if winner else {},
         "values": winner.values if winner else {},
     }  # fmt: skip
@@ -239,52 +223,6 @@ def winner_of(made: Mapping[str, Mapping[str, Any]], objective: str) -> str:
         if name.startswith(SEARCHERS[0]) and study["given"] is not None and study["best"]
     }
     return max(gains, key=lambda name: gains[name], default="")
-
-
-def compare(bench: Bench, found: Found) -> Found:
-    """Preset and winner over training seeds that no search has used, as many at a time as a search
-    trains. Each training and each judgement is kept by itself; judged at last, on all cores."""
-    if not found["winner"]:
-        return {"compare": []}
-    seeds = range(SEEDS_FROM, SEEDS_FROM + bench.args.seeds)
-    with ThreadPoolExecutor(bench.cores) as pool:
-        rows = list(pool.map(lambda seed: trained_alike(bench, found, seed), seeds))
-    cells = {"test": found["sets"]["test"], "validation": None}
-    for row in rows:
-        for kind in kinds(bench.args):
-            run = bench.out / "runs" / row[kind]["run"]
-            there = row[kind]["psnr"] is not None
-            for name in JUDGEMENTS:
-                row[kind][name] = bench.once(
-                    f"compare-{row['seed']}-{kind}-{name}",
-                    lambda run=run, where=cells[name]: judged(bench, run, where),
-                ) if there else {}  # fmt: skip
-    return {"compare": rows}
-
-
-def trained_alike(bench: Bench, found: Found, seed: int) -> dict[str, Any]:
-    """Trainings of all kinds with one seed. A preset gets more steps where the winner's cost more,
-    so that it never trains for less time."""
-    base = ("preset=weizmann", f"data.manifest={found['sets']['data']}")
-    config = str(bench.out / found["winner"] / "best.yaml")
-    words = {"best": ("--config", config), "preset": (*base, *bench.args.words), "plain": base}
-
-    def train(kind: str, steps: int, name: str) -> dict[str, Any]:
-        made = trained(bench, name, *words[kind], f"seed={seed}", f"train.steps={steps}")
-        return {"run": name, **{key: made[key] for key in ("steps", "seconds", "psnr")}}
-
-    def alike(kind: str) -> dict[str, Any]:
-        made = train(kind, found["steps"], f"{kind}-{seed}")
-        wanted = row["best"]["seconds"] if "best" in row else None
-        if wanted and made["seconds"] and wanted > 1.02 * made["seconds"]:
-            more = round(1.02 * wanted / made["seconds"] * found["steps"])
-            return train(kind, more, f"{kind}-{seed}-{more}")
-        return made
-
-    row: dict[str, Any] = {"seed": seed}
-    for kind in kinds(bench.args):
-        row[kind] = bench.once(f"compare-{seed}-{kind}", lambda kind=kind: alike(kind))
-    return row
 
 
 STAGES: dict[str, Callable[[Bench, Found], Found]] = {

@@ -58,7 +58,8 @@ class Live:
             style = "bold" if best and record.id == best.id else None
             table.add_row(record.id, record.status, str(record.step), *scores, values, style=style)
         bar = ProgressBar(total=account.budget or 1, completed=account.spent, width=50)
-        left = f"{account.spent:.0f} of {account.budget:.0f} accelerator-seconds"
+        # The bar ends without a line's end: this stands beside it.
+        left = f" {account.spent:.0f} of {account.budget:.0f} accelerator-seconds"
         return Group(table, bar, left)
 
 

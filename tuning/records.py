@@ -88,9 +88,14 @@ def name_of(number: int) -> str:
     return f"t{number:04d}"
 
 
+def number_of(trial: str) -> int:
+    """Number of the trial with a name."""
+    return int(trial.removeprefix("t"))
+
+
 def next_number(records: Sequence[Record]) -> int:
     """Number of the next trial: above all that are there, since folders may have been removed."""
-    return 1 + max((int(record.id.removeprefix("t")) for record in records), default=-1)
+    return 1 + max((number_of(record.id) for record in records), default=-1)
 
 
 def folder_of(study: Path, trial: str) -> Path:

@@ -9,20 +9,29 @@ count as failed.
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from data_shards.errors import UserError
 from tuning.objectives import OBJECTIVES
-from tuning.records import DONE, STOPPED, UNFINISHED, Record, name_of, next_number
+from tuning.records import DONE, STOPPED, UNFINISHED, Record, name_of, next_number, number_of
 from tuning.space import STATIC, TRANSIENT, Range, Space
 
 if TYPE_CHECKING:
     import optuna
 
-TPE = {"optuna": {"n_startup_trials": 8}, "bohb": {"n_startup_trials": 8, "multivariate": True}}
-"""Options of optuna's TPE by searcher. `bohb` is in the manner of BOHB (Falkner et al. 2018): one
-model over all settings together, told of what stopped trials reached, beside HyperBand."""
+MODELLED = ("optuna", "bohb")
+"""Searchers that draw from a model (TPE) of what earlier trials gave."""
+TPE = {"n_startup_trials": 6, "n_ei_candidates": 24, "group": False, "constant_liar": True}
+"""Options of optuna's TPE, all by name, since their defaults change from version to version.
+
+A study has some 25 to 60 trials. Six at random before the model, the configuration given among
+them, leave it most of those; what still runs counts as bad (the liar), so that two trials at a time
+are not alike. benchmarks/tuning_samplers.py compares."""
+BY_CHANCE = 3
+"""`bohb` draws one in so many trials at random, as BOHB does (Falkner et al. 2018): however much
+the rungs mislead its model, it cannot be lost for good."""
 INSTALL = "pip install 'navsynth[tune]'"
 
 
@@ -50,6 +59,21 @@ def distribution(item: Range) -> Any:
     return distributions.FloatDistribution(item.low, item.high, log=item.log)
 
 
+def tpe(searcher: str, objectives: Sequence[str], *, seed: int) -> Any:
+    """The model of a searcher. It is of all settings together; for several objectives `optuna`
+    models one setting at a time, as its authors advise."""
+    together = len(objectives) == 1 or searcher == "bohb"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # versions differ in what they call experimental
+        return import_optuna().samplers.TPESampler(seed=seed, multivariate=together, **TPE)
+
+
+def seed_of(seed: int, records: Sequence[Record]) -> int:
+    """Another seed for each number of known trials: a study that goes on must not draw again what
+    it drew before."""
+    return seed + 1000 * next_number(records)
+
+
 def replay(
     space: Space, objectives: Sequence[str], records: Sequence[Record], *, searcher: str = "optuna",
     seed: int = 0,
@@ -57,12 +81,10 @@ def replay(
     """An optuna study that knows every trial that has ended."""
     optuna = import_optuna()
     ended = [record for record in records if record.status not in UNFINISHED]
-    # Another seed for each number of known trials: a study that goes on must not draw again what
-    # it drew before.
-    seeds = seed + 1000 * next_number(records)
+    seeds = seed_of(seed, records)
     sampler = (
-        optuna.samplers.TPESampler(seed=seeds, constant_liar=True, **TPE[searcher])
-        if searcher in TPE
+        tpe(searcher, objectives, seed=seeds)
+        if searcher in MODELLED
         else optuna.samplers.RandomSampler(seed=seeds)
     )
     directions = [OBJECTIVES[name].direction for name in objectives]
@@ -120,6 +142,12 @@ class Sampler:
         self._first = first
         self._space, self._objectives = space, objectives
         self._study = replay(space, objectives, records, searcher=searcher, seed=seed)
+        self._model = self._study.sampler
+        self._chance: Any = None
+        if searcher == "bohb":
+            # Another seed than the model's, whose first draws would come twice.
+            chance = seed_of(seed, records) + 500
+            self._chance = import_optuna().samplers.RandomSampler(seed=chance)
         self._asked: dict[str, Any] = {}
         self._grid = self._points(records) if searcher == "grid" else None
         self._number = next_number(records)
@@ -139,6 +167,8 @@ class Sampler:
         """Values of a trial: `fixed` ones, or newly drawn."""
         if fixed is not None:
             self._study.enqueue_trial(fixed)
+        at_random = self._chance and number_of(name) % BY_CHANCE == BY_CHANCE - 1
+        self._study.sampler = self._chance if at_random else self._model
         trial = self._study.ask({r.path: distribution(r) for r in self._space.ranges})
         self._asked[name] = trial
         return dict(trial.params)

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from data_shards.errors import UserError
 from trainer.config import Config, resolve
+from trainer.schedule import pace
 from trainer.settings import fields_of, load_yaml
 
 STATIC, TRANSIENT = "latents.static", "latents.transient"
@@ -72,11 +73,13 @@ PRIORS: dict[str, Any] = {
     "loss.lambda_triplet": {"low": 0.001, "high": 0.3, "log": True},
 }
 RATES: dict[str, Any] = {
-    "optim.gamma_rate": {"low": 2e-4, "high": 5e-3, "log": True},
+    "optim.gamma_rate": {"low": 1e-3, "high": 2e-2, "log": True},
     "optim.theta_rate": {"low": 2e-4, "high": 5e-3, "log": True},
     "latents.rate": {"low": 2e-3, "high": 5e-2, "log": True},
 }
-"""Optional (`--rates`): a decade and more around the defaults of the `fast` schedule."""
+"""Optional (`--rates`): a factor of 4 or 5 to both sides of the defaults (0.005, 0.001, 0.01),
+which are rates of Adam. Those of Tab. 6 (presets `*_paper`) are momentum SGD's and lie
+elsewhere."""
 
 
 def default_space(*, rates: bool = False, total: int | None = None) -> Space:
@@ -149,10 +152,7 @@ def words_of(space: Space, values: Mapping[str, Any], *, fixed: Sequence[str] = 
 
 def values_of(space: Space, config: Config) -> dict[str, Any] | None:
     """Values of a config as a point of the space; None where it lies outside."""
-    paths = [item.path for item in space.ranges]
-    values: dict[str, Any] = {
-        path: functools.reduce(getattr, path.split("."), config) for path in paths
-    }
+    values: dict[str, Any] = {item.path: _value_of(config, item) for item in space.ranges}
     latents = config.latents
     total = space.total is None or latents.static + latents.transient == space.total
     within = all(
@@ -162,6 +162,15 @@ def values_of(space: Space, config: Config) -> dict[str, Any] | None:
         for item in space.ranges
     )
     return values if within and total else None
+
+
+def _value_of(config: Config, item: Range) -> Any:
+    """A setting's value; of a schedule's that is null, the number that its kind fills in."""
+    value = functools.reduce(getattr, item.path.split("."), config)
+    group, _, name = item.path.partition(".")
+    if value is None and group == "schedule" and None not in item.choices:
+        return getattr(pace(config.schedule), name, None)
+    return value
 
 
 def check(space: Space, fixed: Sequence[str]) -> None:

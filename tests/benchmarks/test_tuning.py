@@ -15,10 +15,11 @@ from typing import Any
 
 import pytest
 
-from benchmarks import tuning, tuning_judging, tuning_stages
+from benchmarks import tuning, tuning_compare, tuning_judging, tuning_stages
 from benchmarks.tuning_bench import Bench
-from benchmarks.tuning_page import as_text
-from tests.support.training import environment
+from benchmarks.tuning_figures import Pairs, won
+from benchmarks.tuning_page import as_text, notes
+from tests.support.training import ROOT, environment
 from trainer.config import resolve
 from tuning import processes
 from tuning.ledger import Ledger
@@ -34,7 +35,8 @@ def asked(out: Path, *more: str) -> argparse.Namespace:
 
 
 def figures(mcs: float | None) -> dict[str, float | None]:
-    return {AIM: mcs, "unseen-fcs": 0.01, "unseen": 20.0, "exchange": None}
+    return {AIM: mcs, "unseen-fcs": 0.01, "unseen": 20.0, "exchange": None, "exchange-fcs": None,
+            "nearest": 19.5}  # fmt: skip
 
 
 def study(
@@ -45,6 +47,7 @@ def study(
     done = validation is not None
     return {
         "trials": 4, "done": 3 * done, "held": 120.0, "given": given, "overhead": None,
+        "best_seconds": 61.0 if done else None, "given_seconds": 60.0,
         "best": "t0002" if done else None, "scores": {AIM: validation} if done else {},
         "values": {"loss.margin": 0.5} if done else {}, "test": figures(test) if done else {},
         "given_test": {} if given is None else figures(first),
@@ -62,7 +65,8 @@ def trained(test: float | None, validation: float | None) -> dict[str, Any]:
 
 def found() -> dict[str, Any]:
     return {
-        "words": [], "objective": AIM, "steps": 90, "cpu_hours": 0.1, "winner": "optuna-1",
+        "words": [], "objective": AIM, "command": "python -m this", "steps": 90,
+        "cpu_hours": 0.1, "winner": "optuna-1",
         "kills": [], "ledger_intervals": [],
         "overhead": {"overhead": 0.12, "trials": 8, "trained": 480.0},
         "studies": {
@@ -91,12 +95,14 @@ def test_the_page_leads_with_the_test_cells() -> None:
         "| optuna, random search | 3.25, 3.00 | 0 of 1, 1 without figures | 3.00, 3.10 | "
         "1 of 1, 1 without figures |",
     ]
-    assert "| 101 | best | not finite | - | - | - | - | - | - | - |" in text
-    assert "| mean of 1 | best |  | 3.00 | 0.0100 | 20.00 | - | 2.75 | 21.00 | 60 |" in text
+    assert f"| 101 | best | not finite |{' - |' * 9}" in text
+    row = "| 3.00 | 0.0100 | - | - | 19.50 | 20.00 | 2.75 | 21.00 | 60 |"
+    assert f"| mean of 1 | best |  {row}" in text
     assert "6 CPU-minutes: optuna -0.50 MCS on the test cells (-0.50; lower is better)" in text
-    assert "| optuna-0 | t0002 | 3.25 | 3.75 | 3.00 | 3.50 |" in text
-    assert "| optuna-1 | t0002 | 3.00 | - | 2.50 | - |" in text
-    assert "| random-1 | - | - | - | - | - |" in text
+    assert "| optuna-0 | t0002 | 3.25 | 3.75 | 0.0100 | 0.0100 | 3.00 | 3.50 | 61 | 60 |" in text
+    assert "| optuna-1 | t0002 | 3.00 | - | 0.0100 | - | 2.50 | - | 61 | 60 |" in text
+    assert "| random-1 | - | - | - | - | - | - | - | - | 60 |" in text
+    assert "cells never seen. Made by `python -m this`." in text
     assert "**Against the preset** (best of 2 studies, 12 CPU-minutes in all), at no less" in text
     assert "| random-1 | 4 | 0 | 2.0 | - | - | - |" in text
     assert "| optuna-1 | 4 | 3 | 2.0 | 3.00 | 2.50 | - |" in text
@@ -150,11 +156,79 @@ def test_only_the_preset_counts_as_what_was_given(tmp_path: Path) -> None:
 def test_every_judgement_is_in_the_estimate(tmp_path: Path) -> None:
     """Two for each study, of its best trial and its first, and two for each seed of each
     configuration compared; the studies get what is left."""
-    for words, kinds in (((), 2), (("schedule.clips=8",), 3)):
+    for words, kinds in (((), 2), (("schedule.clips=8",), 4)):
         args = asked(tmp_path, "--seeds", "3", *words)
         told = tuning_stages.costs(args, 2)
         assert told["judgements"] == (2 * 2 * 3 + 2 * 3 * kinds) * tuning_judging.JUDGE_SECONDS
         assert sum(told.values()) == pytest.approx(60 * args.minutes)
+
+
+def test_the_documented_command_bears_thirty_minutes_a_study(tmp_path: Path) -> None:
+    """The command in docs/tuning.md, run on two cores, gives each of its six studies 30 CPU-minutes
+    of the time that it names; its page prints this very command."""
+    text = (ROOT / "docs" / "tuning.md").read_text()
+    line = re.search(r"```\n(python -m benchmarks\.tuning .*?)\n```", text, flags=re.S)
+    assert line is not None
+    words = line[1].replace("\\\n", " ").split()
+    args = tuning.parser().parse_intermixed_args(words[3:])
+    assert (args.objective, args.words, args.seeds) == ("exchange", [], 3)
+    share = tuning_stages.costs(args, 2)["studies"] / 6 - tuning_stages.START_SECONDS
+    assert f"{share * 2 / 60:.1f}" == "30.0"
+    assert tuning.command_of(args) == " ".join(words)
+    args.words = ["networks.channels=32"]
+    assert tuning.command_of(args).endswith(" --write docs/tuning.md networks.channels=32")
+
+
+def test_settings_that_all_share_are_named_and_the_bare_preset_trains_as_long() -> None:
+    """The rows of the page say which preset, and the one without the settings stands there twice:
+    as it is, and at the seconds of the best."""
+    known = found()
+    for row in known["compare"]:
+        row["plain"], row["equal"] = trained(2.5, 2.25), trained(3.25, 3.0)
+    text = as_text({**known, "words": ["schedule.clips=4"]})
+    table = text.split("\n\n")[1].splitlines()
+    start = "| best of 2 studies, 12 CPU-minutes in all; preset, "
+    assert table[3].startswith(f"{start}schedule.clips=4 | 3.00, 3.50 |")
+    assert table[4].startswith(f"{start}as long as best | 3.00, 3.25 | 1 of 1, 1 without figures |")
+    assert "**Against the preset, schedule.clips=4** (best of" in text
+    assert "trained for as long as the best, -0.25 MCS on the test cells (-0.25), better in" in text
+    for name in ("preset", "preset, as long as best", "preset, schedule.clips=4", "best"):
+        assert text.count(f"| 100 | {name} |") == text.count(f"| {name} |  |") == 1
+
+
+@pytest.mark.parametrize(("seconds", "steps"), [(30.0, 45), (60.5, 90), (90.0, 135)])
+def test_a_preset_without_the_shared_settings_trains_as_long_as_the_best(
+    seconds: float, steps: int
+) -> None:
+    """Fewer steps where the best was quicker, more where it was slower, and the training that is
+    there already where both took as long."""
+    asked: list[tuple[str, int]] = []
+
+    def train(kind: str, steps: int, name: str) -> dict[str, Any]:
+        asked.append((kind, steps))
+        return {"run": name, "steps": steps, "seconds": 60.0, "psnr": 21.0}
+
+    plain = {"run": "plain-100", "steps": 90, "seconds": 60.0, "psnr": 20.0}
+    row = {"best": {"seconds": seconds}, "plain": {**plain, "test": {}}}
+    made = tuning_compare.as_long(train, row, name="equal-100")
+    if steps == 90:
+        assert made == plain and not asked
+    else:
+        assert (made["run"], made["steps"], asked) == ("equal-100", steps, [("plain", steps)])
+
+
+def test_the_same_figure_is_a_tie() -> None:
+    """It counts for neither side, and is told."""
+    assert won(Pairs([1.0, 2.0, 3.0], [1.0, 1.0, 4.0], 4), "exchange") == (
+        "1 of 3, 1 tied, 1 without figures"
+    )
+    assert won(Pairs([1.0], [2.0], 1), "unseen-mcs") == "1 of 1"
+
+
+def test_a_weight_that_does_nothing_is_told() -> None:
+    """lambda_s with one frame a clip, as the preset has it; not with more frames."""
+    assert "`loss.lambda_static` only multiplies l_rec" in notes(found()) in as_text(found())
+    assert notes({**found(), "words": ["schedule.frames=2"]}) == ""
 
 
 def test_a_sitting_ends_after_a_stage_and_another_goes_on(
@@ -204,12 +278,12 @@ def test_an_interruption_costs_one_judgement_at_most(
         calls.append(f"judge {run.name} {cells or 'validation'}")
         return figures(3.0)
 
-    monkeypatch.setattr(tuning_stages, "trained", train)
-    monkeypatch.setattr(tuning_stages, "judged", judge)
+    monkeypatch.setattr(tuning_compare, "trained", train)
+    monkeypatch.setattr(tuning_compare, "judged", judge)
     known = {"sets": {"data": "data", "test": "test"}, "steps": 90, "winner": "optuna-0"}
     with pytest.raises(SystemExit, match="killed"):
-        tuning_stages.compare(Bench(asked(tmp_path)), known)
-    rows = tuning_stages.compare(Bench(asked(tmp_path)), known)["compare"]
+        tuning_compare.compare(Bench(asked(tmp_path)), known)
+    rows = tuning_compare.compare(Bench(asked(tmp_path)), known)["compare"]
     kinds = [f"{kind}-{seed}" for seed in (100, 101) for kind in ("best", "preset")]
     assert sorted(calls[:4]) == sorted(kinds)
     assert calls[4:] == [f"judge {kind} {where}" for kind in kinds
@@ -221,12 +295,15 @@ def test_each_study_is_judged_beside_its_first_trial(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On the test cells, once; not where the first trial is the best, or is not what was given. A
-    state of before, in which the best ones are judged already, is gone on with."""
+    state of before, in which the best ones are judged already, is gone on with. Both searchers of a
+    seed have the same command line but for their names: space, budget, seed and all."""
     searches: list[str] = []
+    lines: list[tuple[str, ...]] = []
     judgements: list[str] = []
 
     def search(bench: Bench, data: str, out: Path, *words: str) -> dict[str, Any]:
         searches.append(out.name)
+        lines.append(tuple(tuning_stages.search_line(bench, data, Path("study"), *words)))
         best, given = {"optuna-0": ("t0002", 3.5), "random-0": ("t0000", 3.5),
                        "optuna-1": ("t0000", None), "random-1": (None, None)}[out.name]  # fmt: skip
         return {"best": best, "given": given, "scores": {AIM: 3.0} if best else {}, "values": {}}
@@ -244,6 +321,10 @@ def test_each_study_is_judged_beside_its_first_trial(
     made = tuning_stages.studies(bench, known)["studies"]
     assert searches == ["optuna-0", "random-0", "optuna-1", "random-1"]
     assert judgements == ["optuna-0 t0000 test", "random-0 t0000 test", "optuna-1 t0000 test"]
+    assert [word for word in lines[2] if word != "optuna"] == [
+        word for word in lines[3] if word != "random"
+    ]
+    assert lines[2][lines[2].index("--searcher") + 1] == "optuna" and "--rates" in lines[2]
     assert made["optuna-0"]["test"] == figures(3.25)
     assert made["optuna-0"]["given_test"] == figures(1.0)
     assert made["random-0"]["given_test"] == made["random-0"]["test"] == figures(2.0)
@@ -283,10 +364,11 @@ def test_a_judgement_leaves_a_trials_evaluation_as_it_was(
     file.parent.mkdir()
     file.write_text('{"mine": 1}')
     score = {"name": "PSNR, unseen", "value": 20.5, "distance": None}
+    cells = {"psnr": 18.0, "nearest_psnr": 17.0, "fcs": 0.75, "fcs_bound": 1.0}
     bench = Bench(asked(tmp_path / "out"))
 
     def evaluate(*words: str) -> int:
-        file.write_text(json.dumps({"scores": [score], "held_out": None}))
+        file.write_text(json.dumps({"scores": [score], "held_out": cells}))
         return 0
 
     def killed(*words: str) -> int:
@@ -297,8 +379,12 @@ def test_a_judgement_leaves_a_trials_evaluation_as_it_was(
     with pytest.raises(SystemExit, match="killed"):
         tuning_judging.judged(bench, file.parent, None)
     monkeypatch.setattr(bench, "python", evaluate)
-    expected = {AIM: None, "unseen-fcs": None, "unseen": 20.5, "exchange": None}
+    expected = {AIM: None, "unseen-fcs": None, "unseen": 20.5, "exchange": 18.0,
+                "exchange-fcs": 0.25, "nearest": 17.0}  # fmt: skip
     assert tuning_judging.judged(bench, file.parent, None) == expected
+    cells = None
+    nothing = {"exchange": None, "exchange-fcs": None, "nearest": None}
+    assert tuning_judging.judged(bench, file.parent, None) == {**expected, **nothing}
     assert file.read_text() == '{"mine": 1}'
 
 

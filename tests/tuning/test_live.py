@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import pickle
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from rich.console import Console
 
 from tuning import live
-from tuning.records import Settings
+from tuning.ledger import Ledger
+from tuning.records import DONE, RUNNING, Record, Settings, write_record
 
 SETTINGS = Settings(
     manifest="", words=(), steps=9, rungs=(), objectives=("psnr",), workers=1, cpus=1, gpus=0,
@@ -30,3 +34,29 @@ def test_a_terminal_does_not_keep_ray_from_starting(
         pickle.dumps(shown._screen)
     assert shown.__getstate__() == {**vars(shown), "_screen": None}
     assert str(tmp_path.name).encode() in pickle.dumps(shown.change)
+
+
+def test_the_table_shows_the_newest_trials_and_what_is_left(tmp_path: Path) -> None:
+    """Scores of finished trials, the best of them in bold; in brackets what a running one had at
+    its last rung; the last sixteen trials, and how much of the budget is spent."""
+    ledger = Ledger(tmp_path)
+    ledger.grant(60)
+    assert ledger.hold("a", trial="t0000", width=1, until=12)
+    values = {"latents.static": 8, "loss.margin": 0.123456}
+    for number in range(18):
+        done = number < 17
+        record = Record(f"t{number:04d}", values, (), DONE if done else RUNNING, step=9)
+        scores = {"psnr": 30.25 if number == 5 else 20.0} if done else {}
+        rungs = () if done else ((1, 11.0), (3, 12.5))
+        write_record(tmp_path, record._replace(scores=scores, rungs=rungs))
+    out = io.StringIO()
+    screen = Console(file=out, width=120, force_terminal=True, color_system="standard")
+    screen.print(live.Live(tmp_path, SETTINGS).page())
+    rows = [line for line in out.getvalue().splitlines() if "\u2502" in line]
+    shown = [re.findall(r"t\d{4}", row) for row in rows]
+    assert shown == [[f"t{number:04d}"] for number in range(2, 18)]
+    (best,) = [row for row in rows if "\x1b[1m" in row]
+    assert "t0005" in best and "30.25" in best and "static=8 margin=0.123" in best
+    assert RUNNING in rows[-1] and "(12.50)" in rows[-1] and "(11" not in rows[-1]
+    last = re.sub(r"\x1b\[[\d;]*m", "", out.getvalue()).splitlines()[-1]
+    assert re.fullmatch("\u2501+.?\u2501+ 12 of 60 accelerator-seconds", last)

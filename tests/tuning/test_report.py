@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import html
+import re
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,43 @@ def test_a_page_of_one_objective_has_no_front(tmp_path: Path) -> None:
     assert main([str(tmp_path / "mine")]) == 0
     page = (tmp_path / "mine" / "report.html").read_text()
     assert "Pareto" not in page and "<circle" not in page and "out of memory</td>" in page
+
+
+def test_a_page_says_which_settings_tell_and_draws_every_value(tmp_path: Path) -> None:
+    """Eight finished trials whose score follows the margin alone: it leads the importance, whose
+    shares are of 1; each setting is an axis with the ends that were tried, each trial a line."""
+    space = space_of({"latents.static": {"low": 4, "high": 64}, "loss.margin": [0.5, 1.0, 2.0]})
+    study = tmp_path / "mine"
+    kept = [item._asdict() for item in space.ranges]
+    settle_settings(study, SETTINGS._replace(space={"total": None, "ranges": kept}))
+    Ledger(study).grant(60)
+    for number, (static, margin) in enumerate(
+        [(8, 0.5), (60, 2.0), (12, 2.0), (33, 1.0), (20, 0.5), (48, 1.0), (7, 1.0), (61, 0.5)]
+    ):
+        values, scores = {"latents.static": static, "loss.margin": margin}, {"psnr": 20 + margin}
+        record = Record(f"t{number:04d}", values, (), DONE, scores=scores)
+        write_record(study, record)
+        (folder_of(study, record.id) / "config.yaml").write_text(to_yaml(resolve()))
+    assert main([str(study)]) == 0
+    page = (study / "report.html").read_text()
+    head, importance, *_ = page.split("<h2>Importance of settings</h2>")
+    assert "<svg" not in head, "nothing was logged: there are no learning curves"
+    importance, parallel = importance.split("<h2>Parallel coordinates</h2>")
+    found = re.findall(r"<tr><td>([a-z._]+)</td><td>([\d.]+)</td>", importance)
+    assert [name for name, _ in found] == ["loss.margin", "latents.static"]
+    assert sum(float(share) for _, share in found) == pytest.approx(1, abs=0.02)
+    drawn = parallel.split("<h2>")[0]
+    axes = re.findall(r'font-weight="600">(\w+)</text>', drawn)
+    assert axes == ["static", "margin"] and drawn.count("<polyline") == 8
+    for end in ("7", "61", "0.5", "2"):
+        assert f">{end}</text>" in drawn
+
+
+def test_a_page_of_few_trials_says_what_importance_needs(tmp_path: Path) -> None:
+    """Three finished trials tell nothing of settings."""
+    made(tmp_path / "mine", {f"t000{n}": (20.0 + n,) for n in range(3)}, "psnr")
+    assert main([str(tmp_path / "mine")]) == 0
+    assert "Needs four finished trials." in (tmp_path / "mine" / "report.html").read_text()
 
 
 def test_a_folder_that_is_no_study_is_named(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
+import math
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -40,6 +43,123 @@ def test_the_first_trial_is_what_was_given(searcher: str) -> None:
     assert seen[0] == given and all(values != given for values in seen[1:])
     for values in seen[-3:]:
         assert resolve(words_of(SPACE, values)).latents.static == values["latents.static"]
+
+
+def drawn(searcher: str, count: int, *names: str) -> list[dict[str, Any]]:
+    """Values of the first trials of a study, each told at once that it did well where its margin is
+    near 1 and its rates are low; the second of them failed."""
+    names = names or ("psnr",)
+    given = values_of(SPACE, resolve(["preset=weizmann"]))
+    sampler, seen = Sampler(SPACE, names, [], searcher=searcher, seed=0, first=given), []
+    for number in range(count):
+        name, values, *_ = sampler.draw() or ("", {})
+        seen.append(values)
+        good = -abs(math.log(values["loss.margin"])) - math.log(values["latents.rate"])
+        scores = {} if number == 1 else {each: good * (-1) ** i for i, each in enumerate(names)}
+        sampler.tell(Record(name, values, (), DONE if scores else FAILED, scores=scores))
+    return seen
+
+
+def test_searchers_with_a_model_differ() -> None:
+    """Up to the sixth finished trial all that has a model draws at random; then each draws
+    otherwise, and `bohb` draws one in three at random besides, from another seed."""
+    pytest.importorskip("optuna", reason="optuna is not installed: pip install 'navsynth[tune]'")
+    optuna, bohb, chance = (drawn(name, 12) for name in ("optuna", "bohb", "random"))
+    assert optuna[:7] == chance[:7] and optuna[7] != chance[7]
+    at_random = [2, 5, 8, 11]
+    assert bohb[:2] == optuna[:2]
+    assert not any(bohb[number] in (*optuna, *chance) for number in at_random)
+    assert not any(a == b for a, b in zip(optuna[7:], bohb[7:], strict=True))
+
+
+@pytest.mark.parametrize(
+    ("searcher", "names", "together"),
+    [
+        ("optuna", ("psnr",), True),
+        ("optuna", ("psnr", "bytes"), False),
+        ("bohb", ("psnr",), True),
+        ("bohb", ("psnr", "bytes"), True),
+    ],
+)
+def test_every_setting_of_a_model_is_named(
+    monkeypatch: pytest.MonkeyPatch, searcher: str, names: tuple[str, ...], together: bool
+) -> None:
+    """Nothing that decides what is drawn is left to the defaults of the optuna that is installed:
+    all that it takes is given, but for what it says is deprecated or obsolete."""
+    optuna = pytest.importorskip("optuna", reason="optuna is not installed")
+    asked: dict[str, Any] = {}
+    made = optuna.samplers.TPESampler
+
+    def spy(**options: Any) -> Any:
+        asked.update(options)
+        return made(**options)
+
+    monkeypatch.setattr(optuna.samplers, "TPESampler", spy)
+    replay(SPACE, names, [], searcher=searcher, seed=7)
+    assert asked == {
+        "seed": 7, "multivariate": together, "n_startup_trials": 6, "n_ei_candidates": 24,
+        "group": False, "constant_liar": True,
+    }  # fmt: skip
+    known = inspect.signature(made.__init__).parameters.values()
+    rest = {item.name: item.default for item in known if item.name not in (*asked, "self")}
+    assert set(rest.values()) == {None}, "new settings, which nobody has chosen"
+
+
+EIGHTH: dict[str, dict[str, Any]] = {
+    "optuna": {
+        "latents.static": 41,
+        "latents.transient": 125,
+        "loss.radius": 1,
+        "loss.margin": 2.346475806273899,
+        "loss.lambda_static": 0.0010795123817129715,
+        "loss.lambda_triplet": 0.002991453068136492,
+        "optim.gamma_rate": 0.0012722728618750994,
+        "optim.theta_rate": 0.00043888143904110253,
+        "latents.rate": 0.003604728202074944,
+    },
+    "bohb": {
+        "latents.static": 99,
+        "latents.transient": 48,
+        "loss.radius": 1,
+        "loss.margin": 1.2707058743560344,
+        "loss.lambda_static": 0.007383268819178121,
+        "loss.lambda_triplet": 0.13442275909146315,
+        "optim.gamma_rate": 0.001961148657765132,
+        "optim.theta_rate": 0.000792234545776154,
+        "latents.rate": 0.0027871187245145815,
+    },
+}
+"""What the eighth trial of `drawn` was under optuna 5.0.0."""
+
+
+@pytest.mark.parametrize("searcher", EIGHTH)
+def test_a_study_is_drawn_as_it_was_recorded(searcher: str) -> None:
+    """A version of optuna within the pinned range that draws otherwise would make it another study:
+    pyproject.toml holds it back."""
+    pytest.importorskip("optuna", reason="optuna is not installed: pip install 'navsynth[tune]'")
+    assert drawn(searcher, 8)[7] == pytest.approx(EIGHTH[searcher], rel=1e-6)
+
+
+def beside(seed: int, *, running: bool) -> dict[str, Any]:
+    """The tenth trial of a study, drawn while the ninth still runs, or once it has failed."""
+    sampler, drawn = Sampler(SPACE, ("psnr",), [], searcher="optuna", seed=seed), None
+    for number in range(10):
+        drawn = sampler.draw()
+        assert drawn is not None
+        if number < 8 or not running:
+            done = number < 8
+            scores = {"psnr": drawn.values["loss.margin"]} if done else {}
+            status = DONE if done else FAILED
+            sampler.tell(Record(drawn.name, drawn.values, (), status, scores=scores))
+    assert drawn is not None
+    return drawn.values
+
+
+def test_what_is_drawn_depends_on_trials_that_still_run() -> None:
+    """Two at a time: the model takes what runs for bad, and a failed one for nothing at all."""
+    pytest.importorskip("optuna", reason="optuna is not installed: pip install 'navsynth[tune]'")
+    moved = [beside(seed, running=True) != beside(seed, running=False) for seed in range(10)]
+    assert any(moved)
 
 
 @pytest.mark.parametrize("name", [*BRACKETS, "none"])

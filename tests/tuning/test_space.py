@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from data_shards.errors import UserError
 from trainer.config import resolve
+from trainer.presets import PRESETS
 from tuning.space import check, default_space, load_space, space_of, values_of, words_of
 
 
@@ -22,6 +23,27 @@ def test_the_priors_are_legal_at_every_end(rates: bool, total: int | None) -> No
     assert ("latents.transient" in {r.path for r in space.ranges}) == (total is None)
 
 
+OF_MOMENTUM = {"optim.gamma_rate", "optim.theta_rate", "latents.rate"}
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_lies_strictly_inside_every_range(preset: str) -> None:
+    """A search can go either way from what was given. Only rates of the paper's momentum SGD are
+    elsewhere than those of Adam, so that such a preset is no point of a space with rates."""
+    config, space = resolve([f"preset={preset}"]), default_space(rates=True)
+    outside = set()
+    for item in space.ranges:
+        group, name = item.path.split(".")
+        value, ends = getattr(getattr(config, group), name), item.choices or (item.low, item.high)
+        if not min(ends) < value < max(ends):
+            outside.add(item.path)
+    if preset.endswith("_paper"):
+        assert "latents.rate" in outside <= OF_MOMENTUM and values_of(space, config) is None
+    else:
+        assert not outside and values_of(space, config) is not None
+    assert values_of(default_space(), config) is not None
+
+
 def test_a_config_is_a_point_of_the_space_or_none() -> None:
     """The preset's own values where the ranges hold them; nothing where one of them does not."""
     config = resolve(["preset=weizmann"])
@@ -31,6 +53,32 @@ def test_a_config_is_a_point_of_the_space_or_none() -> None:
     assert values_of(default_space(total=256), config) is not None
     assert values_of(default_space(total=200), config) is None
     assert values_of(space_of({"loss.radius": [7, 8]}), config) is None
+
+
+def test_what_a_schedule_fills_in_is_a_point_too() -> None:
+    """Settings that a preset leaves null have the numbers of their schedule's kind, unless null is
+    one of the choices."""
+    config = resolve(["preset=folder"])
+    assert config.schedule.clips is None
+    space = space_of({"schedule.clips": {"low": 2, "high": 32}, "schedule.frames": [1, 4]})
+    assert values_of(space, config) == {"schedule.clips": 8, "schedule.frames": 1}
+    assert values_of(space_of({"schedule.clips": [None, 8]}), config) == {"schedule.clips": None}
+    assert values_of(space_of({"schedule.clips": [2, 4]}), config) is None
+
+
+def test_the_example_in_the_documents_is_a_space(tmp_path: Path) -> None:
+    """Every range of it is legal for every preset that trains fast, and takes their sum of widths;
+    schedule and rank around the defaults, which are points of it."""
+    text = (Path(__file__).resolve().parents[2] / "docs" / "tuning.md").read_text()
+    file = tmp_path / "space.yaml"
+    file.write_text(text.split("```yaml\n")[1].split("```")[0])
+    space = load_space(str(file))
+    assert {"schedule.clips", "schedule.frames", "latents.low_rank.rank"} <= {
+        item.path for item in space.ranges
+    }
+    for preset in ("folder", "weizmann"):
+        check(space, [f"preset={preset}"])
+        assert values_of(space, resolve([f"preset={preset}"])) is not None
 
 
 @settings(deadline=None, max_examples=20)
