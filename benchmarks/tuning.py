@@ -11,11 +11,10 @@ were fitted with the networks frozen. Ends with a line of JSON.
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 from pathlib import Path
 
-from benchmarks.machine import describe
+from benchmarks.machine import line
 from benchmarks.tuning_bench import FREE, Bench
 from benchmarks.tuning_judging import JUDGED
 from benchmarks.tuning_page import as_text, write_page
@@ -86,7 +85,7 @@ def main(argv: list[str] | None = None) -> int:
     print(as_text(found))
     if args.write:
         write_page(args.write, found)
-    print(json.dumps({"bench": "tuning", **describe(), **found}))
+    print(line("tuning", **found))
     return 0
 
 

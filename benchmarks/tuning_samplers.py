@@ -12,14 +12,13 @@ noise. Minutes; prints a table and a line of JSON.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
-from benchmarks.machine import describe
+from benchmarks.machine import line
 from benchmarks.tuning_figures import table
 from trainer.config import resolve
 from tuning.sampling import TPE, distribution, import_optuna
@@ -150,7 +149,7 @@ def main(argv: list[str] | None = None) -> int:
     print(table(["TPE", *columns], rows))
     means = {title: {name: round(float(x.mean()), 4) for name, x in losses.items()}
              for title, losses in columns.items()}  # fmt: skip
-    print(json.dumps({"bench": "tuning-samplers", **describe(), "losses": means}))
+    print(line("tuning-samplers", losses=means))
     return 0
 
 
