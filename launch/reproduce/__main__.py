@@ -22,7 +22,7 @@ import torch
 
 from data_shards.errors import UserError
 from data_shards.manifest import Manifest
-from launch.reproduce import digests, planner, report, state, trainings
+from launch.reproduce import digests, extras, planner, report, state, trainings
 from launch.reproduce.context import Context, Stage, first_users
 from launch.reproduce.footage import FootageSet, find_sets, manifest_of, prepared
 from launch.reproduce.lives import Lives, process_seconds
@@ -132,6 +132,7 @@ def main(argv: list[str] | None = None) -> int:
         help="trainings at a time (default: 1 with a GPU, else one for each core, at most 4)",
     )  # fmt: skip
     parser.add_argument("--vgg", metavar="FILE", help="VGG16 weights (or $NAVSYNTH_VGG16)")
+    extras.add_options(parser)
     parser.add_argument("words", nargs="*", metavar="setting=value", help="of every training")
     options = parser.parse_intermixed_args(argv)
     words = sys.argv[1:] if argv is None else argv
@@ -149,6 +150,7 @@ def main(argv: list[str] | None = None) -> int:
 def _main(options: argparse.Namespace, command: str, already: float) -> list[Path]:
     budget = planner.budget_of(options.budget)
     stages = state.chosen_stages(options.stages, STAGES)
+    wanted = extras.opened(options)
     sets = _chosen_sets(options)
     jobs = options.jobs or (1 if torch.cuda.is_available() else min(4, trainings.cores()))
     if jobs < 1:
@@ -165,7 +167,7 @@ def _main(options: argparse.Namespace, command: str, already: float) -> list[Pat
         plan = plan_of(budget, sets, replace(same, shares=shares))
         plan = timed(plan, budget.minutes, stages, sets, lives)
         vgg, why = find_vgg(options.vgg)
-        context = Context(options.out, sets, plan, vgg, why, trainings.start_process)
+        context = Context(options.out, sets, plan, vgg, why, trainings.start_process, wanted=wanted)
         facts = _facts(options.budget, command, context, stages, wholes)
         return reproduce(
             context, stages, facts, publish=options.publish, budget=budget.minutes, lives=lives

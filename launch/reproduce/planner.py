@@ -13,7 +13,7 @@ from data_shards.errors import UserError
 
 SHARE = 0.95
 """Of the budget that is planned; the rest is for what takes longer than expected."""
-OVERHEAD_MINUTES = 0.2
+OVERHEAD_MINUTES = 0.15
 """What starting and closing one training takes, on one core."""
 LEAST_MINUTES = 0.05
 LONGER = 2.0

@@ -144,7 +144,7 @@ WORDS = [
     ("synthetic --crop -3", "--crop: at least 0, not -3"),
     ("synthetic --workers -1", "--workers: at least 0, not -1"),
     ("synthetic --codec gif", "--codec: 'gif' is none of png, jpg, raw, mp4"),
-    ("synthetic --windows some", "--windows: 'some' is none of first, all, whole"),
+    ("synthetic --windows some", "--windows: 'some' is none of first, each, all, whole"),
     (
         "synthetic --labels (",
         "--labels: '(' is no regular expression (missing ), unterminated subpattern at position 0)",

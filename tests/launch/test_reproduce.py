@@ -405,7 +405,7 @@ def test_a_stage_needs_what_runs_beside_each_other_once() -> None:
     assert stage.need((TINY, real), plan) == pytest.approx((starts / 2, units / 2, seconds / 60, 1))
     fits = STAGES["unseen"].need((TINY, real), replace(plan, counts=True, fit_steps=200))
     assert fits.rest == pytest.approx(
-        (2 * STAGES["unseen"].rest[0] + 6 * 2 * STAGES["unseen"].fitting) / 60
+        (2 * STAGES["unseen"].rest[0] + (3 + 5) * 2 * STAGES["unseen"].fitting) / 60
     )
     timed = replace(plan, minutes=2.0)
     assert timed.length_on("real") == ("train.minutes=3",)

@@ -163,4 +163,4 @@ def count(footage: FootageSet, plan: Plan) -> int:
     return (len(VARIANTS) + len(TUNED)) * seeds_on(footage, plan)
 
 
-STAGE = Stage("Tab. 2 and 4b: full model and loss ablations", count, run, (30.0, 20.0), fixed=True)
+STAGE = Stage("Tab. 2 and 4b: full model and loss ablations", count, run, (18.0, 12.0), fixed=True)

@@ -259,5 +259,5 @@ def uses(footage: FootageSet, plan: Plan) -> int:
     return 2 * seeds_on(footage, plan)
 
 
-STAGE = Stage("Tab. 2 and Fig. 5: adversarial baselines", count, run, (5.0, 21.0), fixed=True,
+STAGE = Stage("Tab. 2 and Fig. 5: adversarial baselines", count, run, (4.0, 13.0), fixed=True,
               uses=uses)  # fmt: skip

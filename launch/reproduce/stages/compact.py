@@ -212,4 +212,4 @@ def count(footage: FootageSet, plan: Plan) -> int:
     return 0
 
 
-STAGE = Stage("Compact representation", count, run, (15.0, 0.0), uses=lambda footage, plan: 1)
+STAGE = Stage("Compact representation", count, run, (6.0, 0.0), uses=lambda footage, plan: 1)

@@ -296,4 +296,4 @@ def count(footage: FootageSet, plan: Plan) -> int:
     return seeds_on(footage, plan) if footage.held_out else 0
 
 
-STAGE = Stage("Tab. 3 and Fig. 6: action exchange", count, run, (35.0, 3.0))
+STAGE = Stage("Tab. 3 and Fig. 6: action exchange", count, run, (15.0, 3.0))

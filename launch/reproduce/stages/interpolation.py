@@ -229,4 +229,4 @@ def count(footage: FootageSet, plan: Plan) -> int:
     return sum(seeds_of(footage, plan, key) for key in plan.ranks)
 
 
-STAGE = Stage("Fig. 7 and 12: interpolation", count, run, (15.0, 3.0))
+STAGE = Stage("Fig. 7 and 12: interpolation", count, run, (10.0, 3.0))

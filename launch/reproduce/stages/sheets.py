@@ -198,6 +198,6 @@ def count(footage: FootageSet, plan: Plan) -> int:
 
 
 STAGE = Stage(
-    "Pictures", count, run, (45.0, 0.0), fixed=True,
+    "Pictures", count, run, (27.0, 0.0), fixed=True,
     uses=lambda footage, plan: len(VARIANTS) + 1,
 )  # fmt: skip
