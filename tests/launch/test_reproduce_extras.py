@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 
 from data_shards.errors import UserError
 from launch.reproduce import extras, trainings
+from launch.reproduce.__main__ import main as reproduce
 from launch.reproduce.context import Context, Table
 from launch.reproduce.footage import SYNTHETIC
 from launch.reproduce.planner import Plan
@@ -114,3 +115,21 @@ def test_files_are_refused_in_one_line(words: list[str]) -> None:
         opened(words[:-1])
     with pytest.raises(UserError, match=r"^--lpips .*SHA-256"):
         opened([*words, "--lpips-sha256", "0" * 64])
+
+
+def test_files_are_asked_for_before_anything_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """A file that is not there, and a program that is not allowed: one line each, nothing made."""
+    program = tmp_path / "program.pt"
+    program.write_bytes(b"code")
+    for words, text in (
+        (
+            ["--lpips", str(tmp_path / "none")],
+            f"--lpips {tmp_path}/none: No such file or directory",
+        ),
+        (["--fvd", str(program)], "--fvd"),
+    ):
+        assert reproduce([*words, "--out", str(tmp_path / "out")]) == 2
+        assert capsys.readouterr().err.startswith(f"error: {text}")
+    assert not (tmp_path / "out" / "data").exists()
