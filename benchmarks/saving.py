@@ -115,6 +115,8 @@ def measure(
         end = time.perf_counter()
         return Seconds(before + end - start, before + end - begun)
 
+    if comm.rank == 0:
+        checkpoints.copies.reserve(common)  # as a training does after its first step
     usual = [step(0.0) for _ in range(STEPS)]
     saves = [
         save_once(checkpoints, dictionary, comm, common, step, number=number)

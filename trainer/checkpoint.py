@@ -61,7 +61,7 @@ class Checkpointer:
         self._config, self._comm, self._beat = config, comm, beat
         self._known: set[int] = set()
         self._pending: tuple[Job, Future[Share]] | None = None
-        self._closed = False
+        self._closed, self.copies = False, commons.Copies()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._saved_at = self._looked_at = time.monotonic()
         self.last_bytes = 0
@@ -115,7 +115,7 @@ class Checkpointer:
         target = self._folder / commit.step_name(step)
         if step in self._known:
             return target
-        taken, take = [commons.NOTHING], partial(commons.take, common, state, copy=background)
+        taken, take = [commons.NOTHING], partial(self.copies.take, common, state, copy=background)
         job = self._begin(step, score, lambda: taken.append(take()))
         if job is None:
             return None

@@ -123,7 +123,7 @@ def estimate(config: Config, opened: OpenManifest, *, ranks: int = 1) -> Estimat
     begin = footprint.begin(config, manifest, decoded=decoded_bytes(opened), rows=rows)
     # Footage is read for training when the beginning is over.
     working["looking at the footage first"] = max(0, begin - footage)
-    if footprint.saves_beside(config):
+    if config.checkpoint.beside:
         memory["a save beside training"] = working.pop("saving")
     return Estimate(
         counts["theta"], counts["gamma"], rows, memory | {"footage": footage}, working,

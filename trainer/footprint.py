@@ -50,19 +50,13 @@ def showing(config: Config, manifest: Manifest, *, parameters: int) -> int:
     return int(FLOAT * forward) + pictures + 3 * parameters * FLOAT
 
 
-def saves_beside(config: Config) -> bool:
-    """Whether saves are due while training goes on. (A file `SAVE` may ask for one in any run.)"""
-    due = config.checkpoint
-    return due.behind and bool(due.steps or due.minutes)
-
-
 def saving(config: Config, *, parameters: int, promise: Promise) -> int:
     """A checkpoint: page after page, and the moments, which DeepSpeed gathers, tensor by tensor.
 
     Beside training, rank 0 copies what all ranks share, and rows that training overwrites are set
     aside.
     """
-    if not saves_beside(config):
+    if not config.checkpoint.beside:
         return 3 * parameters * FLOAT + promise.saving
     shared = 3 + bool(config.train.average)
     return (shared + 2) * parameters * FLOAT + promise.saving + promise.aside

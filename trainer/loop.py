@@ -129,6 +129,7 @@ def train(
                 stream, measured, step=step, seconds=seconds, factor=factor, done=done,
                 logged=logged,
             )  # fmt: skip
+            reserve(parts, first=step == begin.step + 1)
             with engine.phases("checkpoint"):
                 parts.saves.poll(ready=not agreed.writing)
                 if agreed.due and not agreed.asked and not finished(config, steps, step, seconds):
@@ -257,6 +258,15 @@ def save(
         )
         if last:
             parts.saves.require(at.step)
+
+
+def reserve(parts: Parts, *, first: bool) -> None:
+    """After the first step of a life, when there is everything that a save copies: get the memory
+    for that, where saves are made beside training."""
+    if first and parts.config.checkpoint.beside:
+        common = parts.engine.common()
+        if parts.engine.ranks.comm.rank == 0:
+            parts.checkpoints.copies.reserve(common)
 
 
 def state_of(parts: Parts, at: Progress) -> dict[str, Any]:

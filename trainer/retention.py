@@ -48,6 +48,12 @@ class CheckpointConfig:
         """Whether saves are written while training goes on; there is no half of a single step."""
         return self.background and self.steps != 1
 
+    @property
+    def beside(self) -> bool:
+        """Whether saves are due while training goes on. (A file `SAVE` may ask for one in any
+        run.)"""
+        return self.behind and bool(self.steps or self.minutes)
+
     def at_step(self, step: int) -> bool:
         """Whether a save is due by steps after `step`.
 
