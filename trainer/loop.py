@@ -129,9 +129,8 @@ def train(
                 stream, measured, step=step, seconds=seconds, factor=factor, done=done,
                 logged=logged,
             )  # fmt: skip
-            reserve(parts, first=step == begin.step + 1)
             with engine.phases("checkpoint"):
-                parts.saves.poll(ready=not agreed.writing)
+                tend_saves(parts, ready=not agreed.writing, first=step == begin.step + 1)
                 if agreed.due and not agreed.asked and not finished(config, steps, step, seconds):
                     save(parts, here, background=config.checkpoint.behind)
             if agreed.asked:
@@ -260,9 +259,10 @@ def save(
             parts.saves.require(at.step)
 
 
-def reserve(parts: Parts, *, first: bool) -> None:
-    """After the first step of a life, when there is everything that a save copies: get the memory
-    for that, where saves are made beside training."""
+def tend_saves(parts: Parts, *, ready: bool, first: bool) -> None:
+    """Commit a save that all ranks have written. After the first step of a life, when there is
+    everything that a save copies: get the memory for that, where saves are made beside training."""
+    parts.saves.poll(ready=ready)
     if first and parts.config.checkpoint.beside:
         common = parts.engine.common()
         if parts.engine.ranks.comm.rank == 0:
