@@ -47,7 +47,7 @@ class Copies:
         """Get the memory for copies of tensors such as these, and touch it."""
         for name, tensors in sets.items():
             for key, tensor in tensors.items():
-                self._kept[name, key] = torch.zeros_like(tensor.detach(), device="cpu")
+                self._room(name, key, tensor).zero_()
 
     def take(self, sets: Sets, state: Mapping[str, Any], *, copy: bool) -> Commons:
         """Tensors and counters as they are now; with `copy` until the next call."""
@@ -59,10 +59,14 @@ class Copies:
         return Commons(sets, (json.dumps(state, indent=1) + "\n").encode())
 
     def _copy(self, name: str, key: str, tensor: torch.Tensor) -> torch.Tensor:
+        return self._room(name, key, tensor).copy_(tensor.detach())
+
+    def _room(self, name: str, key: str, tensor: torch.Tensor) -> torch.Tensor:
+        """Memory of a tensor's shape: that of the last call, where it fits."""
         kept = self._kept.get((name, key))
         if kept is None or (kept.shape, kept.dtype) != (tensor.shape, tensor.dtype):
             kept = self._kept[name, key] = torch.empty_like(tensor.detach(), device="cpu")
-        return kept.copy_(tensor.detach())
+        return kept
 
 
 def write(
