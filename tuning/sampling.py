@@ -64,7 +64,8 @@ def tpe(searcher: str, objectives: Sequence[str], *, seed: int) -> Any:
     models one setting at a time, as its authors advise."""
     together = len(objectives) == 1 or searcher == "bohb"
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # versions differ in what they call experimental
+        # Some of the options are experimental; nothing else is to go unsaid.
+        warnings.simplefilter("ignore", import_optuna().exceptions.ExperimentalWarning)
         return import_optuna().samplers.TPESampler(seed=seed, multivariate=together, **TPE)
 
 
