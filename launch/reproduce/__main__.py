@@ -30,6 +30,7 @@ from launch.reproduce.pacing import Pacing
 from launch.reproduce.planner import Budget, Plan
 from launch.reproduce.stages import STAGES, sheets
 from trainer.config import resolve
+from trainer.distances import open_wanted
 from trainer.evaluate import find_vgg
 
 
@@ -150,7 +151,7 @@ def main(argv: list[str] | None = None) -> int:
 def _main(options: argparse.Namespace, command: str, already: float) -> list[Path]:
     budget = planner.budget_of(options.budget)
     stages = state.chosen_stages(options.stages, STAGES)
-    wanted = extras.opened(options)
+    wanted = open_wanted(options)
     sets = _chosen_sets(options)
     jobs = options.jobs or (1 if torch.cuda.is_available() else min(4, trainings.cores()))
     if jobs < 1:

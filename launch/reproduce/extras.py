@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from launch.reproduce.context import Context, Table
 from launch.reproduce.footage import FootageSet
 from launch.reproduce.over_seeds import seeds_card
-from trainer.distances import Wanted, add_weights, extra_scores, open_wanted
+from trainer.distances import Wanted, add_weights, extra_scores
 from trainer.run import Run
 
 
@@ -18,15 +18,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Words that name the files: `--lpips`, `--fvd` and their SHA-256."""
     add_weights(parser)
     parser.set_defaults(frechet=False)  # its own tables have a Frechet distance by VGG16
-
-
-def opened(options: argparse.Namespace) -> Wanted:
-    """The files that were named.
-
-    Raises:
-        UserError: one that is missing, another one, or not allowed.
-    """
-    return open_wanted(options)
 
 
 def digests(wanted: Wanted) -> list[str]:

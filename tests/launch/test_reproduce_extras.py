@@ -63,7 +63,7 @@ def digest(path: str | Path) -> str:
 def opened(words: list[str]) -> distances.Wanted:
     parser = argparse.ArgumentParser()
     extras.add_options(parser)
-    return extras.opened(parser.parse_args(words))
+    return distances.open_wanted(parser.parse_args(words))
 
 
 @pytest.fixture(scope="module")
