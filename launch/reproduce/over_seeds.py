@@ -11,11 +11,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from launch.reproduce.context import Claim, Context, mean_std
+from launch.reproduce.figures import ONE_SEED
 from launch.reproduce.footage import FootageSet
-from launch.reproduce.verdicts import TIE
 from trainer.run import Run
 
 ONE = "one seed"
+TIE = "no further apart than seeds are"
+"""Why an order is not judged, and why it is not settled."""
 NO_ORDER = "one seed does not settle an order"
 BY_CHANCE = "a difference of this size is seen between trainings that differ by their seed alone"
 UNKNOWN_SPREAD = "how far apart seeds are was not measured"
@@ -24,7 +26,7 @@ UNKNOWN_SPREAD = "how far apart seeds are was not measured"
 def seeds_card(count: int) -> dict[str, str]:
     """What a card says of so many seeds."""
     if count == 1:
-        return {"seeds": "one (0)"}
+        return ONE_SEED
     return {"seeds": f"{count} (0 to {count - 1}); mean ± standard deviation over them"}
 
 

@@ -11,7 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
 from launch.reproduce.context import Cell, Claim, Picture, StageResult, Table
-from launch.reproduce.verdicts import TIE
+from launch.reproduce.over_seeds import TIE
 
 VERDICTS = {True: "holds", False: "does not hold", None: "not judged"}
 UNSETTLED = "not settled"

@@ -13,6 +13,7 @@ import numpy as np
 from launch.reproduce.context import Claim, mean_std
 from launch.reproduce.figures import BOUND, FROZEN, Figures
 from launch.reproduce.footage import FootageSet
+from launch.reproduce.over_seeds import ONE, TIE, above
 from launch.reproduce.variants import MODELS, NEW, OWN, VARIANTS, Rows
 
 NEAR = 0.02
@@ -23,21 +24,16 @@ SAME = (
     "l_rec's weight"
 )
 UNTOLD = "training shows none of these pairs, and with rows by video no video shares a code"
-ONE = "one seed"
-TIE = "no further apart than seeds are"
-"""Why an order is not judged, and why it is not settled."""
 
 
 def lower(ours: Sequence[float], other: Sequence[float]) -> tuple[bool | None, str]:
-    """Whether figures of one training are lower than those of another, both over seeds: by the
-    mean, by more than the larger standard deviation. None with the reason where there is one seed,
-    or where they are no further apart."""
-    if min(len(ours), len(other)) < 2:
-        return None, ONE
-    gap = float(np.mean(other)) - float(np.mean(ours))
-    if abs(gap) <= max(np.std(ours, ddof=1), np.std(other, ddof=1)):
-        return None, TIE
-    return gap > 0, ""
+    """Whether figures of one training are lower than those of another, both over seeds
+    (`over_seeds.above`). None with the reason where there is one seed, or where they are no further
+    apart than seeds are."""
+    holds = above(other, ours)
+    if holds is None:
+        return None, ONE if min(len(ours), len(other)) < 2 else TIE
+    return holds, ""
 
 
 def against(

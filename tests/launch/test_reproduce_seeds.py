@@ -16,11 +16,10 @@ from launch.reproduce.context import Claim, Context, StageResult, Table
 from launch.reproduce.fits import Fits, table_of
 from launch.reproduce.footage import SYNTHETIC, held_out_folder, read_clips
 from launch.reproduce.interpolated import Between
-from launch.reproduce.over_seeds import BY_CHANCE, NO_ORDER, above, compared
+from launch.reproduce.over_seeds import BY_CHANCE, NO_ORDER, TIE, above, compared
 from launch.reproduce.planner import Plan
 from launch.reproduce.shifts import Shifted, best_shift
 from launch.reproduce.stages import exchange, interpolation, unseen
-from launch.reproduce.verdicts import TIE
 from tests.support.training import SMALL
 from trainer import render
 from trainer.main import main as train

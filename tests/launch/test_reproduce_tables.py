@@ -19,6 +19,7 @@ from launch.reproduce.baselines.__main__ import main as play
 from launch.reproduce.context import Cell, Context, Table
 from launch.reproduce.figures import Figures
 from launch.reproduce.footage import SYNTHETIC, find_sets, read_clips
+from launch.reproduce.over_seeds import ONE
 from launch.reproduce.planner import Plan
 from launch.reproduce.stages import (
     ablation,
@@ -31,7 +32,6 @@ from launch.reproduce.stages import (
     unseen,
 )
 from launch.reproduce.variants import NEW, OWN, TUNED, UNMOVED, VARIANTS, variant
-from launch.reproduce.verdicts import ONE
 from launch.reproduce.windows import other_windows
 from tests.support.features import untrained_vgg
 from tests.support.training import SMALL

@@ -26,9 +26,9 @@ from launch.reproduce.context import (
 )
 from launch.reproduce.figures import ONE_SEED, psnr_of
 from launch.reproduce.footage import FootageSet
+from launch.reproduce.over_seeds import ONE
 from launch.reproduce.planner import Plan
 from launch.reproduce.plots import Line, write_plot
-from launch.reproduce.verdicts import ONE
 from trainer import cards, render
 from trainer.pictures import to_pixels
 from trainer.run import Run, open_run

@@ -30,9 +30,9 @@ from launch.reproduce.context import (
 )
 from launch.reproduce.figures import BOUND, Figures
 from launch.reproduce.footage import FootageSet, prepared
+from launch.reproduce.over_seeds import ONE
 from launch.reproduce.planner import Plan
 from launch.reproduce.trainings import Training
-from launch.reproduce.verdicts import ONE
 from trainer import render, schedule
 from trainer.run import Run, open_run
 
