@@ -107,7 +107,13 @@ def bytes_per_step(
 
 
 def cost(
-    config: Config, footage: Footage, machine: Machine, *, ranks: int, gradients: str = "send"
+    config: Config,
+    footage: Footage,
+    machine: Machine,
+    *,
+    ranks: int,
+    gradients: str = "send",
+    gpu: bool = False,
 ) -> Cost:
     """What a rank of `ranks` does and holds, and how long a pass over the footage takes."""
     speed, width = pace(config.schedule), config.latents
@@ -128,7 +134,7 @@ def cost(
     )
     promise = LatentDictionary.promise_bytes(
         width, static_rows=1, transient_rows=footage.clips, frames=footage.frames, world=ranks,
-        batch=speed.clips, gpu=True,
+        batch=speed.clips, gpu=gpu,
     )  # fmt: skip
     drawn = min(speed.frames, footage.frames) or footage.frames
     layers = 3 * FLOAT * clips * drawn * (config.networks.channels / 2 + 12) * footage.size**2
@@ -203,7 +209,10 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    costs = [cost(config, known.footage, known.machine, ranks=ranks) for ranks in args.ranks]
+    costs = [
+        cost(config, known.footage, known.machine, ranks=ranks, gpu=args.machine == "gpu")
+        for ranks in args.ranks
+    ]
     text = f"{sources_table(known)}\n\n{table(costs)}"
     print(text)
     pages.put(args.write, "cost", text)
