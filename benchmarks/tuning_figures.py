@@ -53,12 +53,6 @@ def columns(aim: str) -> list[str]:
     return list(dict.fromkeys((aim, *GUARDS[aim], *DIGITS)))
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A Markdown table."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
-
-
 def mean(numbers: Sequence[Figure]) -> Figure:
     """The mean of the numbers that are there; None without any."""
     there = [number for number in numbers if number is not None]

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.pages import table
 from benchmarks.tuning_figures import (
     DIGITS,
     GUARDS,
@@ -20,7 +21,6 @@ from benchmarks.tuning_figures import (
     mean,
     pairs_of,
     spell,
-    table,
     won,
 )
 from trainer.config import resolve

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.machine import line
-from benchmarks.tuning_figures import table
+from benchmarks.pages import table
 from trainer.config import resolve
 from tuning.sampling import TPE, distribution, import_optuna
 from tuning.space import Space, default_space, values_of
