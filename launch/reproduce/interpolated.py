@@ -65,8 +65,8 @@ def _ranks(
     if not {ours, other} <= found.keys():
         return Claim(text, None, "one of the two was left out")
     own, others = (shown(between.own[key[:2]]) for key in (ours, other))
-    cause = f"not known; learned frames are at {own} dB and {others} dB"
-    return compared(text, found[ours], found[other], about=f", {ours[2]}", cause=cause)
+    about = f", {ours[2]}; learned frames at {own} dB and {others} dB"
+    return compared(text, found[ours], found[other], about=about)
 
 
 def _why_below(between: Between, key: tuple[int, str, str]) -> str:
@@ -80,8 +80,8 @@ def _why_below(between: Between, key: tuple[int, str, str]) -> str:
         )
     if blend >= between.true:
         return (
-            f"not the learned frames, whose own blend is at {blend:.2f} dB; why the code in the "
-            "middle is not the frame in the middle is not known"
+            f"not the learned frames, whose own blend is at {blend:.2f} dB: the code in the middle "
+            "is not that of the frame in the middle"
         )
     part = ", which explains a part" if value < blend else ""
     return (

@@ -268,7 +268,7 @@ def _why_wrong(accuracy: tuple[float, float], own: float) -> str:
             return f"the {what} classifier is right on {share:.0%} of real clips of these cells"
     return (
         "not the classifiers, which are right on all real clips of these cells; training videos of "
-        f"the same rows are at {own:.1f} dB, and what is lost in combining them is not known"
+        f"the same rows are at {own:.1f} dB, so it is in combining them that something is lost"
     )
 
 
@@ -277,8 +277,8 @@ def _why_far(own: float, asked: float) -> str:
     if own < asked:
         return f"too short a training: its own videos are at {own:.1f} dB, below {asked:.1f}"
     return (
-        f"not known; training videos of the same rows are at {own:.1f} dB, so it is in combining "
-        "them that something is lost"
+        f"training videos of the same rows are at {own:.1f} dB, so it is in combining them that "
+        "something is lost"
     )
 
 
