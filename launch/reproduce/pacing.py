@@ -111,7 +111,8 @@ class Pacing:
         names = list(self.stages)
         needs = [self.need(later) for later in names[names.index(name) :]]
         pace = planner.pace_of(self.done)
-        minutes = planner.given(self.left, needs, planned=planned, pace=pace)
+        reserve = (1 - planner.SHARE) * self.budget
+        minutes = planner.given(self.left, needs, planned=planned, pace=pace, reserve=reserve)
         if minutes is not None:
             self.lives.give(name, minutes)
         return minutes

@@ -197,18 +197,21 @@ def pace_of(done: Sequence[tuple[Need, float, float]]) -> float:
     return min(8.0, max(0.5, took / expected)) if expected else 1.0
 
 
-def given(left: float, needs: Sequence[Need], *, planned: float, pace: float) -> float | None:
+def given(
+    left: float, needs: Sequence[Need], *, planned: float, pace: float, reserve: float
+) -> float | None:
     """Minutes of a training of share 1 of the first of the stages that are still to come.
 
     As planned, but for trainings that need not be as long as those of another stage: they share
-    `SHARE` of what is left, all alike, up to `LONGER` times as planned. None: not even the shortest
-    fits.
+    `SHARE` of what is left, all alike; they are longer than planned, up to `LONGER` times, only by
+    what is left over `reserve`. None: not even the shortest fits.
 
     Args:
         left: minutes of the budget.
         needs: of this stage and of those after it.
         planned: minutes of a training of share 1.
         pace: of everything but training (`pace_of`).
+        reserve: minutes that stay for what takes longer than expected.
     """
     around = [pace * need.around for need in needs]
     first = needs[0]
@@ -218,5 +221,6 @@ def given(left: float, needs: Sequence[Need], *, planned: float, pace: float) ->
     fixed = sum(need.units * planned for need in needs if need.fixed)
     free = sum(need.units for need in needs if not need.fixed)
     rest = sum(around) + fixed
-    each = min(LONGER * planned, (SHARE * left - rest) / free)
+    shorter = min(planned, (SHARE * left - rest) / free)
+    each = max(shorter, min(LONGER * planned, (min(SHARE * left, left - reserve) - rest) / free))
     return each if each >= LEAST_MINUTES else None

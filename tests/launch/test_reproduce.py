@@ -329,20 +329,25 @@ def test_a_budget_is_divided_over_its_trainings_and_too_small_a_one_is_refused()
 
 def test_what_stands_for_itself_takes_the_time_that_is_left() -> None:
     """Early, the free stages are longer, up to twice; late, they are shorter, or nothing runs; a
-    part of what is left stays for what takes longer than expected."""
+    part of what is left stays for what takes longer than expected, and the plan's whole reserve
+    where they are longer than planned."""
     fixed, free = Need(4, 4, 1.0, True), Need(6, 6, 1.0, False)
     none = Need(0, 0, 1.0, False)
-    assert planner.given(30, [fixed, free, none], planned=1.0, pace=1.0) == 1.0
-    assert planner.given(30, [free, none], planned=1.0, pace=1.0) == planner.LONGER
-    early = planner.given(12, [free, none], planned=1.0, pace=1.0)
+    given = partial(planner.given, planned=1.0, pace=1.0, reserve=0.0)
+    assert given(30, [fixed, free, none]) == 1.0
+    assert given(30, [free, none]) == planner.LONGER
+    early = given(12, [free, none])
     assert early == pytest.approx((0.95 * 12 - 2 - 6 * planner.OVERHEAD_MINUTES) / 6) and early > 1
-    late = planner.given(6.2, [free, none], planned=1.0, pace=1.0)
+    held = given(12, [free, none], reserve=1.5)
+    assert held == pytest.approx(early - 0.9 / 6) and held > 1
+    assert given(12, [free, none], reserve=4) == 1.0
+    late = given(6.2, [free, none])
     assert late is not None and late < 1
     spent = 6 * (late + planner.OVERHEAD_MINUTES) + 2
     assert spent == pytest.approx(planner.SHARE * 6.2)
-    assert planner.given(6.2, [free, none], planned=1.0, pace=3.0) is None
-    assert planner.given(4.0, [fixed, none], planned=1.0, pace=1.0) is None
-    assert planner.given(0.9, [none], planned=1.0, pace=1.0) is None
+    assert given(6.2, [free, none], pace=3.0) is None
+    assert given(4.0, [fixed, none]) is None
+    assert given(0.9, [none]) is None
     assert planner.pace_of([]) == 1.0
     twice = (free, 1.0, 6 + 2 * (1 + 6 * planner.OVERHEAD_MINUTES))
     assert planner.pace_of([twice]) == pytest.approx(2)

@@ -202,6 +202,6 @@ def count(footage: FootageSet, plan: Plan) -> int:
 
 
 STAGE = Stage(
-    "Tab. 6: settings to the letter", count, run, (10.0, 0.0), fixed=True,
+    "Tab. 6: settings to the letter", count, run, (16.0, 0.0), fixed=True,
     uses=lambda footage, plan: 1 if footage.paper else 0,
 )  # fmt: skip
