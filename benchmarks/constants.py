@@ -33,8 +33,14 @@ MACHINES: dict[str, Machine] = {
     # Round numbers for a rank of 2 threads and loopback gloo.
     "cpu": Machine(1.2e11, 1e9, 1e-3, 400.0, 1e-2),
 }
-EARLIER = {"gpu": dict.fromkeys(("flops", "overhead"), "an H200, docs/scaling.md")}
-"""Rows of `MACHINES` that were measured once; the others are assumed."""
+EARLIER = {
+    "gpu": {
+        **dict.fromkeys(("flops", "overhead"), "an H200, docs/scaling.md"),
+        "clip_bytes": "bench-ingest, synthetic footage",
+    },
+    "cpu": {"clip_bytes": "bench-ingest, synthetic footage"},
+}
+"""What was measured once; all else of `MACHINES` is assumed."""
 
 
 class Footage(NamedTuple):
@@ -47,7 +53,8 @@ class Footage(NamedTuple):
     """Of a stored clip."""
 
 
-GOLF = Footage(clips=583_508, frames=16, size=128, clip_bytes=60_000)
+GOLF = Footage(clips=583_508, frames=16, size=128, clip_bytes=170_600)
+"""Stored as JPEG; bytes of a clip as bench-ingest found them (docs/scaling.md)."""
 UNITS: dict[str, tuple[float, str]] = {
     "flops": (1e-12, "TFLOP/s that a step reaches"),
     "link": (1e-9, "GB/s sent by a rank"),
@@ -100,7 +107,7 @@ def constants(kind: str, footage: Footage, figures: dict[str, dict[str, Any]]) -
         UserError: a line that tells nothing of such a machine, or lacks a figure.
     """
     known: dict[str, float] = {}
-    sources = dict.fromkeys(UNITS, "assumed") | EARLIER.get(kind, {})
+    sources = dict.fromkeys(UNITS, "assumed") | EARLIER[kind]
     for place, line in figures.items():
         benchmark = line.get("benchmark")
         names = TAKEN[kind].get(str(benchmark))

@@ -30,6 +30,7 @@ from benchmarks.constants import (
     read_figures,
 )
 from benchmarks.machine import line
+from data_shards.config import FEW_THREADS, MOST_THREADS
 from data_shards.errors import UserError
 from trainer.config import Config, resolve
 from trainer.latents import LatentDictionary
@@ -139,13 +140,14 @@ def cost(
     drawn = min(speed.frames, footage.frames) or footage.frames
     layers = 3 * FLOAT * clips * drawn * (config.networks.channels / 2 + 12) * footage.size**2
     rows = footage.clips * FLOAT * footage.frames * width.transient
+    ahead = config.data.prefetch + (MOST_THREADS if gpu else FEW_THREADS) + 1
     return Cost(
         ranks, flops, sent, compute, communication, loading, step,
         memory={
             "networks": (counts["theta"] + counts["gamma"]) * FLOAT * 6,
             "dictionary": promise.device + promise.host,
             "activations": layers / config.train.accumulate,
-            "footage read ahead": clips * 3 * footage.frames * footage.size**2 * 4,
+            "footage read ahead": ahead * clips * 3 * footage.frames * footage.size**2,
         },
         storage={
             "shards": footage.clips * footage.clip_bytes,

@@ -97,10 +97,10 @@ def save_once(
 
 def measure(
     comm: Comm, rows: int, where: str, batch: int, pause: float, weights: int, scratch: str,
-    folder: str,
+    folder: str, written: bool,
 ) -> dict[str, float]:  # fmt: skip
     """The usual step and the worst of all saves, on one rank."""
-    dictionary = build(comm, rows, where, scratch)
+    dictionary = build(comm, rows, where, scratch, written=written)
     checkpoints = Checkpointer(folder, CheckpointConfig(minutes=0, keep=2), comm=comm)
     draw, common = np.random.default_rng(1), networks_of(weights, comm)
     resident_bytes(trim=True)  # what the filling leaves is not the save's
@@ -160,8 +160,9 @@ def table(worst: dict[str, Any], args: argparse.Namespace) -> str:
         ["a usual whole step", worst["usual_whole_ms"]],
         ["the longest whole step of a save", worst["longest_whole_ms"]],
     ]
+    first = " of which hardly any is written yet" if args.unwritten else ""
     head = (
-        f"{args.rows:,} rows on {args.residence}, {args.weights:,} weights, {WORLD} ranks, "
+        f"{args.rows:,} rows on {args.residence}{first}, {args.weights:,} weights, {WORLD} ranks, "
         f"{args.pause:g} s between steps, the worst of {SAVES} saves and of the ranks:"
     )
     tail = (
@@ -181,6 +182,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=64, help="clips of the global batch")
     parser.add_argument("--pause", type=float, default=0.25, help="seconds between steps")
     parser.add_argument("--weights", type=int, default=WEIGHTS, help="of the networks")
+    parser.add_argument(
+        "--unwritten", action="store_true", help="of a table as in a run's first pass"
+    )
     parser.add_argument("--out", type=Path, default=Path("runs/benchmarks"))
     pages.option(parser)
     return parser.parse_args(argv)
@@ -189,7 +193,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Measure, print, judge."""
     args = parse(argv)
-    if not pages.ready(args.write, "saving"):
+    place = "saving-unwritten" if args.unwritten else "saving"
+    if not pages.ready(args.write, place):
         return 2
     size = (args.rows * FRAMES * WIDTH * 8 + args.weights * 16) / 1e9
     minutes = args.rows / 25_000 / 60 + SAVES * (size / 6 + STEPS * args.pause / 60) + 0.5
@@ -198,15 +203,16 @@ def main(argv: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(dir=args.out) as scratch:
         ranks = run_ranks(
             measure, WORLD, args.rows, args.residence, args.batch, args.pause, args.weights,
-            f"{scratch}/rows", f"{scratch}/run", timeout=7200,
+            f"{scratch}/rows", f"{scratch}/run", not args.unwritten, timeout=7200,
         )  # fmt: skip
     worst: dict[str, Any] = {key: max(r[key] for r in ranks) for key in ranks[0]}
     text = table(worst, args)
     print(text)
-    pages.put(args.write, "saving", text)
+    pages.put(args.write, place, text)
     broken = [verdict(worst["held_up"])] if worst["held_up"] > HELD_UP else []
     broken += ["a save was not committed"] if worst["failed"] else []
-    told = {"rows": args.rows, "residence": args.residence, "pause": args.pause}
+    told = {"rows": args.rows, "residence": args.residence, "pause": args.pause,
+            "unwritten": args.unwritten}  # fmt: skip
     print(line("saving", **told, **worst, most=HELD_UP, broken=broken))
     return 1 if broken else 0
 

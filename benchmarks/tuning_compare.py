@@ -31,9 +31,9 @@ def kinds(args: argparse.Namespace) -> tuple[str, ...]:
 
 
 def trainings(args: argparse.Namespace) -> int:
-    """Trainings of one seed, in trainings of `--trial-seconds`: the preset without the settings
-    that all share may take twice as long."""
-    return 5 if args.words else 2
+    """Trainings of one seed, in trainings of `--trial-seconds`: the preset may be trained again,
+    and without the settings that all share it may take twice as long."""
+    return 6 if args.words else 3
 
 
 def trained(bench: Bench, name: str, *words: str) -> dict[str, Any]:
@@ -62,7 +62,7 @@ def compare(bench: Bench, found: Found) -> Found:
             for name in JUDGEMENTS:
                 row[kind][name] = bench.once(
                     f"compare-{row['seed']}-{kind}-{name}",
-                    lambda run=run, where=cells[name]: judged(bench, run, where),
+                    lambda run=run, where=cells[name]: judged(bench, run, where, fit=True),
                 ) if there else {}  # fmt: skip
     return {"compare": rows}
 
@@ -92,8 +92,8 @@ def trained_alike(bench: Bench, found: Found, seed: int) -> dict[str, Any]:
 def no_shorter(
     train: Train, row: dict[str, Any], made: dict[str, Any], *, kind: str
 ) -> dict[str, Any]:
-    """A training of a preset; one of more steps where the winner's took longer, so that it never
-    trains for less time."""
+    """A training of a preset; one of more steps where the winner's took longer by more than
+    `ALIKE`."""
     wanted = row["best"]["seconds"]
     if wanted and made["seconds"] and wanted > (1 + ALIKE) * made["seconds"]:
         more = round((1 + ALIKE) * wanted / made["seconds"] * made["steps"])

@@ -10,7 +10,7 @@ from typing import Any
 from benchmarks.tuning_bench import Bench
 from benchmarks.tuning_figures import DIGITS
 from trainer.commit import read_json
-from tuning.objectives import FIT_STEPS, OBJECTIVES
+from tuning.objectives import FIT_STEPS, OBJECTIVES, UNSEEN
 
 JUDGED = ("unseen-mcs", "unseen-fcs", "unseen", "exchange")
 """What may be the objective of a study."""
@@ -19,12 +19,13 @@ OF_CELLS: dict[str, Callable[[dict[str, Any]], float]] = {
     "nearest": lambda cells: cells["nearest_psnr"],
 }
 """Figures beside an objective, of the recombined cells of an evaluation: means over the cells."""
-JUDGE_SECONDS = 15.0
-"""Of one judgement: imports, latents of four or five videos fitted, their figures."""
+FIT_SECONDS, SCORE_SECONDS = 30.0, 8.0
+"""Of one judgement with latents of four or five videos fitted, on two cores; and of one without."""
 
 
-def judged(bench: Bench, run: Path, cells: str | None) -> dict[str, float | None]:
-    """Scores of held-out cells (None: the validation cells); None for one that is not there.
+def judged(bench: Bench, run: Path, cells: str | None, *, fit: bool) -> dict[str, float | None]:
+    """Scores of held-out cells (None: the validation cells); None for one that is not there, as all
+    of fitted videos are unless `fit`.
 
     The run's own evaluation.json is put aside meanwhile, and back by the call that comes through.
     """
@@ -32,8 +33,8 @@ def judged(bench: Bench, run: Path, cells: str | None) -> dict[str, float | None
     if file.is_file() and not kept.exists():
         file.rename(kept)
     where = ["--held-out", cells] if cells else []
-    bench.python("trainer.evaluate", str(run), "--videos", "1", "--fit", str(FIT_STEPS),
-                 *bench.weights, *where)  # fmt: skip
+    how = ["--fit", str(FIT_STEPS), *bench.weights] if fit else ["--no-mcs"]
+    bench.python("trainer.evaluate", str(run), "--videos", "1", *how, *where)
     found = {name: figure(name, run) for name in DIGITS}
     if kept.exists():
         kept.replace(file)
@@ -47,6 +48,16 @@ def figure(name: str, run: Path) -> float | None:
             value = float(OF_CELLS[name](read_json(run / "evaluation.json")["held_out"]))
         else:
             value = OBJECTIVES[name].read(run, "")
-    except (KeyError, TypeError):
+    except (KeyError, TypeError, ValueError):
         return None
     return value if math.isfinite(value) else None
+
+
+def fits(objective: str) -> bool:
+    """Whether studies are judged by fitted videos."""
+    return objective in UNSEEN
+
+
+def judge_seconds(*, fit: bool) -> float:
+    """What one judgement takes."""
+    return FIT_SECONDS if fit else SCORE_SECONDS

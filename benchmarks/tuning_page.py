@@ -23,6 +23,7 @@ from benchmarks.tuning_figures import (
     spell,
     won,
 )
+from benchmarks.tuning_kills import INTERVAL
 from trainer.config import resolve
 from trainer.schedule import pace
 from tuning.records import FIRST
@@ -189,10 +190,21 @@ def against_preset(found: Mapping[str, Any]) -> str:
             f"{gained(found, 'equal')}"
         )
     return (
-        f"**Against the {names['preset']}** ({in_all(found)}), at no less training time, over "
-        f"training seeds that no search has seen: {gained(found, 'preset')}{beside} "
+        f"**Against the {names['preset']}** ({in_all(found)}){as_long(rows)}, over training seeds "
+        f"that no search has seen: {gained(found, 'preset')}{beside} "
         f"({better(aim)}).\n\n{table(head, lines)}"
     )
+
+
+def as_long(rows: Sequence[Mapping[str, Any]]) -> str:
+    """How long the preset has trained beside the best, in words; empty where neither is known."""
+    shares = [
+        row["preset"]["seconds"] / row["best"]["seconds"]
+        for row in rows if row["preset"]["seconds"] and row["best"]["seconds"]
+    ]  # fmt: skip
+    if not shares:
+        return ""
+    return f", which trained {min(shares):.2f} to {max(shares):.2f} times as long as the best"
 
 
 def gained(found: Mapping[str, Any], kind: str) -> str:
@@ -255,8 +267,9 @@ def costs(found: Mapping[str, Any]) -> str:
     ledger = "no search was killed"
     if errors:
         ledger = (
-            f"{len(errors)} kills with -9 at random moments ({victims} in turn): charged minus "
-            f"held is {min(errors):+.2f} to {max(errors):+.2f} report intervals"
+            f"{len(errors)} kills with -9, each 0 to {2 * INTERVAL:g} s after a training has taken "
+            f"its first steps ({victims} in turn, one trial at a time): charged minus held is "
+            f"{min(errors):+.2f} to {max(errors):+.2f} report intervals"
         )
     known = [study["overhead"] for study in found["studies"].values()]
     shares = [share for share in known if share is not None]

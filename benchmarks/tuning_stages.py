@@ -12,7 +12,7 @@ from typing import Any
 
 from benchmarks.tuning_bench import Bench, tethered
 from benchmarks.tuning_compare import JUDGEMENTS, Found, compare, kinds, trained, trainings
-from benchmarks.tuning_judging import JUDGE_SECONDS, judged
+from benchmarks.tuning_judging import fits, judge_seconds, judged
 from benchmarks.tuning_kills import INTERVAL, kill_once
 from trainer import journal
 from trainer.config import resolve
@@ -34,15 +34,16 @@ def costs(args: argparse.Namespace, cores: int) -> dict[str, float]:
     """Seconds of every stage; the studies share what the others leave of the minutes."""
     rounds, pairs = -(-TRIALS_OF_OVERHEAD // cores), -(-args.seeds // cores)
     compared = trainings(args) * (1.1 * args.trial_seconds + START_SECONDS)
-    # Of each study its best trial and its first.
-    judged = args.seeds * (2 * len(SEARCHERS) + len(JUDGEMENTS) * len(kinds(args)))
+    # Of each study its best trial and its first; what is compared is judged in full.
+    judged = 2 * len(SEARCHERS) * judge_seconds(fit=fits(args.objective))
+    judged += len(JUDGEMENTS) * len(kinds(args)) * judge_seconds(fit=True)
     fixed = {
         "prepare": 10.0,
         "calibrate": 30.0,
         "kills": args.kills * KILL_SECONDS,
         "overhead": START_SECONDS + 1.1 * rounds * args.trial_seconds,
         "compare": pairs * compared,
-        "judgements": judged * JUDGE_SECONDS,
+        "judgements": args.seeds * judged,
     }
     studies = max(0.0, 60 * args.minutes - sum(fixed.values()))
     return {**fixed, "studies": studies}
@@ -142,8 +143,11 @@ def searched(bench: Bench, data: str, out: Path, *words: str) -> dict[str, Any]:
     no trial trained; None where the search was begun before.
     """
     begun, whole = time.monotonic(), not out.exists()
-    bench.python(*search_line(bench, data, out, *words), may=(0, 1))
+    code = bench.python(*search_line(bench, data, out, *words), may=(0, 1))
     wall, account, records = time.monotonic() - begun, Ledger(out).account(), read_records(out)
+    if code and account.left >= INTERVAL:  # Ray was lost, or the search gave up
+        raise SystemExit(f"{out.name}: ended with {account.left:.0f} accelerator-seconds left; see "
+                         f"{bench.out / 'log'}; the same command goes on")  # fmt: skip
     spent = sum(seconds_trained(out, record) for record in records)
     objective = words[words.index("--objective") + 1] if "--objective" in words else "psnr"
     winner = best(records, (objective,))
@@ -178,6 +182,7 @@ def overhead(bench: Bench, found: Found) -> Found:
 def studies(bench: Bench, found: Found) -> Found:
     """Searches of both kinds under the same budget, one pair for each seed; test cells judge."""
     args, sets, made = bench.args, found["sets"], {}
+    fit = fits(args.objective)
     share = costs(args, bench.cores)["studies"] / (len(SEARCHERS) * args.seeds) - START_SECONDS
     hours = bench.once("cpu_hours", lambda: round(share * bench.cores / 3600, 4))
     for seed in range(args.seeds):
@@ -192,7 +197,8 @@ def studies(bench: Bench, found: Found) -> Found:
             )
             run = folder_of(out, study["best"]) if study["best"] else None
             test = bench.once(
-                f"{name}-test", lambda run=run: judged(bench, run, sets["test"]) if run else {}
+                f"{name}-test",
+                lambda run=run: judged(bench, run, sets["test"], fit=fit) if run else {},
             )
             first = given_test(bench, name, study, test, where=sets["test"])
             made[name] = {**study, "test": test, "given_test": first}
@@ -208,7 +214,8 @@ def given_test(
     if study["best"] == FIRST:
         return dict(test)
     run = folder_of(bench.out / name, FIRST)
-    return bench.once(f"{name}-given-test", lambda: judged(bench, run, where))
+    fit = fits(bench.args.objective)
+    return bench.once(f"{name}-given-test", lambda: judged(bench, run, where, fit=fit))
 
 
 def winner_of(made: Mapping[str, Mapping[str, Any]], objective: str) -> str:

@@ -13,23 +13,19 @@ where a reader finds it altered.
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import IO
 
 from data_shards import disk
 from data_shards.errors import UserError
+from data_shards.filelocks import AT_ONCE, GONE, lock, locked, look, names
 from data_shards.manifest import Shard
 
 _POLL = 0.02
-_AT_ONCE = fcntl.LOCK_EX | fcntl.LOCK_NB
-_GONE = (errno.ENOENT, errno.ESTALE)
-"""How a disk says that a file was deleted, also from another machine."""
 _COPIES = (".tar", ".npy", ".damaged")
 
 
@@ -76,7 +72,7 @@ class NodeCache:
                 try:
                     descriptor = os.open(path, os.O_RDONLY)
                 except OSError as error:
-                    if error.errno not in _GONE:
+                    if error.errno not in GONE:
                         raise
                     continue
                 try:
@@ -118,6 +114,14 @@ class NodeCache:
             "shard again, or set data.on_damage=quarantine"
         )
 
+    def keep(self, shards: Iterable[Shard]) -> None:
+        """Have copies that will be read soon count as just used; else what was fetched ahead would
+        be older than what has been read. One that cannot be reached is its reader's to find."""
+        for shard in shards:
+            with contextlib.suppress(OSError):
+                if ready := self._ready(shard):
+                    os.utime(ready)
+
     def discard(self, shard: Shard, descriptor: int) -> bool:
         """Drop the copy that a reader has open and found altered, once in each process.
 
@@ -127,9 +131,9 @@ class NodeCache:
         """
         path = self.path(shard)
         with self._named(), self._lock:
-            if _names(self._damaged_path(shard), descriptor):
+            if names(self._damaged_path(shard), descriptor):
                 return False
-            if not _names(path, descriptor):  # another reader was faster
+            if not names(path, descriptor):  # another reader was faster
                 return True
             if shard.sha256 in self._renewed:
                 return False
@@ -158,7 +162,7 @@ class NodeCache:
 
     def _usable(self, shard: Shard, path: Path, descriptor: int) -> bool:
         """Lock an opened copy; whether it is still in place, and was not cut short since."""
-        if not _lock(descriptor, fcntl.LOCK_SH) or not _names(path, descriptor):
+        if not lock(descriptor, fcntl.LOCK_SH) or not names(path, descriptor):
             return False
         short = path.suffix == ".tar" and os.fstat(descriptor).st_size != shard.bytes
         if short and self.discard(shard, descriptor):
@@ -180,26 +184,26 @@ class NodeCache:
     @contextlib.contextmanager
     def _turn(self, shard: Shard, part: Path) -> Iterator[None]:
         """Be the one process that fetches a shard, or wait for it for as long as its part grows."""
-        lock = self.folder / f"{shard.sha256}.lock"
+        place = self.folder / f"{shard.sha256}.lock"
         seen, since = -1, time.monotonic()
         while True:
-            with lock.open("ab") as file:
-                while not _lock(file, _AT_ONCE):
-                    facts = _look(part)
+            with place.open("ab") as file:
+                while not lock(file, AT_ONCE):
+                    facts = look(part)
                     if (size := facts.st_size if facts else 0) != seen:
                         seen, since = size, time.monotonic()
                     if time.monotonic() - since > 2 * self.timeout:
                         raise UserError(
-                            f"data.cache_dir: another process holds {lock} and fetches nothing; "
+                            f"data.cache_dir: another process holds {place} and fetches nothing; "
                             "end it or choose another folder"
                         )
                     time.sleep(_POLL)
-                if not _names(lock, file.fileno()):
+                if not names(place, file.fileno()):
                     continue  # taken away by whoever held it: the next one is another file
                 try:
                     yield
                 finally:
-                    lock.unlink(missing_ok=True)
+                    place.unlink(missing_ok=True)
                 return
 
     @contextlib.contextmanager
@@ -219,7 +223,7 @@ class NodeCache:
             part.unlink(missing_ok=True)
 
     def _reserve(self, shard: Shard, part: Path) -> bool:
-        with _locked(self.folder / "cache.lock"):
+        with locked(self.folder / "cache.lock"):
             entries = sorted(self._entries())
             total = sum(size for _, size, path in entries if path != part)
             for _, size, path in entries:
@@ -236,7 +240,7 @@ class NodeCache:
         """(last use, bytes, path) of every copy, finished or under way."""
         entries = []
         for path in self.folder.iterdir():
-            facts = _look(path)
+            facts = look(path)
             if facts and path.suffix == ".part":
                 entries.append((facts.st_mtime, int(path.name.split(".")[1]), path))
             elif facts and path.suffix in _COPIES:
@@ -252,47 +256,10 @@ def _drop(path: Path) -> bool:
     try:
         # Open for writing, without which NFS locks no file for one process alone.
         with held.open("r+b") as file:
-            if not (_lock(file, _AT_ONCE) and _names(held, file.fileno())):
+            if not (lock(file, AT_ONCE) and names(held, file.fileno())):
                 return False
             path.unlink(missing_ok=True)
             held.unlink(missing_ok=True)
     except FileNotFoundError:  # gone, or a part that nobody holds
         path.unlink(missing_ok=True)
     return True
-
-
-def _lock(file: IO[bytes] | int, how: int) -> bool:
-    """Take a lock, held until the file is closed, unless another one is in the way of one that does
-    not wait. Of a file that another machine deleted there is none to take: `_names` tells."""
-    try:
-        fcntl.flock(file, how)
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        if error.errno not in _GONE:
-            raise
-    return True
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock among the processes and threads of a node."""
-    with path.open("ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def _names(path: Path, descriptor: int) -> bool:
-    """Whether a path leads to the file that a descriptor was opened on."""
-    facts, opened = _look(path), _look(descriptor)
-    return facts is not None and opened is not None and os.path.samestat(facts, opened)
-
-
-def _look(file: Path | int) -> os.stat_result | None:
-    """Facts of a file that may go at any moment."""
-    try:
-        return os.fstat(file) if isinstance(file, int) else file.stat()
-    except OSError as error:
-        if error.errno not in _GONE:
-            raise
-        return None

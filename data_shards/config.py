@@ -12,6 +12,8 @@ from data_shards.cores import cores
 from data_shards.errors import UserError
 
 DAMAGE = ("fail", "quarantine")
+FEW_THREADS, MOST_THREADS = 2, 16
+"""Decoding threads of a rank, where none are asked for: beside a CPU, and at most."""
 WORKER_STARTS = ("fork", "forkserver", "spawn")
 
 
@@ -27,7 +29,8 @@ class DataConfig:
     """Decoding threads of a rank without loader processes; 0: two, and beside a GPU, which leaves
     the cores free, the machine's cores divided by its processes, at most 16."""
     prefetch: int = 4
-    """Batches read ahead, per loader process or, without them, per rank."""
+    """Batches read ahead, per loader process or, without them, per rank, there at least as many as
+    it has decoding threads."""
     worker_start: str = "fork"
     """How loader processes start: fork, forkserver or spawn."""
     cache_mib: int = 2048
@@ -70,9 +73,9 @@ class DataConfig:
     def decoding_threads(self) -> int:
         """`threads`, or what 0 stands for on this machine."""
         if self.threads or not torch.cuda.is_available():
-            return self.threads or 2
+            return self.threads or FEW_THREADS
         local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        return min(16, max(2, cores() // local))
+        return min(MOST_THREADS, max(FEW_THREADS, cores() // local))
 
     def cache_folder(self) -> Path:
         """Where copies of remote shards are kept."""

@@ -11,6 +11,7 @@ import av
 import numpy as np
 from av.container import InputContainer
 from av.error import FFmpegError
+from av.video.stream import VideoStream
 
 from data_shards.footage import Footage, UnusableError
 from data_shards.images import check_size
@@ -127,7 +128,10 @@ def open_video(path: Path) -> Footage:
     if not container.streams.video:
         container.close()
         raise UnusableError(f"{path.name} has no video stream")
-    return Footage(_decode(container, path.name), max(0, container.streams.video[0].frames))
+    if container.streams.video[0].codec_context is None:
+        container.close()
+        raise UnusableError(f"{path.name} has a codec without a decoder here")
+    return Footage(_decode(container, path.name), _told(container.streams.video[0]))
 
 
 def _decode(container: InputContainer, name: str) -> Iterator[np.ndarray]:
@@ -135,7 +139,7 @@ def _decode(container: InputContainer, name: str) -> Iterator[np.ndarray]:
         stream = container.streams.video[0]
         stream.codec_context.thread_count = 1
         check_size(stream.height, stream.width, what=name)
-        count = 0
+        count, told = 0, _told(stream)
         try:
             for frame in container.decode(stream):
                 if frame.is_corrupt:
@@ -147,8 +151,20 @@ def _decode(container: InputContainer, name: str) -> Iterator[np.ndarray]:
             raise UnusableError(
                 f"{name} is damaged after frame {count} ({_reason(error)})"
             ) from None
-        if count < stream.frames * (1 - _MISSING_SHARE):
-            raise UnusableError(f"{name} is cut off: {count} of {stream.frames} frames can be read")
+        if count < told * (1 - _MISSING_SHARE):
+            raise UnusableError(f"{name} is cut off: {count} of {told} frames can be read")
+
+
+def _told(stream: VideoStream) -> int:
+    """Frames that a container says it shows, 0 where it does not say: an MP4 or MOV that was cut
+    without encoding it again holds more of them than that. (Of a cut-off AVI the duration is what
+    is left of it.)"""
+    count = max(0, stream.frames)
+    if "mp4" not in stream.container.format.name:
+        return count
+    if stream.duration is None or stream.time_base is None or not stream.average_rate:
+        return count
+    return min(count, round(stream.duration * stream.time_base * stream.average_rate))
 
 
 def _reason(error: Exception) -> str:

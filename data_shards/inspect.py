@@ -163,9 +163,10 @@ def main(argv: list[str] | None = None) -> int:
             print(f"error: {line}", file=sys.stderr)
         if damages:
             return 2
-        summary.show(words.dir, stream=sys.stdout)
-        sheet = words.sheet or words.dir / SHEET
-        write_sheet(words.dir, sheet)
+        folder = words.dir if words.dir.is_dir() else words.dir.parent  # the manifest was named
+        summary.show(folder, stream=sys.stdout)
+        sheet = words.sheet or folder / SHEET
+        write_sheet(folder, sheet)
         print(f"every checksum fits; contact sheet: {sheet}")
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

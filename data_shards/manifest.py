@@ -143,8 +143,15 @@ def loads(text: str, *, where: str) -> Manifest:
     return manifest
 
 
+def plain(name: str) -> bool:
+    """Whether a set's name may name a folder, as it does that of its runs."""
+    return name not in ("", ".", "..") and Path(name).name == name and name.isprintable()
+
+
 def check(manifest: Manifest) -> None:
     """Refuse facts that cannot be, and file names that leave the folder (ValueError)."""
+    if not plain(manifest.name):
+        raise ValueError(f"name {manifest.name!r} is not a plain one")
     for shard in manifest.shards:
         if Path(shard.file).name != shard.file or shard.file in ("", ".", ".."):
             raise ValueError(f"shard {shard.file!r} is not a plain file name")

@@ -10,6 +10,7 @@ from data_shards.errors import UserError
 from data_shards.footage import SourceOptions
 from data_shards.frames import WINDOWS
 from data_shards.images import FITS, MAX_SIDE
+from data_shards.manifest import plain
 from data_shards.payloads import CODECS
 from data_shards.sources import SOURCES
 
@@ -75,6 +76,8 @@ class Options:
             raise UserError(f"--size: at most {MAX_SIDE} pixels a side")
         if SOURCES[self.source].rooted and not self.root:
             raise UserError(f"--root: {self.source} needs the folder with the footage")
+        if not plain(self.title):
+            raise UserError(f"--name: {self.title!r} is not a plain name, as of a folder")
         self.pattern()
 
     def pattern(self) -> re.Pattern[str] | None:

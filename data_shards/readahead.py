@@ -64,11 +64,10 @@ class Threads:
 
     def __init__(self, reader: ClipReader, requests: Iterator[Request], config: DataConfig) -> None:
         self._reader, self._requests = reader, requests
-        self._pool = ThreadPoolExecutor(
-            config.decoding_threads(), thread_name_prefix="navsynth-stream"
-        )
+        threads = config.decoding_threads()
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="navsynth-stream")
         self._queue: deque[Future[Part]] = deque()
-        for _ in range(config.prefetch):
+        for _ in range(max(config.prefetch, threads)):  # a batch is decoded by one thread
             self._ask()
 
     def next(self) -> Part:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,6 +22,8 @@ from data_shards.store import Store
 
 T = TypeVar("T")
 _OPEN_FILES = 64
+_DOWNLOADS = 4
+"""Shards that a rank fetches ahead at a time."""
 _BLOCK = 512
 """Bytes of a tar block."""
 _TABLE_HEAD = 4096
@@ -190,15 +192,17 @@ class Shards:
 
     def fetch_ahead(self, numbers: Iterable[int]) -> None:
         """Begin to download shards that will be needed soon; failures show when they are read."""
-        wanted = set(numbers)
-        if self.cache is None or wanted == self._ahead:
+        order = list(dict.fromkeys(numbers))
+        if self.cache is None or self._ahead == set(order):
             return
-        missing, self._ahead = sorted(wanted - self._ahead), wanted
-        if not missing:  # some of them are only not needed any more
-            return
+        missing, self._ahead = deque(n for n in order if n not in self._ahead), set(order)
+        if not missing:
+            return  # some of them are only not needed any more
+        self.cache.keep(self.manifest.shards[number] for number in order)
         # The event of now: a thread that gets going after `close` must not begin at all.
         words = (missing, self.store.stop)
-        threading.Thread(target=self._fetch_all, args=words, daemon=True).start()
+        for _ in range(min(_DOWNLOADS, len(missing))):
+            threading.Thread(target=self._fetch_all, args=words, daemon=True).start()
 
     def close(self) -> None:
         """End downloads under way and close the shards; both may be opened again."""
@@ -210,14 +214,17 @@ class Shards:
     def _fetching(self, name: str, stop: threading.Event | None = None) -> Callable[[Path], None]:
         return lambda part: self.store.fetch(name, into=part, stop=stop)
 
-    def _fetch_all(self, numbers: list[int], stop: threading.Event) -> None:
+    def _fetch_all(self, missing: deque[int], stop: threading.Event) -> None:
+        """Download what is left of some shards, which other threads take from, too."""
         assert self.cache is not None
-        for number in numbers:
-            shard = self.manifest.shards[number]
+        while missing:
             try:
+                shard = self.manifest.shards[missing.popleft()]
                 self.cache.ensure(shard, self._fetching(shard.file, stop))
-            except UserError:
-                return  # The reader meets the same failure and reports it where it can be handled.
+            except (IndexError, UserError):
+                # Another thread took the last one; or a failure, which the reader meets, too, and
+                # reports where it can be handled.
+                return
 
     def _local(self, number: int) -> _File:
         with self._lock:

@@ -70,6 +70,13 @@ def test_settings_that_are_named_exist(page: Path) -> None:
     assert not named - KNOWN and not presets - set(PRESETS)
 
 
+def test_the_tour_begins_in_the_environment_that_make_train_has_made() -> None:
+    """On a fresh machine no other python has the packages, and there is no `accelerate`."""
+    block = re.findall(r"^```\n(.*?)^```", (ROOT / "README.md").read_text(), flags=re.M | re.S)[1]
+    assert block.splitlines()[0].startswith(". .venv/bin/activate ")
+    assert "accelerate launch" in block
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_modules_and_options_that_are_named_exist() -> None:

@@ -22,6 +22,8 @@ INPUT = "RGB 0..255 less its mean (123.68, 116.779, 103.939), as IMAGENET1K_FEAT
 MCS = "log10 of the squared distance of mean consecutive feature differences (Sec. 4.2)"
 PREPARED = "prepare.json"
 """Beside a prepared set: the options of its preparation."""
+CELLS = "held-out cells"
+"""What an evaluation calls combinations that were not trained on, where it leaves them out."""
 FITS = {"crop": "the largest centred part of that shape", "stretch": "squeezed into that shape"}
 """How frames of another shape got theirs, by `--fit` of `data_shards.prepare`."""
 

@@ -31,7 +31,7 @@ from data_shards.errors import UserError
 from trainer import commit, commons
 from trainer.comm import Comm
 from trainer.retention import CheckpointConfig, remove, spare
-from trainer.saved import Saved, damage_of
+from trainer.saved import Saved, agreed_damage
 from trainer.share import BUG, Job, Share, explain, read_share
 from trainer.snapshot import Pages
 
@@ -61,7 +61,7 @@ class Checkpointer:
         self._config, self._comm, self._beat = config, comm, beat
         self._known: set[int] = set()
         self._pending: tuple[Job, Future[Share]] | None = None
-        self._closed, self.copies = False, commons.Copies()
+        self._closed, self._answers, self.copies = False, False, commons.Copies()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._saved_at = self._looked_at = time.monotonic()
         self.last_bytes = 0
@@ -82,7 +82,7 @@ class Checkpointer:
         if self._pending or now - self._looked_at < 1:
             return False
         self._looked_at = now
-        return (self._run / TOUCH).exists()
+        return self._wanted()
 
     @property
     def busy(self) -> bool:
@@ -174,7 +174,7 @@ class Checkpointer:
         if step not in steps:
             has = ", ".join(map(str, steps)) or "none"
             raise UserError(f"{self._folder}: no checkpoint of step {step}; there are: {has}")
-        reason = self._check(name)
+        reason = agreed_damage(self._folder / name, comm=self._comm)
         if reason:
             raise UserError(f"{self._folder / name}: damaged ({reason}); choose another step")
         return self._folder / name
@@ -194,11 +194,19 @@ class Checkpointer:
         if self._closed:
             raise OSError("given up")
 
+    def _wanted(self) -> bool:
+        """Whether somebody asks for a checkpoint; nobody does where the disk does not tell."""
+        try:
+            return (self._run / TOUCH).exists()
+        except OSError:
+            return False
+
     def _begin(self, step: int, score: float | None, prepare: Callable[[], Any]) -> Job | None:
         """Agree on a temporary folder; rank 0 prepares its files' contents and makes the folder."""
         name = f"{commit.WRITING}{commit.step_name(step)}-{secrets.token_hex(4)}"
         name = self._comm.gather_json(name)[0]
         self._saved_at = time.monotonic()
+        self._answers = self._wanted()
         error = self._on_first(lambda: (prepare(), (self._folder / name).mkdir(parents=True)))
         if error:
             return self._failed(step, [f"rank 0: {error}"])
@@ -240,7 +248,8 @@ class Checkpointer:
 
     def _retain(self) -> None:
         """Drop what the settings do not keep; the newest commit is durable by now."""
-        (self._run / TOUCH).unlink(missing_ok=True)
+        if self._answers:  # else it was asked for after this one had begun
+            (self._run / TOUCH).unlink(missing_ok=True)
         for step in spare(self._folder, self._config):
             self._drop(self._folder / commit.step_name(step))
             self._known.discard(step)
@@ -254,9 +263,10 @@ class Checkpointer:
         damaged = []
         for step in reversed(steps):
             name = commit.step_name(step)
-            reason = self._check(name)
+            reason = agreed_damage(self._folder / name, comm=self._comm)
             if reason is None:
-                self._known.add(step)
+                # Later ones will be made again, and what rank 0 dropped is known to it alone.
+                self._known = {known for known in self._known if known < step} | {step}
                 return self._folder / name
             damaged.append(name)
             self._known.discard(step)
@@ -272,16 +282,6 @@ class Checkpointer:
                 "copies back, or move the run folder away to start again"
             )
         return None
-
-    def _check(self, name: str) -> str | None:
-        """Why a checkpoint must not be loaded; every rank verifies its part of the files."""
-        folder = self._folder / name
-        mine = damage_of(folder, part=self._comm.rank, parts=self._comm.world)
-        reasons = self._comm.gather_json([folder.is_dir(), mine])
-        if reasons[0][0] and not all(there for there, _ in reasons):
-            rank = [there for there, _ in reasons].index(False)
-            raise UserError(f"{folder}: rank {rank} does not see it; runs need a shared disk")
-        return next((reason for _, reason in reasons if reason), None)
 
     def _clean(self) -> None:
         self._thread.submit(lambda: None).result()  # wait: what was dropped is removed there

@@ -7,12 +7,15 @@ work of one process; `trainer.checkpoint` adds the agreement of all ranks.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import logging
 import os
 import re
 import secrets
 import shutil
+import stat
 import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -26,6 +29,11 @@ DROPPING = ".dropping-"
 DAMAGED = ".damaged"
 _STEP = re.compile(r"step-(\d{8,})")
 _CHUNK = 1 << 20
+_ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
+"""How a disk says that a file is not there, or is no file; what else it says is of itself."""
+
+
+log = logging.getLogger("navsynth")
 
 
 class Damage(Exception):  # noqa: N818
@@ -138,7 +146,8 @@ def read_manifest(folder: Path) -> CheckpointManifest:
     """Manifest of a checkpoint folder.
 
     Raises:
-        Damage: absent, unreadable, altered, or with file names that leave the folder.
+        Damage: absent, altered, or with file names that leave the folder.
+        OSError: the disk refuses to read it.
     """
     try:
         raw = json.loads((folder / MANIFEST).read_bytes())
@@ -152,6 +161,8 @@ def read_manifest(folder: Path) -> CheckpointManifest:
             int(raw["step"]), int(raw["world"]), raw["score"], files, dict(raw["index"])
         )
     except OSError as error:
+        if error.errno not in _ABSENT:
+            raise
         raise Damage(f"{MANIFEST}: {error.strerror}") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise Damage(f"{MANIFEST} is damaged ({error})") from None
@@ -166,18 +177,22 @@ def check_files(folder: Path, files: Iterable[tuple[str, FileFacts]]) -> None:
 
     Raises:
         Damage: naming the file.
+        OSError: the disk refuses to read one.
     """
     for name, facts in files:
         path = folder / name
         try:
-            if path.is_symlink() or not path.is_file():
+            found = path.lstat()
+            if not stat.S_ISREG(found.st_mode):
                 raise Damage(f"{name} is missing or no plain file")
-            if path.stat().st_size != facts.bytes:
-                raise Damage(f"{name} has {path.stat().st_size} bytes instead of {facts.bytes}")
+            if found.st_size != facts.bytes:
+                raise Damage(f"{name} has {found.st_size} bytes instead of {facts.bytes}")
             if facts_of(path) != facts:
                 raise Damage(f"{name} does not match its SHA-256")
         except OSError as error:
-            raise Damage(f"{name}: {error.strerror}") from None
+            if error.errno not in _ABSENT:
+                raise
+            raise Damage(f"{name} is missing or no plain file") from None
 
 
 def publish(
@@ -212,15 +227,21 @@ def set_aside(folder: Path) -> None:
 
 
 def clean(checkpoints: Path) -> list[str]:
-    """Remove what dead runs left half-written or half-deleted; only under the run's lock."""
+    """Remove what dead runs left half-written or half-deleted; only under the run's lock. What
+    cannot be removed is no checkpoint, and stays for the next life."""
     leftovers = sorted(
         entry for entry in checkpoints.iterdir() if entry.name.startswith((WRITING, DROPPING))
     )
+    removed = []
     for entry in leftovers:
-        shutil.rmtree(entry)
-    if leftovers:
+        try:
+            shutil.rmtree(entry)
+            removed.append(entry.name)
+        except OSError as error:  # a reader has files of it open, or another node still writes
+            log.warning("%s: not removed yet: %s", entry, error)
+    if removed:
         sync_folder(checkpoints)
-    return [entry.name for entry in leftovers]
+    return removed
 
 
 def committed(checkpoints: Path) -> list[int]:

@@ -126,6 +126,8 @@ class Engine:
         """Frames of the last global batch."""
         self.latents: Latents
         """Codes of the last batch, with their gradients."""
+        self.valid_B: torch.Tensor
+        """Clips of the last batch that were not damaged."""
 
     @property
     def gradients(self) -> str:
@@ -172,7 +174,7 @@ class Engine:
                     with phases("backward"):
                         self.parallel.backward(terms.total)
                 summary += torch.stack([term.detach() for term in terms])
-        self.latents, self._kept = latents, batch.valid_B
+        self.latents, self.valid_B = latents, batch.valid_B
         frames = batch.frames_BTCHW.shape[1]
         self.frames = total_clips * (min(self.pace.frames, frames) or frames)
         with phases("communication"):
@@ -195,7 +197,7 @@ class Engine:
                 some_lost = self.config.data.on_damage == "quarantine"
                 self.dictionary.accumulate(
                     self.latents, scale=1 / self.parallel.loss_scale,
-                    keep_B=self._kept if some_lost else None,
+                    keep_B=self.valid_B if some_lost else None,
                 )  # fmt: skip
                 self.dictionary.step(self.config.latents.rate * factor)
             with self.phases("projection"):

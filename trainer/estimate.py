@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import torch
 
+from data_shards.config import MOST_THREADS
 from data_shards.keys import row_keys
 from data_shards.memory import decoded_bytes
 from data_shards.stream import OpenManifest
@@ -26,6 +27,8 @@ from trainer.shared import kinds_of
 
 LATER = 80 << 20
 """Of the program: libraries that the first steps touch, their caches, and holes in the heap."""
+CUDA_HOST, CUDA_DEVICE = 2 << 30, 600 << 20
+"""What CUDA and its libraries take of a rank's memory and of its GPU. Assumed: no measurement."""
 WORKER = 48 << 20
 """Of a loader process: what it does not share with the rank that it was forked from."""
 
@@ -86,8 +89,15 @@ def _line(name: str, size: int) -> str:
     return f"  {name:<36}{size / 2**20:>10.1f} MiB"
 
 
-def estimate(config: Config, opened: OpenManifest, *, ranks: int = 1) -> Estimate:
-    """Sizes of a run on `ranks` processes, from the same tables that the run is built from."""
+def estimate(
+    config: Config, opened: OpenManifest, *, ranks: int = 1, gpu: bool | None = None
+) -> Estimate:
+    """Sizes of a run on `ranks` processes, from the same tables that the run is built from.
+
+    Args:
+        gpu: whether each process has a GPU; None: whether this one has.
+    """
+    gpu = torch.cuda.is_available() if gpu is None else gpu
     manifest, latents = opened.manifest, config.latents
     setup.require_size(manifest)
     counts = parameter_counts(
@@ -101,25 +111,21 @@ def estimate(config: Config, opened: OpenManifest, *, ranks: int = 1) -> Estimat
     promise = LatentDictionary.promise_bytes(
         latents, static_rows=rows["static"], transient_rows=rows["transient"],
         frames=manifest.frames, world=ranks, batch=pace(config.schedule).clips,
-        gpu=torch.cuda.is_available(),
+        gpu=gpu,
     )  # fmt: skip
     weights = FLOAT * (counts["theta"] + counts["gamma"])
-    together = ranks > 1 and shares_memory(config)
+    together = ranks > 1 and not gpu and shares_memory(config)
     # Weight, gradient, two moments, average; DistributedDataParallel has buckets of gradients.
     copies = 1 if together else 4 + bool(config.train.average) + (ranks > 1)
     working = _working(config, opened, ranks=ranks, weights=weights, rows=rows, promise=promise)
-    placed = {
-        "networks and optimiser": weights * copies, "dictionary": promise.device,
-        "activations": working.pop("taking a step"),
-    }  # fmt: skip
-    gpu = torch.cuda.is_available()
+    placed = {"networks and optimiser": weights * copies, "dictionary": promise.device}
     memory = {"program": resident_bytes() + LATER}
+    footage, common = _footage(config, opened, ranks=ranks, gpu=gpu)
     if gpu:
-        memory["dictionary"] = promise.host
+        memory |= {"CUDA (assumed)": CUDA_HOST, "dictionary": promise.host}
+        placed |= _on_gpu(config, opened, working)
     else:
-        working["taking a step"] = placed.pop("activations")
         memory |= placed | {"dictionary": placed["dictionary"] + promise.host}
-    footage, common = _footage(config, opened, ranks=ranks)
     begin = footprint.begin(config, manifest, decoded=decoded_bytes(opened), rows=rows)
     # Footage is read for training when the beginning is over.
     working["looking at the footage first"] = max(0, begin - footage)
@@ -130,6 +136,22 @@ def estimate(config: Config, opened: OpenManifest, *, ranks: int = 1) -> Estimat
         common + (weights * len(kinds_of(ranks)) if together else 0), placed if gpu else {},
         promise.disk, ranks, setup.without_clips(config, ranks),
     )  # fmt: skip
+
+
+def _on_gpu(config: Config, opened: OpenManifest, working: dict[str, int]) -> dict[str, int]:
+    """What a GPU holds beside networks and rows, with the largest of what it computes; `working`
+    keeps what that takes of host memory."""
+    resident = decoded_bytes(opened)
+    pictures = footprint.pictures(config, opened.manifest)
+    there = {"taking a step": working.pop("taking a step"),
+             "showing clips": working["showing clips"] - pictures}  # fmt: skip
+    working["showing clips"] = pictures
+    most = max(there, key=lambda name: there[name])
+    return {
+        "footage, where it fits": resident if resident <= config.data.cache_mib * 2**20 else 0,
+        "CUDA (assumed)": CUDA_DEVICE,
+        f"at most, while {most}": there[most],
+    }
 
 
 def shares_memory(config: Config) -> bool:
@@ -171,14 +193,17 @@ def _working(
     }
 
 
-def _footage(config: Config, opened: OpenManifest, *, ranks: int) -> tuple[int, int]:
+def _footage(config: Config, opened: OpenManifest, *, ranks: int, gpu: bool) -> tuple[int, int]:
     """Footage in memory: all of it, or what is read ahead; of a rank, and once for a machine."""
     data, decoded = config.data, decoded_bytes(opened)
     if decoded <= data.cache_mib * 2**20:
-        return (0, decoded) if ranks > 1 and one_memory() else (decoded, 0)
+        return (0, decoded) if ranks > 1 and not gpu and one_memory() else (decoded, 0)
     clips = -(-pace(config.schedule).clips // ranks)
     stored = clips * (decoded // opened.manifest.clips)
     if data.workers:
         # A loader process decodes clips and lays them into its batch.
         return data.workers * (WORKER + (data.prefetch + 2) * stored), 0
-    return (data.prefetch + data.decoding_threads() + 1) * stored, 0
+    # Where the GPU is elsewhere, its machine's cores are not known.
+    elsewhere = gpu and not torch.cuda.is_available() and not data.threads
+    threads = MOST_THREADS if elsewhere else data.decoding_threads()
+    return (data.prefetch + threads + 1) * stored, 0

@@ -25,7 +25,7 @@ import numpy as np
 from data_shards.errors import UserError
 from data_shards.manifest import MANIFEST
 from trainer import render, summary
-from trainer.cards import Score, footage_card
+from trainer.cards import CELLS, Score, footage_card
 from trainer.distances import (
     NOTHING,
     Wanted,
@@ -127,7 +127,7 @@ def held_out_scores(
     except NothingNewError as error:
         if needed and not steps:  # to fit, videos need nothing in common with the training footage
             raise
-        left_out = [{"name": "held-out cells", "why": str(error)}]
+        left_out = [{"name": CELLS, "why": str(error)}]
     if steps:
         table += unseen_scores(run, where, steps=steps, vgg=vgg)
     return table, cells, left_out

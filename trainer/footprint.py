@@ -41,13 +41,18 @@ def step(config: Config, manifest: Manifest, *, ranks: int) -> int:
 
 def showing(config: Config, manifest: Manifest, *, parameters: int) -> int:
     """Whole clips without gradients, for PSNR and sheets; at the end a second copy of networks."""
-    size, clip = manifest.height, manifest.frames * 3 * manifest.height * manifest.width
+    size = manifest.height
     frames = max(render.CLIPS_AT_ONCE, sheet.SHEET, fidelity.CHUNK) * manifest.frames
     frames = min(frames, summary.LOOKED_AT * manifest.frames, manifest.clips * manifest.frames)
     # The widest layer before and after its norm, and the one it was made from.
     forward = frames * (2.5 * layers(config, size) + 4 * 3 * size * size)
-    pictures = min(summary.LOOKED_AT, manifest.clips) * clip * 6
-    return int(FLOAT * forward) + pictures + 3 * parameters * FLOAT
+    return int(FLOAT * forward) + pictures(config, manifest) + 3 * parameters * FLOAT
+
+
+def pictures(config: Config, manifest: Manifest) -> int:
+    """Of showing clips, what is laid out as pictures, in host memory."""
+    clip = manifest.frames * 3 * manifest.height * manifest.width
+    return min(summary.LOOKED_AT, manifest.clips) * clip * 6
 
 
 def saving(config: Config, *, parameters: int, promise: Promise) -> int:

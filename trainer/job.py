@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import subprocess
 import sys
 import time
@@ -52,8 +53,8 @@ from trainer.summary import write_samples
 from trainer.watchdog import Watchdog
 
 NEXT = """next:
-  python -m trainer.generate {run} sample          new combinations of content and motion
-  python -m trainer.evaluate {run}                 PSNR, SSIM, FCS and MCS with their protocol
+  {python} -m trainer.generate {run} sample          new combinations of content and motion
+  {python} -m trainer.evaluate {run}                 PSNR, SSIM, FCS and MCS with their protocol
   {run}/report.html                                everything on one page"""
 
 TOLD_SECONDS = 2.0
@@ -237,9 +238,23 @@ def _begin_at_footage(config: Config, opened: OpenManifest, engine: Engine) -> N
         engine.dictionary.assign(kind, values)
 
 
+def _sample(parts: Parts, at: Progress) -> None:
+    """A sheet; all ranks wait for it, since rank 0 may take as long as it is given."""
+    write_sheet(parts, at)
+    parts.engine.ranks.comm.barrier()
+
+
+def python_name() -> str:
+    """What a user calls this Python by: its path, where it is of an environment (such as that of
+    `make train`) which is not activated."""
+    if sys.prefix == sys.base_prefix or os.environ.get("VIRTUAL_ENV") == sys.prefix:
+        return "python"
+    return os.path.relpath(sys.executable)
+
+
 def _train(parts: Parts, begin: Progress) -> Ending:
     """Train, then look at the whole: PSNR, samples, report."""
-    at, stopped = train_with_rollbacks(parts, begin, on_sample=lambda at: write_sheet(parts, at))
+    at, stopped = train_with_rollbacks(parts, begin, on_sample=lambda at: _sample(parts, at))
     rank, folder = parts.engine.ranks.comm.rank, parts.folder
     if stopped:
         text = f"{parts.asked.signal or 'a signal'}: saved step {at.step}; the same command resumes"
@@ -279,4 +294,4 @@ def finish(parts: Parts) -> None:
     told = subprocess.run(report, capture_output=True, text=True, check=False)
     if told.returncode:
         log.warning("no report: %s", told.stderr.strip() or told.stdout.strip())
-    parts.telemetry.say(NEXT.format(run=parts.folder))
+    parts.telemetry.say(NEXT.format(python=python_name(), run=parts.folder))

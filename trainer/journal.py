@@ -7,12 +7,15 @@ import logging
 import math
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from trainer.commit import replace_durable
 
 log = logging.getLogger("navsynth")
+TAIL = 1 << 16
+"""Bytes at a journal's end in which its last line is looked for."""
 
 
 class Journal:
@@ -21,7 +24,7 @@ class Journal:
     def __init__(self, path: Path, *, start_step: int = 0) -> None:
         """Open the journal of a run that goes on after `start_step`; later lines are cut off."""
         self._path = path
-        self._warned = False
+        self._warned = self._torn = False
         self._open(start_step)
 
     def _open(self, step: int) -> None:
@@ -38,17 +41,26 @@ class Journal:
         """Append a line; False if the disk did not take it (told once, nothing is half-written)."""
         data = (json.dumps(plain(line), separators=(",", ":")) + "\n").encode()
         try:
+            if self._torn:
+                self._mend()
             written = self._file.write(data)
             if written != len(data):
                 raise OSError(f"{written} of {len(data)} bytes written")
         except OSError as error:
-            self._file.truncate(self._good)
+            self._torn = True
+            with suppress(OSError):  # else before the next line
+                self._mend()
             if not self._warned:
                 log.warning("%s: a line is lost: %s; training goes on", self._path, error)
                 self._warned = True
             return False
         self._good += len(data)
         return True
+
+    def _mend(self) -> None:
+        """Cut off what a failed write left."""
+        self._file.truncate(self._good)
+        self._torn = False
 
     def close(self) -> None:
         """Make the file durable and close it; a disk that fails here costs lines, not the run."""
@@ -83,19 +95,35 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
     """Lines of a journal that may be growing; a last line that is not whole yet is left out."""
     with path.open("rb") as file:
         for line in file:
-            if _step_of(line) < math.inf:
-                yield json.loads(line)
+            if (found := _parsed(line)) is not None:
+                yield found
+
+
+def last_step(path: Path) -> float:
+    """Step of the last whole line, read from the file's end; minus infinity without one."""
+    if not path.is_file():
+        return -math.inf
+    with path.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL))
+        found = filter(None, map(_parsed, reversed(file.read().splitlines(keepends=True))))
+        return next((float(line["step"]) for line in found), -math.inf)
 
 
 def _step_of(line: bytes) -> float:
     """Step of a line; infinite for a line that is not whole."""
+    found = _parsed(line)
+    return math.inf if found is None else float(found["step"])
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    """A whole line; None for any other."""
     if not line.endswith(b"\n"):
-        return math.inf
+        return None
     try:
         value = json.loads(line)
-        return float(value["step"])
+        return value if math.isfinite(float(value["step"])) else None
     except (ValueError, KeyError, TypeError):
-        return math.inf
+        return None
 
 
 def plain(value: Any) -> Any:

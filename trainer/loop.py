@@ -159,6 +159,7 @@ def open_stream(parts: Parts, *, first: int) -> Stream:
             progress=comm.rank == 0,
             together=OneMachine(comm),
         )
+        comm.barrier()  # each decodes what it holds itself
     if device.type == "cuda" and fits_on(device, decoded_bytes(parts.opened)):
         stream.to_(device)
     return stream

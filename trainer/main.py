@@ -53,6 +53,10 @@ def parser() -> argparse.ArgumentParser:
         default=int(os.environ.get("WORLD_SIZE", "1")),
         help="with --dry-run: processes to reckon with (default: those launched)",
     )
+    made.add_argument(
+        "--gpus", action=argparse.BooleanOptionalAction, default=None,
+        help="with --dry-run: reckon with a GPU for each process, or without (default: as here)",
+    )  # fmt: skip
     return made
 
 
@@ -88,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             if args.ranks < 1:
                 raise UserError(f"--ranks: {args.ranks} is below 1")
-            told = estimate(config, opened, ranks=args.ranks).text()
+            told = estimate(config, opened, ranks=args.ranks, gpu=args.gpus).text()
             if first:
                 print(settings.to_yaml(config))
                 print(told)

@@ -6,7 +6,7 @@ terms (or gradients) of all ranks gives those of one rank with the whole batch.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -135,3 +135,13 @@ def terms(
 def psnr_of(mse: float) -> float:
     """PSNR in dB of a mean squared error on [-1, 1] pixels (peak to peak 2)."""
     return float(10 * torch.log10(torch.tensor(4.0) / max(mse, 1e-12)))
+
+
+def shown(sums: Sequence[float], *, batch: int, valid: int) -> dict[str, float]:
+    """What the `LossTerms` of a global batch tell of those `valid` clips that are not damaged;
+    nothing, where none is."""
+    if not valid:
+        return {}
+    told = dict(zip(LossTerms._fields, (term * (batch / valid) for term in sums), strict=True))
+    psnr = psnr_of(told.pop("mse"))
+    return {**{f"loss/{name}": value for name, value in told.items()}, "psnr": psnr}

@@ -11,7 +11,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ import torch
 from data_shards.stream import Stream
 from trainer import objective, vitals
 from trainer.commit import read_json
-from trainer.engine import TERMS, Engine, Measured
+from trainer.engine import Engine, Measured
 from trainer.leaving import RUN_FILE
 from trainer.metrics import CAUSES
 from trainer.straggler import straggling
@@ -164,6 +164,7 @@ class Observer:
             "queue": counters.queue_depth,
             **{name: getattr(counters, name) for name in SUMS},
             "damaged": self._new_damage(stream),
+            "valid": int(self.engine.valid_B.sum()),
             "rows": {kind: table.touched for kind, table in dictionary.tables.items()},
             "sent": dict(self._comm.bytes_sent),
             **vitals.process_figures(self.engine.ranks.device),
@@ -183,10 +184,8 @@ class Observer:
         """A line of the metric log."""
         config, mine = self.engine.config, everyone[self._comm.rank]
         own = [figures["own_seconds"] for figures in everyone]
-        named = zip(TERMS[:-1], terms, strict=False)
-        values = {f"loss/{name}": float(term) for name, term in named}
-        values |= {
-            "psnr": objective.psnr_of(float(terms[-1])),
+        valid = sum(figures["valid"] for figures in everyone)
+        values = objective.shown(terms.tolist(), batch=self.engine.pace.clips, valid=valid) | {
             "lr/gamma": config.optim.gamma_rate * factor,
             "lr/theta": config.optim.theta_rate * factor,
             "lr/latents": config.latents.rate * factor,
@@ -259,13 +258,14 @@ class Observer:
                 self.telemetry.show("navsynth_latent_norm", float(value), table=table, stat=stat)
 
     def _show_rare(self) -> None:
-        for name, value in vitals.disk_figures(self.folder).items():
-            self.telemetry.show(name, value)
         path = self.folder / "evaluation.json"
-        if path.exists() and (stamp := path.stat().st_mtime_ns) != self._evaluated_at:
-            self._evaluated_at = stamp
-            scores = read_json(path).get("scores", [])
-            self.evaluated({str(s["name"]).lower(): s["value"] for s in scores})
+        with suppress(OSError):  # a disk that does not tell costs these figures, not the run
+            for name, value in vitals.disk_figures(self.folder).items():
+                self.telemetry.show(name, value)
+            if path.exists() and (stamp := path.stat().st_mtime_ns) != self._evaluated_at:
+                self._evaluated_at = stamp
+                scores = read_json(path).get("scores", [])
+                self.evaluated({str(s["name"]).lower(): s["value"] for s in scores})
 
     def finish(self) -> None:
         """Count the time since the last logged step: the final evaluation and save."""

@@ -78,12 +78,17 @@ def initial_rows(
 
 def _host_table(slots: int, field: Field) -> torch.Tensor:
     """Zeros (slots, ...) in huge pages where the system has them: rows of a large table are touched
-    at random, and looking up small pages cost a tenth of a step."""
+    at random, and looking up small pages costs a tenth of a step.
+
+    Private memory, since shared memory has huge pages only where an administrator said so; and none
+    of a forked loader process's, for which every page that is written would be copied.
+    """
     size = slots * field.row_bytes
     if size < HUGE or not hasattr(mmap, "MADV_HUGEPAGE"):
         return torch.zeros(slots, *field.trail, dtype=field.dtype)
-    memory = mmap.mmap(-1, size)
-    memory.madvise(mmap.MADV_HUGEPAGE)
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    for advice in (mmap.MADV_HUGEPAGE, mmap.MADV_DONTFORK):
+        memory.madvise(advice)
     return torch.frombuffer(memory, dtype=field.dtype).view(slots, *field.trail)
 
 

@@ -47,6 +47,7 @@ def go_back(parts: Parts, failure: NonFinite, *, rollbacks: int) -> Progress:
             raise failure
         saved = parts.checkpoints.open(newest)
         parts.engine.restore(saved)
+        parts.engine.ranks.comm.barrier()
     at = Progress.of(saved.state)._replace(rollbacks=rollbacks)
     factor = parts.config.train.rollback_rate**rollbacks
     parts.observer.rolled_back(

@@ -91,6 +91,7 @@ def _take(folder: Path) -> RunLock:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; a run folder must be writable") from None
+    felt = True
     try:
         try:
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -99,8 +100,9 @@ def _take(folder: Path) -> RunLock:
                 raise InUse(_refusal(folder, _read(descriptor))) from None
             if error.errno not in NO_LOCKS:
                 raise
+            felt = False
             log.warning("%s: its disk has no locks (%s); the contents decide", path, error.strerror)
-        _watch(folder, descriptor)
+        _watch(folder, descriptor, felt=felt)
         _write(descriptor, {**_me(), "beat": 0})
     except OSError as error:
         os.close(descriptor)
@@ -112,10 +114,11 @@ def _take(folder: Path) -> RunLock:
     return RunLock(path, descriptor)
 
 
-def _watch(folder: Path, descriptor: int) -> None:
-    """See whether an owner on another machine, whose lock we cannot feel, is alive."""
+def _watch(folder: Path, descriptor: int, *, felt: bool) -> None:
+    """See whether an owner is alive whose lock we cannot feel: on another machine, or anywhere
+    where the disk has no locks."""
     seen = _read(descriptor)
-    if not seen or seen.get("host") == socket.gethostname():
+    if not seen or (felt and seen.get("host") == socket.gethostname()):
         return
     end = time.monotonic() + PATIENCE * BEAT_SECONDS
     while time.monotonic() < end:
@@ -139,6 +142,7 @@ def _me() -> dict[str, Any]:
 def _write(descriptor: int, value: dict[str, Any]) -> None:
     # One fixed size, so that a reader never sees the end of an older, longer text.
     os.pwrite(descriptor, json.dumps(value).encode().ljust(512), 0)
+    os.fsync(descriptor)  # other machines read it, and a client of NFS may keep it for long
 
 
 def _read(descriptor: int) -> dict[str, Any]:

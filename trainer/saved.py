@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import tenacity
 import torch
 from safetensors import SafetensorError, safe_open
 
 from data_shards.errors import UserError
 from trainer import commit
+from trainer.comm import Comm
 from trainer.streamed import check_header
+
+PATIENCE = 60.0
+"""Seconds for which a disk that refuses to read a checkpoint is asked again."""
 
 
 class Saved:
@@ -102,9 +108,53 @@ class Saved:
         )
 
 
+def agreed_damage(folder: Path, *, comm: Comm) -> str | None:
+    """Why a checkpoint must not be loaded, the same on all ranks; each verifies its part of it.
+
+    Raises:
+        UserError: a rank does not see it, or its disk refuses to read it.
+    """
+    there, mine, refusal = False, None, ""
+    try:
+        there = folder.is_dir()
+        mine = damage_of(folder, part=comm.rank, parts=comm.world)
+    except OSError as error:
+        refusal = error.strerror or str(error)
+    told = comm.gather_json([there, mine, refusal])
+    for rank, (seen, _, refused) in enumerate(told):
+        if refused:
+            raise UserError(
+                f"{folder}: rank {rank} cannot read it ({refused}); check that disk or mount it "
+                "again, and run the same command again"
+            )
+        if told[0][0] and not seen:
+            raise UserError(f"{folder}: rank {rank} does not see it; runs need a shared disk")
+    return next((reason for _, reason, _ in told if reason), None)
+
+
 def damage_of(path: Path, *, part: int = 0, parts: int = 1) -> str | None:
     """Why a checkpoint must not be loaded, None if it is whole. Each of `parts` callers verifies
-    every `parts`-th file."""
+    every `parts`-th file. A disk that refuses to read is asked again for `PATIENCE` seconds; one
+    that then still cannot read a file (EIO) has lost it.
+
+    Raises:
+        OSError: the disk is out of reach.
+    """
+    again = tenacity.Retrying(
+        stop=tenacity.stop_after_delay(PATIENCE),
+        wait=tenacity.wait_random_exponential(multiplier=0.1, max=10),
+        retry=tenacity.retry_if_exception_type(OSError),
+        reraise=True,
+    )
+    try:
+        return again(_damage_of, path, part=part, parts=parts)
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        return f"{error.filename or path.name}: {error.strerror}"
+
+
+def _damage_of(path: Path, *, part: int, parts: int) -> str | None:
     try:
         manifest = commit.read_manifest(path)
         mine = sorted(manifest.files.items())[part::parts]
@@ -117,6 +167,6 @@ def damage_of(path: Path, *, part: int = 0, parts: int = 1) -> str | None:
                 check_header(path / name, pages[name])
             elif not isinstance(json.loads((path / name).read_bytes()), dict):
                 return f"{name} is not a JSON object"
-    except (commit.Damage, OSError, ValueError) as error:
+    except (commit.Damage, FileNotFoundError, ValueError) as error:
         return str(error)
     return None

@@ -122,11 +122,12 @@ def check_header(path: Path, names: Iterable[str]) -> None:
 
     Raises:
         Damage: not a safetensors file, or another set of tensors.
+        OSError: it is not there, or the disk refuses to read it.
     """
     try:
         with safe_open(path, framework="pt") as file:
             missing = sorted(set(names) - set(file.keys()))
-    except (SafetensorError, OSError) as error:
+    except SafetensorError as error:
         raise Damage(f"{path.name}: {error}") from None
     if missing:
         raise Damage(f"{path.name} lacks tensor {missing[0]}")

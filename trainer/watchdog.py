@@ -21,7 +21,8 @@ from trainer.leaving import HANG, leave
 
 BACKSTOP_SECONDS = 60.0
 """A thread of the C library ends the process (code 1) so long after the watchdog should have, in
-case foreign code never lets a Python thread run."""
+case foreign code never lets a Python thread run. Its clock goes on while the process is suspended:
+one that was for longer than `hang_seconds` and this ends when it goes on."""
 ASLEEP_SECONDS = 20.0
 """A watchdog that could not look for so much longer than it meant to was stopped with its process
 (Ctrl-Z, `scontrol suspend`); what was silent meanwhile does not hang."""

@@ -154,7 +154,9 @@ class Zero:
         for shard, group in zip(self._shards(), GROUPS, strict=True):
             if f"{group}.0000.step" in flat:
                 zeros = {name: torch.zeros_like(shard) for name in MOMENTS}
-                self._zero.optimizer.state[shard] = {"step": flat[f"{group}.0000.step"]} | zeros
+                # A fused Adam wants it where the weights are.
+                step = flat[f"{group}.0000.step"].to(shard.device, copy=True)
+                self._zero.optimizer.state[shard] = {"step": step} | zeros
         if not flat:
             return
         self._link_moments()

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from tuning.trial import Trial
 
 WORST = -1e9
-"""Score, at a rung, of a trial that failed."""
+"""Score, at a rung that it has not reported, of a trial that failed."""
 
 
 def made(given: dict[str, str], settings: Settings, *, nursery: Nursery | None) -> Trial:
@@ -31,12 +31,16 @@ def made(given: dict[str, str], settings: Settings, *, nursery: Nursery | None) 
 def report(trial: Trial) -> dict[str, Any]:
     """Wait for a trial's next rung or its end, and tell Ray."""
     seen = trial.advance()
-    if not seen.over:
-        return {"step": seen.step, "score": seen.psnr}
+    return ending(trial) if seen.over else {"step": seen.step, "score": seen.psnr}
+
+
+def ending(trial: Trial) -> dict[str, Any]:
+    """What Ray is told of a trial that has ended: at no rung, where it was neither finished nor
+    failed, since what it has reached is known and says nothing against it."""
     record = trial.record
+    step = record.step if record.status in ("done", "failed") else 0
     ranked = record.status == "done" and record.rungs
-    score = record.rungs[-1][1] if ranked else WORST
-    return {"step": record.step, "score": score, "done": True}
+    return {"step": step, "score": record.rungs[-1][1] if ranked else WORST, "done": True}
 
 
 def make_trainable() -> Any:
@@ -63,7 +67,7 @@ def make_trainable() -> Any:
             if self._trial is None:
                 self._trial = made(self._given, self._settings, nursery=self._nursery)
                 if not self._trial.start():
-                    return {"step": self._trial.record.step, "score": WORST, "done": True}
+                    return ending(self._trial)
             return report(self._trial)
 
         def _stop(self) -> None:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from data_shards.cores import cores
 from data_shards.errors import UserError
 from trainer.commit import read_json, replace_durable
 from tuning import processes
@@ -165,7 +166,8 @@ def _connect(ray: Any, settings: Settings, way: Way) -> None:
             raise UserError(f"--address: {way.address}: {' '.join(str(error).split())}") from None
     else:
         ray.init(
-            address="local", include_dashboard=False, object_store_memory=STORE_BYTES, **quiet,
+            address="local", include_dashboard=False, object_store_memory=STORE_BYTES,
+            num_cpus=cores(), **quiet,  # Ray itself counts those of the machine
         )  # fmt: skip
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     try:

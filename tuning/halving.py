@@ -15,7 +15,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from trainer import journal
-from tuning.records import FIRST, UNFINISHED, Settings, read_records
+from tuning.records import FIRST, Settings, read_records
 
 BRACKETS = {"asha": 1, "hyperband": 3}
 SCHEDULERS = (*BRACKETS, "none")
@@ -31,7 +31,7 @@ def rungs(steps: int, scheduler: str) -> tuple[int, ...]:
 def psnr_at(run: Path, rung: int) -> float | None:
     """Training PSNR at a rung: mean over the lines of the last third before it; None before it."""
     path = run / "metrics.jsonl"
-    if not path.is_file():
+    if journal.last_step(path) < rung:  # asked again and again of a file that grows
         return None
     lines = [x for x in journal.read(path) if x.get("psnr") is not None]
     if not lines or lines[-1]["step"] < rung:
@@ -63,9 +63,21 @@ def make_scheduler(study: Path, settings: Settings, name: str) -> Any:
         return FIFOScheduler()
 
     class Ours(ASHAScheduler):
+        """Knows a trial by its record's name, so that one gone on with is the same trial to it."""
+
+        def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+            if trial.config["trial"] not in self._trial_info:
+                super().on_trial_add(tune_controller, _named(trial))
+
         def on_trial_result(self, tune_controller: Any, trial: Any, result: dict) -> str:
-            decided = super().on_trial_result(tune_controller, trial, result)
+            decided = super().on_trial_result(tune_controller, _named(trial), result)
             return self.CONTINUE if trial.config["trial"] == FIRST else decided
+
+        def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict) -> None:
+            super().on_trial_complete(tune_controller, _named(trial), result)
+
+        def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
+            super().on_trial_remove(tune_controller, _named(trial))
 
     made = Ours(
         time_attr="step", metric="score", mode="max", max_t=settings.steps,
@@ -73,10 +85,16 @@ def make_scheduler(study: Path, settings: Settings, name: str) -> Any:
     )  # fmt: skip
     nobody: Any = None  # the controller, which ASHA does not ask
     for record in read_records(study):
-        earlier: Any = SimpleNamespace(trial_id=record.id, config={"trial": record.id})
-        if record.status in UNFINISHED or not record.rungs:
-            continue  # an unfinished one goes on and reports its rungs itself
+        if not record.rungs:
+            continue
+        # An unfinished one, too: when it goes on, it reports only rungs that it has not reached.
+        earlier: Any = SimpleNamespace(config={"trial": record.id})
         made.on_trial_add(nobody, earlier)
         for step, psnr in record.rungs:
             made.on_trial_result(nobody, earlier, {"step": step, "score": psnr})
     return made
+
+
+def _named(trial: Any) -> Any:
+    """A trial as the scheduler is to see it: every life of the search gives it another id."""
+    return SimpleNamespace(trial_id=trial.config["trial"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from rich.table import Table
 
 from tuning.ledger import Ledger
 from tuning.outcome import ranked
-from tuning.records import Record, Settings, read_records
+from tuning.records import RUNNING, Record, Settings, read_records
 
 MOST_ROWS = 16
 
@@ -46,21 +47,37 @@ class Live:
             print(line_of(record, self._settings, self._ledger.account().left), flush=True)
 
     def page(self) -> Group:
-        """Running and newest trials, best score in bold, and the budget."""
+        """Trials that run, the best one (bold) and the newest, by number; and the budget."""
         records, account = read_records(self._study), self._ledger.account()
         best = next(iter(ranked(records, self._settings.objectives)), None)
+        shown = chosen(records, best)
         table = Table(*("trial", "status", "step", *self._settings.objectives, "values"))
-        for record in records[-MOST_ROWS:]:
+        why = any(record.reason for record in shown)
+        if why:
+            table.add_column("why")
+        for record in shown:
             scores = [_score(record, name) for name in self._settings.objectives]
             values = " ".join(
                 f"{k.rpartition('.')[2]}={_short(v)}" for k, v in record.values.items()
             )
             style = "bold" if best and record.id == best.id else None
-            table.add_row(record.id, record.status, str(record.step), *scores, values, style=style)
+            table.add_row(
+                record.id, record.status, str(record.step), *scores, values,
+                *([record.reason] if why else []), style=style,
+            )  # fmt: skip
         bar = ProgressBar(total=account.budget or 1, completed=account.spent, width=50)
         # The bar ends without a line's end: this stands beside it.
         left = f" {account.spent:.0f} of {account.budget:.0f} accelerator-seconds"
         return Group(table, bar, left)
+
+
+def chosen(records: Sequence[Record], best: Record | None) -> list[Record]:
+    """Those that are shown, by number: all that run, the best, and then the newest."""
+    first = [record for record in records if record.status == RUNNING]
+    first += [best] if best else []
+    names = dict.fromkeys(record.id for record in (*first, *reversed(records)))
+    most = set(list(names)[: max(MOST_ROWS, len(first))])
+    return [record for record in records if record.id in most]
 
 
 def line_of(record: Record, settings: Settings, left: float) -> str:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from data_shards.errors import UserError
 from data_shards.manifest import Manifest
+from trainer.cards import CELLS
 from trainer.commit import read_json
 
 FLOAT = 4
@@ -52,7 +53,11 @@ def _score(name: str, field: str) -> Callable[[Path, str], float]:
 
 def _exchange(run: Path, where: str) -> float:
     del where
-    return float(_evaluation(run)["held_out"]["psnr"])
+    found = _evaluation(run)
+    if found["held_out"] is None:
+        told = [item["why"] for item in found["left_out"] if item["name"] == CELLS]
+        raise ValueError(f"exchange: {'; '.join(told) or 'no cell was scored'}")
+    return float(found["held_out"]["psnr"])
 
 
 def bytes_per_video(run: Path, where: str) -> float:

@@ -74,7 +74,10 @@ def plan(args: argparse.Namespace) -> Planned:
         f"train.threads={threads_of(args.cpus_per_trial, workers)}", "train.pictures=false",
     )  # fmt: skip
     check(space, words)
-    require_labels(resolve([*words, *_any(space, words)]), opened.manifest, where=where)
+    config = resolve([*words, *_any(space, words)])
+    require_labels(config, opened.manifest, where=where)
+    if "exchange" in objectives:
+        require_exchange(config)
     if needs_vgg(objectives):
         require_weights(vgg)
     scheduler = args.scheduler or default_scheduler(args.searcher, objectives)
@@ -156,6 +159,20 @@ def require_labels(config: Config, manifest: Manifest, *, where: str) -> None:
         kind = getattr(config.latents, name)
         if not manifest.rows(kind):
             raise UserError(f"latents.{name}: {where} has no {kind} labels; use video or clip")
+
+
+def require_exchange(config: Config) -> None:
+    """Refuse a layout in which no held-out cell is a new pair of rows.
+
+    Raises:
+        UserError: naming the setting.
+    """
+    for name in ("static_key", "transient_key"):
+        if getattr(config.latents, name) == "dataset":
+            raise UserError(
+                f"latents.{name}: dataset: all videos share one row, so that --objective exchange "
+                "has nothing to exchange; use identity, action or video"
+            )
 
 
 def _any(space: Space, fixed: tuple[str, ...]) -> list[str]:

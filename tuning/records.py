@@ -23,6 +23,8 @@ PENDING, RUNNING, DONE, PART = "pending", "running", "done", "part"
 STOPPED, BUDGET, FAILED = "stopped", "budget", "failed"
 UNFINISHED = (PENDING, RUNNING, BUDGET)
 """Statuses of trials that the next life of the search goes on with."""
+OVER_CAP = "over its cap"
+"""What the reason of a trial begins with that was ended because it held too much."""
 FIRST = "t0000"
 """The first trial: the configuration given, where the space holds it."""
 

@@ -14,12 +14,17 @@ import argparse
 import fcntl
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from data_shards.errors import UserError
 from tuning.guard import RayLost
+
+if TYPE_CHECKING:
+    from tuning.records import Record
 
 SEARCHERS = ("optuna", "bohb", "random", "grid", "pb2")
 SCHEDULERS = ("asha", "hyperband", "none")
@@ -153,13 +158,26 @@ def conclude(study: Path, *, gave_up: str = "") -> int:
         print(f"error: {gave_up}", file=sys.stderr)
     if winner is None:
         if not gave_up:
-            print("no trial has finished; give a larger budget and run the same again")
+            print(without_winner(records))
         return 1
     scores = ", ".join(f"{name} {winner.scores[name]:.4g}" for name in settings.objectives)
     print(f"best: {winner.id}, {scores}\nnext: accelerate launch --config_file "
           f"accelerate_config.yaml --num_processes {settings.workers} trainer/main.py --config "
           f"{study / 'best.yaml'}")  # fmt: skip
     return int(bool(gave_up))
+
+
+def without_winner(records: Sequence[Record]) -> str:
+    """Why no trial has finished, in a line, and what helps."""
+    from tuning.records import UNFINISHED
+
+    if not records or any(record.status in UNFINISHED for record in records):
+        return "no trial has finished; give a larger budget and run the same again"
+    reasons = Counter(record.reason for record in records if record.reason)
+    if not reasons:
+        return "no trial has finished"
+    reason, count = reasons.most_common(1)[0]
+    return f"no trial has finished: {count} of {len(records)}: {reason}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

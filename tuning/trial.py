@@ -32,6 +32,7 @@ from tuning.records import (
     BUDGET,
     DONE,
     FAILED,
+    OVER_CAP,
     PART,
     PENDING,
     RUNNING,
@@ -204,7 +205,7 @@ class Trial:
         """Note that no more time was given: a larger budget goes on with the trial, unless it is
         over its own cap."""
         if self._lease.capped:
-            cap = f"over its cap of {self._settings.cap:g} accelerator-seconds"
+            cap = f"{OVER_CAP} of {self._settings.cap:g} accelerator-seconds"
             self._note(status=STOPPED, reason=f"{cap}{when}")
         else:
             problem = self._lease.problem

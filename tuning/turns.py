@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 
 from trainer.config import resolve
 from tuning.ledger import Ledger
-from tuning.population import Population, Wait
+from tuning.population import WAIT, Population, Wait
 from tuning.records import (
     DONE,
     FAILED,
+    OVER_CAP,
     PART,
     PENDING,
     RUNNING,
@@ -64,7 +65,7 @@ class Failures:
 
     def ended(self, record: Record, *, cost: float) -> None:
         """Take in a trial's end; `cost` in accelerator-seconds, of all its lives."""
-        failed = record.status == FAILED
+        failed = record.status == FAILED or record.reason.startswith(OVER_CAP)
         self._useful = self._useful or record.status in (DONE, PART)
         self._out.discard(record.id)
         if failed and not self._all:
@@ -95,6 +96,7 @@ class Turns:
         self._sampler = sampler_of(study, settings, space, way)
         self._waiting = [record for record in records if record.status in UNFINISHED]
         self._again: list[Record] = []
+        self._out: set[str] = set()
         self._interrupted: Counter[str] = Counter()
         self._made = len(records)
         self._failures = Failures(useful=any(r.status in (DONE, PART) for r in records))
@@ -106,15 +108,17 @@ class Turns:
 
     def next(self) -> Record | Wait | None:
         """The next trial; `Wait` where others have to end before, None where no more comes."""
-        found = self._next()
-        if isinstance(found, Record):
-            self._failures.begun(found.id)
-        return found
-
-    def _next(self) -> Record | Wait | None:
         least = self._settings.width * self._settings.interval
         if self.gave_up or self._ledger.account().left < least:
             return None
+        found = self._next()
+        if isinstance(found, Record):
+            self._failures.begun(found.id)
+            self._out.add(found.id)
+        # One of those that run may be interrupted, and is then to be taken up again.
+        return WAIT if found is None and self._out else found
+
+    def _next(self) -> Record | Wait | None:
         if self._again:  # the sampler still waits for it
             return self._again.pop(0)
         if self._waiting:
@@ -135,6 +139,7 @@ class Turns:
 
     def ended(self, name: str) -> None:
         """Take in that a trial has come to its end, or is to be stopped at a rung."""
+        self._out.discard(name)
         record = read_record(self._study, name)
         if record.status == RUNNING:
             stop_mark(self._study, name).touch()
@@ -148,6 +153,7 @@ class Turns:
 
     def failed(self, name: str, reason: str) -> None:
         """Take in that a trial's worker failed more often than it is taken up again."""
+        self._out.discard(name)
         record = read_record(self._study, name)
         if record.status in (PENDING, RUNNING):
             record = write_record(self._study, record._replace(status=FAILED, reason=reason))

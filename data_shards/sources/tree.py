@@ -59,10 +59,18 @@ class Tree:
             for name in files:
                 if name.lower().endswith(suffixes) and not name.startswith("."):
                     path = Path(folder) / name
-                    if path.is_symlink() and not path.resolve().is_relative_to(self.root):
-                        self._refuse(path, "a link that leads out of the root")
+                    if path.is_symlink() and (reason := self._astray(path)):
+                        self._refuse(path, reason)
                     else:
                         yield path.relative_to(self.root).as_posix()
+
+    def _astray(self, link: Path) -> str:
+        """Why a link is not followed; empty: it is."""
+        try:
+            real = link.resolve(strict=True)
+        except (OSError, RuntimeError):  # of a loop, before Python 3.13
+            return "a link that leads nowhere"
+        return "" if real.is_relative_to(self.root) else "a link that leads out of the root"
 
     def _refuse(self, path: Path, reason: str) -> None:
         name = path.relative_to(self.root).as_posix()

@@ -1,7 +1,7 @@
 """`weizmann`: the original Weizmann Human Action videos (Gorelick et al. 2007).
 
 One file for each video, `<person>_<action>.avi`; a digit after the action counts takes
-(`lena_run1.avi`, `lena_run2.avi`).
+(`lena_run1.avi`, `lena_run2.avi`), but for `wave1` and `wave2`, waving one hand and both.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from data_shards.sources.folder import list_videos, read_video
 SOURCE = Source(
     listing=list_videos,
     read=read_video,
-    labels=r"(?:.*/)?(?P<identity>[^/_]+)_(?P<action>[^/_]+?)\d*",
+    labels=r"(?:.*/)?(?P<identity>[^/_]+)_(?P<action>wave[12]|[^/_]+?)\d*",
     labelled=True,
     about="one video file a take: PERSON_ACTION.avi",
 )

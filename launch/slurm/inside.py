@@ -38,7 +38,7 @@ def check(words: Sequence[str]) -> Checked:
     Raises:
         UserError: whatever would stop the training before its first step.
     """
-    args = parser().parse_args(words)
+    args = parser().parse_intermixed_args(words)
     config = resolve(args.words, file=args.config)
     if not config.data.manifest:
         raise UserError("data.manifest: not set; give the folder that data_shards.prepare wrote")

@@ -25,7 +25,7 @@ def test_it_saves_rows_and_networks_three_times(tmp_path: Path) -> None:
     """Two whole checkpoints are left, with weights, two moments and an average, and every kind of
     step has been timed."""
     found = measure(
-        Comm(), 300, "host", 16, 0.0, 1000, str(tmp_path / "rows"), str(tmp_path / "run")
+        Comm(), 300, "host", 16, 0.0, 1000, str(tmp_path / "rows"), str(tmp_path / "run"), True
     )
     left = sorted((tmp_path / "run" / CHECKPOINTS).iterdir())
     assert [path.name for path in left] == [f"step-{SAVES - 1:08d}", f"step-{SAVES:08d}"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -138,3 +139,31 @@ def test_cut_off_video(tmp_path: Path) -> None:
     path.write_bytes(data[: len(data) // 2])
     with pytest.raises(UnusableError, match=r"^a\.avi is (cut off|damaged|not a video)"):
         list(frames.open_video(path).frames)
+
+
+def test_a_codec_without_a_decoder_is_refused(tmp_path: Path) -> None:
+    """A container whose codec nobody knows is no reason to end a preparation."""
+    path = write_video(tmp_path / "a.avi", moving(5, height=32, width=32))
+    path.write_bytes(path.read_bytes().replace(b"FMP4", b"ZZZZ"))
+    with pytest.raises(UnusableError, match=r"^a\.avi has a codec without a decoder here$"):
+        frames.open_video(path)
+
+
+def test_a_video_cut_without_encoding_it_again_is_whole(tmp_path: Path) -> None:
+    """Its first frames are there for the decoder and hidden by an edit list: what it shows is read,
+    and it is not taken for one that was cut off."""
+    whole = write_video(tmp_path / "whole.mp4", moving(60, height=64, width=64))
+    path = tmp_path / "cut.mov"
+    options = {"use_editlist": "1", "avoid_negative_ts": "disabled"}
+    with av.open(str(whole)) as source, av.open(str(path), "w", options=options) as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(source.streams.video[0]):
+            if packet.pts is not None and packet.dts is not None and packet.duration:
+                packet.pts -= 30 * packet.duration
+                packet.dts -= 30 * packet.duration
+                packet.stream = stream
+                target.mux(packet)
+    with av.open(str(path)) as container:
+        assert container.streams.video[0].frames > 40
+    footage = frames.open_video(path)
+    assert len(list(footage.frames)) == 30

@@ -72,3 +72,10 @@ def test_missing_and_shortened(tmp_path: Path, capsys: pytest.CaptureFixture[str
         f"error: {tmp_path / 'manifest.json'}: no manifest (No such file or directory); run "
         "data_shards.prepare first\n"
     )
+
+
+def test_the_manifest_itself_may_be_named(tmp_path: Path) -> None:
+    """As `data.manifest` may: everything is verified and the sheet lies in the folder."""
+    folder = tiny_set(tmp_path)
+    assert main([str(folder / "manifest.json")]) == 0
+    assert (folder / "contact-sheet.png").exists()

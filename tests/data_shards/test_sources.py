@@ -81,11 +81,14 @@ def test_chair_cad(tmp_path: Path) -> None:
 
 
 def test_weizmann(tmp_path: Path) -> None:
-    """Person and action come from the name; takes of one action share it."""
-    for name in ("daria_walk", "lena_run1", "lena_run2"):
+    """Person and action come from the name; takes of one action share it, and waving one hand or
+    both are two actions."""
+    for name in ("daria_walk", "daria_wave1", "daria_wave2", "lena_run1", "lena_run2"):
         raw.write_video(tmp_path / f"{name}.avi", raw.moving(4, height=32, width=40))
     assert names("weizmann", tmp_path) == [
         ("daria_walk", "daria", "walk"),
+        ("daria_wave1", "daria", "wave1"),
+        ("daria_wave2", "daria", "wave2"),
         ("lena_run1", "lena", "run"),
         ("lena_run2", "lena", "run"),
     ]
@@ -155,18 +158,23 @@ def test_golf_archive_cut_off(tmp_path: Path, keep: float, suffix: str) -> None:
 
 
 def test_links_out_of_the_root(tmp_path: Path) -> None:
-    """A link inside of the root is followed, one that leads out is refused by name."""
+    """A link inside of the root is followed, one that leads out, nowhere or to itself is refused by
+    name."""
     inside, outside = tmp_path / "in", tmp_path / "secret.png"
     raw.write_image(outside, raw.side_by_side(raw.moving(3)))
     real = raw.write_image(inside / "a.png", raw.side_by_side(raw.moving(3)))
     (inside / "b.png").symlink_to(real)
     (inside / "c.png").symlink_to(outside)
     (inside / "d").symlink_to(tmp_path)
+    (inside / "e.png").symlink_to(inside / "gone.png")
+    (inside / "f.png").symlink_to(inside / "f.png")
     assert [(i.name, i.refusal) for i in items("strips", inside)] == [
         ("a", ""),
         ("b", ""),
         ("c.png", "a link that leads out of the root"),
         ("d", "a link to a folder; give that folder as --root"),
+        ("e.png", "a link that leads nowhere"),
+        ("f.png", "a link that leads nowhere"),
     ]
 
 

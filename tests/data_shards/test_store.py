@@ -7,7 +7,8 @@ import itertools
 import socket
 import sys
 import threading
-from collections import Counter
+import time
+from collections import Counter, deque
 from collections.abc import Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -19,7 +20,7 @@ import torch
 from data_shards.config import DataConfig
 from data_shards.dataset import ClipReader, Damage
 from data_shards.errors import UserError
-from data_shards.manifest import CLIPS, MANIFEST
+from data_shards.manifest import CLIP_RECORD, CLIPS, MANIFEST
 from data_shards.store import Store
 from data_shards.stream import Stream, make_plan, open_manifest
 from tests.support.shards import pixels, write_set
@@ -123,7 +124,7 @@ def test_a_run_that_resumes_in_a_group_fetches_what_is_left_of_it(
 ):
     """At the last clip of a group of two shards: that clip's shard and those of the next group."""
     write_set(footage, (5, 4, 3, 6, 6, 6))
-    config = settings(shuffle_shards=2, prefetch=1)
+    config = settings(shuffle_shards=2, prefetch=1, threads=1)
     opened = open_manifest(address(web), config=config)
     plan = make_plan(opened, config, seed=1, batch=1)
     whole = opened.table["shard"][plan.span(0, plan.clips).clip_B].tolist()
@@ -140,14 +141,33 @@ def test_a_run_that_resumes_in_a_group_fetches_what_is_left_of_it(
     assert [web.asked[names[shard]] for shard in (*gone, whole[size - 1])] == [0, 1]
 
 
+def test_a_cache_of_two_groups_fetches_each_shard_once_a_pass(footage, web, settings):
+    """The smallest bound that is taken, three groups of shards, three passes: what was fetched
+    ahead is read before it goes, and only what was read makes room."""
+    facts = write_set(footage, (6,) * 6)
+    table = 4096 + facts.clips * CLIP_RECORD.itemsize
+    room = 4 * max(shard.bytes for shard in facts.shards) + table
+    config = settings(shuffle_shards=2, prefetch=1, cache_gib=(room + 1) / 2**30)
+    opened, passes = open_manifest(address(web), config=config), 3
+    folder = Path(config.cache_dir)
+    with Stream(opened, config, seed=1, batch=1) as stream:
+        for _ in itertools.islice(stream, passes * facts.clips):
+            time.sleep(0.01)  # times of last use differ
+            while any(path.suffix == ".part" for path in folder.iterdir()):
+                time.sleep(0.01)
+    asked = [web.asked[shard.file] for shard in facts.shards]
+    # Once more for a shard that is dropped while the last clips of its group are still asked for.
+    assert sum(asked) <= (passes + 1) * len(asked), asked
+
+
 def test_nothing_is_fetched_ahead_after_the_end(web, settings):
     """A thread that gets going only when its stream is closed asks the store for nothing."""
     opened = open_manifest(address(web), config=settings())
     stop = opened.shards.store.stop
     opened.shards.close()
-    opened.shards._fetch_all([0, 1, 2], stop)
+    opened.shards._fetch_all(deque([0, 1, 2]), stop)
     assert [web.asked[shard] for shard in SHARDS] == [0, 0, 0]
-    opened.shards._fetch_all([0, 1, 2], opened.shards.store.stop)
+    opened.shards._fetch_all(deque([0, 1, 2]), opened.shards.store.stop)
     assert [web.asked[shard] for shard in SHARDS] == [1, 1, 1]
 
 

@@ -7,6 +7,7 @@ import itertools
 import multiprocessing
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from data_shards.batch import KEY_KINDS, ClipBatch
 from data_shards.config import DataConfig
 from data_shards.dataset import ClipReader
 from data_shards.errors import LoaderLost, UserError
+from data_shards.readahead import Threads
 from data_shards.stream import Stream, open_manifest
 from tests.support.shards import pixels, write_set
 
@@ -257,3 +259,23 @@ def test_a_gpu_leaves_the_cores_to_decoding(
     monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(cores)), raising=False)
     assert DataConfig(threads=threads).decoding_threads() == want
+
+
+@pytest.mark.parametrize(("threads", "prefetch"), [(6, 2), (2, 4)])
+def test_all_decoding_threads_are_at_work(threads: int, prefetch: int) -> None:
+    """As many batches are decoded at once as there are threads, however few are to lie ready; and
+    they come in order."""
+    together = threading.Barrier(threads)
+
+    class Slow:
+        def __getitem__(self, request: int) -> int:
+            together.wait(timeout=20)  # broken where fewer are at work
+            return request
+
+    config = DataConfig(threads=threads, prefetch=prefetch)
+    source = Threads(Slow(), itertools.count(), config)  # type: ignore[arg-type]
+    try:
+        assert [source.next() for _ in range(threads)] == list(range(threads))
+    finally:
+        together.abort()
+        source.close()

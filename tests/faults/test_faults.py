@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from launch.chaos.processes import children
 from launch.slurm.inside import verdict
 from tests.support.cluster import wait_for
-from tests.support.training import command, environment, launch, tensors, train
+from tests.support.training import command, environment, launch, run_script, tensors, train
 from trainer import commit
 
 
@@ -235,3 +235,28 @@ def test_a_killed_loader_process_is_no_mistake_of_the_user(
     assert verdict(run, since=0, retries=1) == "5 again"
     steps = commit.committed(run / "checkpoints")[-1]
     assert train(tmp_path, data, *words[1:], f"train.steps={steps + 2}") == 0
+
+
+SLOW_SHEET = """
+import time
+from trainer import job
+write = job.write_sheet
+
+def slow(parts, at):
+    write(parts, at)
+    if not parts.engine.ranks.comm.rank:
+        time.sleep(14)
+
+job.write_sheet = slow
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.ranks
+def test_a_slow_sheet_is_no_hang_of_the_others(tmp_path: Path, data: Path) -> None:
+    """Rank 0 takes longer over a sheet than a step may take: the other rank waits as patiently."""
+    words = ("train.steps=2", "train.hang_seconds=10", "train.sample_minutes=0.000001",
+             "train.pictures=false")  # fmt: skip
+    ended = run_script(tmp_path / "slow.py", SLOW_SHEET, tmp_path, data, *words, ranks=2)
+    assert ended.returncode == 0, ended.stderr
+    assert list((tmp_path / "run" / "samples").glob("step-*.png"))

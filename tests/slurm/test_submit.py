@@ -116,6 +116,18 @@ def test_a_dry_run_prints_the_script(
     assert not list(tmp_path.iterdir())
 
 
+def test_words_may_stand_around_options(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """As with `trainer/main.py` itself: settings before and behind a file of settings."""
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "mine.yaml"
+    file.write_text("seed: 3\n")
+    line = ["submit", "--dry-run", "name=x", "--config", str(file), f"data.manifest={data}"]
+    assert main(line) == 0
+    assert f"name=x --config {file} data.manifest={data}" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

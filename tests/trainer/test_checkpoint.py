@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
@@ -21,7 +22,7 @@ from data_shards.errors import UserError
 from tests.support import checkpoints as little
 from tests.support.dictionaries import make, train
 from tests.support.ranks import run_ranks
-from trainer import aside, commit
+from trainer import aside, commit, saved
 from trainer.checkpoint import TOUCH, CheckpointConfig, Checkpointer
 from trainer.comm import Comm
 from trainer.retention import kept
@@ -433,3 +434,114 @@ def test_a_run_folder_that_is_gone_is_told_in_one_line(tmp_path: Path) -> None:
     error = FileNotFoundError(2, "No such file or directory", str(tmp_path / "gone" / "a"))
     told = explain(error, tmp_path / "gone" / "deeper" / "checkpoints")
     assert told.startswith(f"{tmp_path}/gone/a: No such file or directory (")
+
+
+def test_a_file_that_asks_meanwhile_is_answered_by_the_next_save(tmp_path: Path) -> None:
+    """`SAVE` is touched while a save is being written: that one's commit does not take it away."""
+    checkpoints, gate = saver(tmp_path, minutes=0), threading.Event()
+    checkpoints._thread.submit(gate.wait, 60)
+    little.save(checkpoints, 5, Comm(), background=True)
+    (tmp_path / TOUCH).touch()
+    gate.set()
+    assert checkpoints.finish() is not None and (tmp_path / TOUCH).exists()
+    checkpoints._looked_at -= 2
+    assert checkpoints.due(6)
+    little.save(checkpoints, 6, Comm())
+    assert not (tmp_path / TOUCH).exists()
+    checkpoints.close()
+
+
+def refusing(
+    monkeypatch: pytest.MonkeyPatch, *, code: int, times: int, name: str = "state.json"
+) -> None:
+    """Have the disk refuse to read files of a name so many times."""
+    facts, left = commit.facts_of, [times]
+
+    def read(path: Path) -> commit.FileFacts:
+        if path.name == name and left[0]:
+            left[0] -= 1
+            raise OSError(code, os.strerror(code), str(path))
+        return facts(path)
+
+    monkeypatch.setattr(commit, "facts_of", read)
+
+
+@pytest.mark.parametrize("code", [errno.ESTALE, errno.EIO, errno.ETIMEDOUT])
+def test_a_disk_that_stumbles_costs_no_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    """Asked again, it gives the newest one; nothing is set aside."""
+    checkpoints = saver(tmp_path)
+    for step in (1, 2):
+        little.save(checkpoints, step, Comm())
+    refusing(monkeypatch, code=code, times=2)
+    found = checkpoints.recover()
+    assert found is not None and found.name == "step-00000002"
+    assert not list((tmp_path / "checkpoints").glob(f"*{commit.DAMAGED}*"))
+
+
+def test_a_disk_out_of_reach_is_told_and_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Checkpoints that cannot be read for a while are not damaged ones: the run does not begin, and
+    finds the newest when the disk is back. A file that the disk itself has lost is damage."""
+    monkeypatch.setattr(saved, "PATIENCE", 0.1)
+    checkpoints = saver(tmp_path)
+    for step in (1, 2):
+        little.save(checkpoints, step, Comm())
+    with monkeypatch.context() as patch:
+        refusing(patch, code=errno.ESHUTDOWN, times=10**6)
+        with pytest.raises(UserError, match=r"step-00000002: rank 0 cannot read it \(.*; check"):
+            checkpoints.recover()
+    assert commit.committed(tmp_path / "checkpoints") == [1, 2]
+    assert checkpoints.recover() == tmp_path / "checkpoints" / "step-00000002"
+    with monkeypatch.context() as patch:
+        refusing(patch, code=errno.EIO, times=10**6)
+        with pytest.raises(UserError, match="no loadable checkpoint, damaged: step-00000002, step"):
+            checkpoints.recover()
+
+
+def test_a_leftover_that_cannot_be_removed_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reader of another machine has files of a dropped checkpoint open: the run begins, and the
+    next life removes it."""
+    checkpoints = saver(tmp_path)
+    little.save(checkpoints, 1, Comm())
+    left = tmp_path / "checkpoints" / f"{commit.DROPPING}step-00000000-ab"
+    left.mkdir()
+
+    def busy(path: Path) -> None:
+        raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", busy)
+        assert checkpoints.recover() is not None and left.is_dir()
+    assert checkpoints.recover() is not None and not left.exists()
+
+
+def test_going_back_forgets_what_was_dropped(tmp_path: Path) -> None:
+    """A rank that did not drop step 6 itself saves it again, as rank 0 does, when the run has gone
+    back past it."""
+    checkpoints = saver(tmp_path, keep=1, every=4, best=False)
+    for step in (4, 6, 8):
+        little.save(checkpoints, step, Comm())
+    checkpoints._known = {4, 6, 8}  # of a rank that is not the first
+    assert commit.committed(tmp_path / "checkpoints") == [4, 8]
+    (tmp_path / "checkpoints" / "step-00000008" / "state.json").unlink()
+    found = checkpoints.recover()
+    assert found is not None and found.name == "step-00000004" and checkpoints._known == {4}
+
+
+def test_a_disk_that_does_not_tell_asks_for_no_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A look at `SAVE` that fails costs nothing."""
+    checkpoints = saver(tmp_path, minutes=0)
+
+    def failing(path: Path) -> bool:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+
+    monkeypatch.setattr(Path, "exists", failing)
+    checkpoints._looked_at -= 2
+    assert not checkpoints.due(1)

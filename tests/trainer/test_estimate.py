@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from data_shards.config import FEW_THREADS, MOST_THREADS
 from data_shards.stream import open_manifest
 from tests.support.peak import measure
 from tests.support.shards import write_set
 from tests.support.training import SMALL
-from trainer import aside, setup
+from trainer import aside, footprint, setup
 from trainer.config import Config, resolve
 from trainer.estimate import estimate
 from trainer.latents_config import promise_bytes
@@ -125,3 +126,28 @@ def test_what_grows_with_the_table_is_in_the_promise(data: Path) -> None:
     small, grown = sizes("finding directions", "latents.low_rank.method=gather")
     assert grown == 10 * small >= 10 * 200 * 8 * 2000 * 8
     assert sizes("finding directions", "latents.low_rank.method=gram") == [0, 0]
+
+
+def test_gpus_are_reckoned_with_where_there_are_none(data: Path) -> None:
+    """Networks, rows, footage and the largest of what is computed lie on each GPU; the host keeps
+    pictures, and shares no weights. What is read ahead is for as many threads as there may be."""
+    opened = open_manifest(str(data))
+    config = config_of(data, "train.gradients=memory", "latents.residence=device")
+    here, there = (estimate(config, opened, ranks=64, gpu=gpu) for gpu in (False, True))
+    assert here.shared and not here.device and not there.shared
+    footage, whole = 200 * 8 * 3 * 32 * 32, footprint.showing(config, opened.manifest, parameters=9)
+    pictures = footprint.pictures(config, opened.manifest)
+    forward = whole - 3 * 4 * 9 - pictures + 3 * 4 * (there.theta + there.gamma)
+    step = footprint.step(config, opened.manifest, ranks=64)
+    name, most = max(("taking a step", step), ("showing clips", forward), key=lambda x: x[1])
+    assert there.device["footage, where it fits"] == footage
+    assert there.device[f"at most, while {name}"] == most > 0
+    assert there.device["networks and optimiser"] == 6 * 4 * (there.theta + there.gamma)
+    assert there.passing["showing clips"] == pictures and "taking a step" not in there.passing
+    assert "memory of each GPU:" in there.text() and "CUDA (assumed)" in there.text()
+    streamed = config_of(data, "data.cache_mib=0", "schedule.clips=64")
+    few, many = (
+        estimate(streamed, opened, ranks=2, gpu=gpu).memory["footage"] for gpu in (False, True)
+    )
+    prefetch = streamed.data.prefetch
+    assert many * (prefetch + FEW_THREADS + 1) == few * (prefetch + MOST_THREADS + 1)

@@ -17,6 +17,7 @@ from tests.support.footage import tiny_set
 from tests.support.raw_footage import moving, write_video
 from tests.support.training import train
 from trainer import evaluate, fit, fitting, generate, render, scores, videos
+from trainer.cards import CELLS
 from trainer.fitted import extended, read_fitted, read_footage
 from trainer.fitting import FitConfig
 from trainer.pictures import channels_last
@@ -148,7 +149,7 @@ def test_fitted_videos_keep_their_names_where_rows_are_shared(
     assert generate._pair_names(run, 0, 0) == (plain.manifest.name, "clip 0")
     assert evaluate.main([folder, "--no-mcs", "--videos", "2"]) == 0
     found = json.loads((tmp_path / "run" / "evaluation.json").read_text())
-    assert [item["name"] for item in found["left_out"]] == ["held-out cells", "MCS"]
+    assert [item["name"] for item in found["left_out"]] == [CELLS, "MCS"]
     assert evaluate.main([folder, "--no-mcs", "--videos", "2", "--held-out", held]) == 2
     assert "latents.static_key=dataset" in capsys.readouterr().err
 

@@ -14,6 +14,7 @@ from PIL import Image
 
 from data_shards.errors import UserError
 from data_shards.manifest import read_manifest
+from data_shards.options import Options
 from tests.support.footage import tiny_set
 from tests.support.training import command, environment, launch, tensors, train
 from trainer import evaluate
@@ -110,7 +111,29 @@ def test_dry_run_writes_nothing(
     told = capsys.readouterr().out
     for text in ("lambda_triplet: 0.1", "parameters: ", "3 static rows, 2 transient rows", "MiB"):
         assert text in told
+    assert main(["--dry-run", "--gpus", "preset=weizmann", f"data.manifest={data}"]) == 0
+    assert "memory of each GPU:" in capsys.readouterr().out
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["/../../../evil", "..", "", "a/b", "a\nb"])
+def test_a_manifest_names_no_other_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture, name: str
+) -> None:
+    """A set's name is part of its runs' folder; one that leads elsewhere is refused, in a manifest
+    from somebody else and when a set is prepared."""
+    folder, here = tiny_set(tmp_path / "data", size=32), tmp_path / "a" / "b"
+    facts = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps({**facts, "name": name}))
+    words = ["--runs", str(here / "runs"), "preset=folder", f"data.manifest={folder}"]
+    capsys.readouterr()
+    assert main(words) == 2
+    told = capsys.readouterr().err
+    assert f"name {name!r} is not a plain one; prepare" in told and told.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+    if name:
+        with pytest.raises(UserError, match="is not a plain name, as of a folder"):
+            Options(source="synthetic", name=name)
 
 
 def test_help_lists_every_setting_with_its_docstring(capsys: pytest.CaptureFixture) -> None:
@@ -204,6 +227,18 @@ def damaged(folder: Path) -> Path:
     raw[700] ^= 1
     shard.write_bytes(raw)
     return data
+
+
+def test_a_damaged_clip_spoils_no_figure(tmp_path: Path) -> None:
+    """Visits of one clip, of which one is damaged: steps on it have neither loss nor PSNR, and no
+    line tells of a perfect one."""
+    words = ("schedule.kind=joint", "schedule.inner=5", "schedule.clips=1", "train.log_steps=1",
+             "data.on_damage=quarantine", "train.steps=30")  # fmt: skip
+    assert train(tmp_path, damaged(tmp_path / "data"), *words) == 0
+    lines = [json.loads(x) for x in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    told = [line.get("psnr") for line in lines if "lr/gamma" in line]
+    assert told.count(None) == 5 and len(told) == 30
+    assert max(psnr for psnr in told if psnr is not None) < 60
 
 
 def test_a_damaged_clip_is_left_out_from_the_beginning_to_the_end(tmp_path: Path) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
 import torch
 
-from trainer import losses
+from trainer import losses, objective
 from trainer.draws import draw
 from trainer.networks import NavSynth, NetworksConfig
 from trainer.objective import LossConfig, psnr_of, terms, to_pixels
@@ -102,3 +103,13 @@ def test_semi_hard_negatives_can_be_asked_for() -> None:
     expected = float(losses.triplet(codes, hard, margin=2.0).mean())
     assert float(got.triplet) == pytest.approx(expected, rel=1e-5)
     assert not torch.equal(hard.negative_BA, choice.triplets.negative_BA)
+
+
+def test_what_is_shown_is_of_the_clips_that_are_there() -> None:
+    """Sums over a batch of four of which one is damaged: means over three; nothing of none."""
+    sums = [3.0, 1.5, 0.75, 0.375, 0.003]
+    found = objective.shown(sums, batch=4, valid=3)
+    assert found["loss/total"] == pytest.approx(4.0) and found["loss/rec"] == pytest.approx(2.0)
+    assert found["psnr"] == pytest.approx(10 * math.log10(4 / 0.004), abs=1e-4)
+    assert objective.shown(sums, batch=4, valid=4)["loss/static"] == 0.75
+    assert objective.shown(sums, batch=4, valid=0) == {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from itertools import islice
@@ -314,3 +315,30 @@ def test_a_table_of_huge_pages_is_a_table() -> None:
         rows = torch.rand(3, 4, 256)
         table.index_copy_(0, torch.tensor([0, slots - 1, 1]), rows)
         assert torch.equal(table[[0, slots - 1, 1]], rows) and table.is_contiguous()
+
+
+PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+
+
+@pytest.mark.skipif(
+    not PAGES.is_file() or "[never]" in PAGES.read_text(), reason="this system has no huge pages"
+)
+def test_a_large_table_lies_in_huge_pages_and_is_not_forked() -> None:
+    """The kernel says so: as much of the process's memory is huge pages as has been written; and a
+    forked process, which has none of the table, ends well."""
+
+    def huge() -> int:
+        text = Path("/proc/self/smaps_rollup").read_text()
+        line = next(x for x in text.splitlines() if x.startswith("AnonHugePages"))
+        return int(line.split()[1]) << 10
+
+    size, before = 64 << 20, huge()
+    table = residence._host_table(size // 4096, rowfile.Field((4, 256), torch.float32))
+    table.fill_(1.0)
+    assert huge() - before >= size - 2 * residence.HUGE
+    pid = os.fork()
+    if not pid:
+        del table
+        os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert bool((table == 1).all())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import resource
 import signal
@@ -119,6 +120,8 @@ def test_the_journal_goes_on_where_the_checkpoint_was(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(path.read_bytes() + b'{"step": 40, "ps')
     assert [line["step"] for line in journal.read(path)] == [10, 20, 30]
+    assert journal.last_step(path) == 30
+    assert journal.last_step(tmp_path / "none") == -math.inf
     second = Telemetry(tmp_path, TelemetryConfig(log="none", endpoint=False), start_step=20)
     second.step(25, {"psnr": 3.0}, seconds=25, done=0.6)
     second.close()
@@ -277,3 +280,28 @@ def test_a_journal_is_durable_when_closed(tmp_path: Path) -> None:
     assert log.write({"step": 1})
     log.close()
     assert list(journal.read(tmp_path / "m.jsonl")) == [{"step": 1}]
+
+
+def test_a_line_that_could_not_be_cut_off_is_cut_off_before_the_next(tmp_path: Path) -> None:
+    """A disk that fails twice, in the middle of a line and then at mending it, costs that line."""
+    log = Journal(tmp_path / "m.jsonl")
+    assert log.write({"step": 1})
+    whole, log._file = log._file, TornFile(log._file)  # type: ignore[assignment]
+    assert not log.write({"step": 2})
+    log._file = whole
+    assert log.write({"step": 3})
+    log.close()
+    assert list(journal.read(tmp_path / "m.jsonl")) == [{"step": 1}, {"step": 3}]
+
+
+class TornFile:
+    """Takes half of a line and then nothing more, not even that it be cut off."""
+
+    def __init__(self, file) -> None:
+        self.file = file
+
+    def write(self, data: bytes) -> int:
+        return self.file.write(data[: len(data) // 2])
+
+    def truncate(self, size: int) -> None:
+        raise OSError(5, "Input/output error")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from trainer.checkpoint import CheckpointConfig, Checkpointer
 from trainer.comm import Comm
 from trainer.commit import read_json
 from trainer.engine import Engine
+from trainer.optim import GROUPS
 from trainer.parallel import DEEPSPEED
 from trainer.schedule import EVERYTHING
 
@@ -132,3 +134,21 @@ def test_the_config_files_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         for key, tensor in plain.items():
             close = torch.allclose(tensor.double(), other[key].double(), rtol=0, atol=1e-4)
             assert close, (name, key)
+
+
+@NEEDS_DEEPSPEED
+def test_step_counts_lie_where_the_weights_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fused Adam on a GPU refuses a count in host memory, as a checkpoint is read; another kind
+    of device stands for the GPU."""
+    from trainer.zero import Zero
+
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    there = Zero.__new__(Zero)
+    shards = [torch.zeros(3, device="meta") for _ in GROUPS]
+    optimizer = SimpleNamespace(state={})
+    there._zero = SimpleNamespace(optimizer=optimizer, single_partition_of_fp32_groups=shards)
+    there.params = {group: [] for group in GROUPS}
+    monkeypatch.setattr(there, "adopt", lambda: None)
+    monkeypatch.setattr(there, "_link_moments", lambda: None)
+    there.load({f"{group}.0000.step": torch.tensor(7.0) for group in GROUPS})
+    assert [optimizer.state[shard]["step"].device.type for shard in shards] == ["meta"] * 2

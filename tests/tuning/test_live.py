@@ -13,7 +13,7 @@ from rich.console import Console
 
 from tuning import live
 from tuning.ledger import Ledger
-from tuning.records import DONE, RUNNING, Record, Settings, write_record
+from tuning.records import DONE, FAILED, RUNNING, Record, Settings, read_records, write_record
 
 SETTINGS = Settings(
     manifest="", words=(), steps=9, rungs=(), objectives=("psnr",), workers=1, cpus=1, gpus=0,
@@ -58,5 +58,24 @@ def test_the_table_shows_the_newest_trials_and_what_is_left(tmp_path: Path) -> N
     (best,) = [row for row in rows if "\x1b[1m" in row]
     assert "t0005" in best and "30.25" in best and "static=8 margin=0.123" in best
     assert RUNNING in rows[-1] and "(12.50)" in rows[-1] and "(11" not in rows[-1]
+    assert "why" not in out.getvalue()
     last = re.sub(r"\x1b\[[\d;]*m", "", out.getvalue()).splitlines()[-1]
     assert re.fullmatch("\u2501+.?\u2501+ 12 of 60 accelerator-seconds", last)
+
+
+def test_what_runs_and_what_is_best_is_always_shown(tmp_path: Path) -> None:
+    """An old trial that still runs and the best one stay in the table while newer ones come; why
+    one has ended stands there, too."""
+    Ledger(tmp_path).grant(60)
+    for number in range(30):
+        record = Record(f"t{number:04d}", {}, (), FAILED, reason="out of memory")
+        if number in (1, 3):
+            status = {1: RUNNING, 3: DONE}[number]
+            record = record._replace(status=status, reason="", scores={"psnr": 20.0})
+        write_record(tmp_path, record)
+    records = read_records(tmp_path)
+    shown = live.chosen(records, records[3])
+    assert [r.id for r in shown] == ["t0001", "t0003", *(f"t{n:04d}" for n in range(16, 30))]
+    out = io.StringIO()
+    Console(file=out, width=120).print(live.Live(tmp_path, SETTINGS).page())
+    assert "why" in out.getvalue() and out.getvalue().count("out of memory") == 14

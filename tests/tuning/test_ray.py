@@ -186,3 +186,26 @@ def test_a_killed_worker_and_a_killed_raylet_cost_no_trial(tmp_path: Path, data:
     assert len(starts(run)) == 1
     final = json.loads((run / "run.json").read_text())["final"]
     assert final["psnr"] == record.scores["psnr"]
+
+
+NARROW = """
+import os
+from tuning import engine
+from tuning.records import Settings
+
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+ray = engine.import_ray(local=True)
+settings = Settings(manifest="", words=(), steps=9, rungs=(), objectives=(), workers=1, cpus=1,
+                    gpus=0, interval=1, seed=0, vgg="", space={})
+engine._connect(ray, settings, engine.Way())
+print(ray.cluster_resources()["CPU"])
+"""
+
+
+@pytest.mark.skipif(cores() < 2, reason="needs two cores")
+def test_a_local_ray_has_the_cores_that_the_search_may_use() -> None:
+    """One of them, as in an allocation of one core on a larger machine: one trial at a time."""
+    needs_ray()
+    done = subprocess.run([sys.executable, "-c", NARROW], env=environment(), capture_output=True,
+                          text=True, check=False)  # fmt: skip
+    assert done.stdout.splitlines()[-1:] == ["1.0"], done.stderr

@@ -12,9 +12,19 @@ import numpy as np
 import pytest
 
 from trainer.config import resolve
+from tuning.actor import ending
 from tuning.halving import BRACKETS, make_scheduler, rungs, seeded
 from tuning.plan import default_scheduler
-from tuning.records import DONE, FAILED, STOPPED, Record, Settings, write_record
+from tuning.records import (
+    BUDGET,
+    DONE,
+    FAILED,
+    RUNNING,
+    STOPPED,
+    Record,
+    Settings,
+    write_record,
+)
 from tuning.sampling import Sampler, replay
 from tuning.space import default_space, values_of, words_of
 
@@ -174,6 +184,26 @@ def test_a_scheduler_knows_the_rungs_of_earlier_lives(name: str, tmp_path: Path)
     known = [recorded for bracket in brackets for _, recorded in bracket._rungs if recorded]
     if name == "asha":
         assert known == [{"t0000": 12.0}]
+
+
+def test_a_trial_gone_on_with_is_the_same_trial_to_halving(tmp_path: Path) -> None:
+    """What it reached before the search was killed counts once, for others too, and its end by the
+    budget is no score; a rung that it reaches now is added."""
+    pytest.importorskip("ray.tune", reason="ray is not installed: pip install 'navsynth[tune]'")
+    for name, score in (("t0001", 20.0), ("t0002", 12.0)):
+        write_record(tmp_path, Record(name, {}, (), RUNNING, rungs=((10, score),)))
+    made: Any = make_scheduler(tmp_path, SETTINGS, "asha")
+    ((_, last, first),) = ([rung for _, rung in bracket._rungs] for bracket in made._brackets)
+    assert first == {"t0001": 20.0, "t0002": 12.0} and not last
+    again = [SimpleNamespace(trial_id=f"new-{n}", config={"trial": f"t000{n}"}) for n in (1, 2, 3)]
+    for trial in again:
+        made.on_trial_add(None, trial)
+    assert made.on_trial_result(None, again[2], {"step": 10, "score": 13.0}) == "STOP"
+    assert made.on_trial_result(None, again[0], {"step": 30, "score": 22.0}) == "CONTINUE"
+    budget = SimpleNamespace(record=Record("t0002", {}, (), BUDGET, step=12, rungs=((10, 12.0),)))
+    told = ending(budget)  # pyright: ignore[reportArgumentType]
+    made.on_trial_complete(None, again[1], told)
+    assert first == {"t0001": 20.0, "t0002": 12.0, "t0003": 13.0} and last == {"t0001": 22.0}
 
 
 def test_the_first_trial_is_compared_and_never_stopped(tmp_path: Path) -> None:

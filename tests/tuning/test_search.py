@@ -21,13 +21,14 @@ from data_shards.options import Options
 from data_shards.prepare import prepare
 from tests.support.footage import tiny_set
 from tests.support.training import ROOT, SMALL, environment
+from trainer.cards import CELLS
 from trainer.config import resolve
 from trainer.main import main as train
 from tuning import processes
 from tuning.ledger import Ledger
-from tuning.objectives import OBJECTIVES
-from tuning.records import BUDGET, DONE, FAILED, STOPPED, read_records
-from tuning.search import main
+from tuning.objectives import OBJECTIVES, scores_of
+from tuning.records import BUDGET, DONE, FAILED, STOPPED, Record, read_records
+from tuning.search import main, without_winner
 
 SPACE = "latents.static: {low: 4, high: 12}\nloss.margin: {low: 0.5, high: 2.0, log: true}\n"
 FIXED = [word for word in SMALL if not word.startswith("latents.static")]
@@ -268,6 +269,10 @@ def test_a_search_whose_workers_never_start_ends(tmp_path: Path, data: Path) -> 
             ("--cpus-per-trial", "2.5", "--workers", "3"),
             "--workers: 3 processes, and a trial is charged 2.5 cores; give --cpus-per-trial 3$",
         ),
+        (
+            ("--manifest", "HELD_OUT", "--objective", "exchange", "latents.static_key=dataset"),
+            "latents.static_key: dataset: all videos share one row",
+        ),
         (("--objective", "unseen-fcs"), "unseen-fcs needs .*/held-out; prepare"),
         (("--searcher", "pb2", "--scheduler", "asha"), "asha: pb2 ranks its members itself"),
         (("--searcher", "pb2", "--population", "1"), "--population: 1: at least 2 members"),
@@ -292,6 +297,8 @@ def test_bad_input_is_one_line(
     places = {"SPACE": str(wrong)}
     if "UNLABELLED" in more:
         places["UNLABELLED"] = str(unlabelled(tmp_path / "unlabelled"))
+    if "HELD_OUT" in more:
+        places["HELD_OUT"] = str(tiny_set(tmp_path, size=32, hold_out=(("red-disc", "turn"),)))
     more = tuple(places.get(word, word) for word in more)
     capsys.readouterr()
     assert main([*words(data, out), *more]) == 2
@@ -309,6 +316,26 @@ def test_more_gpus_than_there_are(
     line[at : at + 2] = ["--gpu-hours", "1"]
     assert main([*line, "--gpus-per-trial", "4096"]) == 2
     assert "this machine has" in capsys.readouterr().err
+
+
+def test_a_search_without_a_winner_says_what_helps() -> None:
+    """A larger budget where a trial can go on; else the commonest reason."""
+    capped = Record("t0000", {}, (), STOPPED, reason="over its cap of 4 accelerator-seconds")
+    lost = Record("t0002", {}, (), FAILED, reason="out of memory")
+    assert without_winner([capped, lost, capped]) == (
+        "no trial has finished: 2 of 3: over its cap of 4 accelerator-seconds"
+    )
+    open_ = [], [capped, Record("t0001", {}, (), BUDGET, reason="the budget is spent; saved")]
+    for records in open_:
+        assert "give a larger budget" in without_winner(records)
+
+
+def test_an_exchange_without_cells_fails_with_its_reason(tmp_path: Path) -> None:
+    """What the evaluation left out, and why, and no Python message."""
+    told = {"scores": [], "held_out": None, "left_out": [{"name": CELLS, "why": "no new pair"}]}
+    (tmp_path / "evaluation.json").write_text(json.dumps(told))
+    with pytest.raises(ValueError, match=r"^exchange: no new pair$"):
+        scores_of(("exchange",), tmp_path, "")
 
 
 def test_help_is_there_without_ray() -> None:

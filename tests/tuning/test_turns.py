@@ -11,10 +11,12 @@ from data_shards.errors import UserError
 from tuning.asking import reason_of
 from tuning.engine import Way, idle_gpus, require_room
 from tuning.ledger import Ledger
+from tuning.population import Wait
 from tuning.records import (
     BUDGET,
     DONE,
     FAILED,
+    OVER_CAP,
     PENDING,
     RUNNING,
     STOPPED,
@@ -150,6 +152,40 @@ def test_an_interrupted_trial_is_taken_up_again_but_not_for_ever(tmp_path: Path)
     assert drawn(made).id == "t0001"
     again = turns(tmp_path, [])
     assert [drawn(again).id for _ in range(3)] == ["t0000", "t0001", "t0002"]
+
+
+def test_a_search_waits_for_trials_that_may_be_interrupted(tmp_path: Path) -> None:
+    """The last trial is out, and is interrupted: it is taken up again; no more trials come only
+    once it has ended, or when nothing is left of the budget."""
+    made, ledger = turns(tmp_path, [], trials=1), Ledger(tmp_path)
+    record = drawn(made)
+    assert isinstance(made.next(), Wait)
+    write_record(tmp_path, record._replace(status=PENDING, reason="interrupted by a signal"))
+    made.ended(record.id)
+    assert drawn(made).id == record.id and isinstance(made.next(), Wait)
+    assert ledger.hold("a", trial=record.id, width=1, until=99.5)
+    assert made.next() is None
+    ledger.grant(200)
+    assert isinstance(made.next(), Wait)
+    write_record(tmp_path, record._replace(status=DONE, scores={"psnr": 20.0}))
+    made.ended(record.id)
+    assert made.next() is None
+
+
+def test_a_study_of_trials_over_their_cap_gives_up(tmp_path: Path) -> None:
+    """Five that all held too much, and none that came to its end: the cap is too low."""
+    made, ledger = turns(tmp_path, []), Ledger(tmp_path)
+    for _ in range(IN_A_ROW):
+        record = drawn(made)
+        assert ledger.hold(record.id, trial=record.id, width=1, until=1.5)
+        capped = record._replace(status=STOPPED, reason=f"{OVER_CAP} of 1 accelerator-seconds")
+        write_record(tmp_path, capped)
+        made.ended(record.id)
+    assert made.next() is None
+    assert made.gave_up == (
+        "5 trials in a row failed, and none has come to its end; t0004: over its cap of 1 "
+        "accelerator-seconds"
+    )
 
 
 def test_a_trial_that_still_runs_is_told_to_stop(tmp_path: Path) -> None:
