@@ -23,7 +23,7 @@ import torch
 from data_shards.errors import UserError
 from data_shards.manifest import Manifest
 from launch.reproduce import digests, extras, planner, report, state, trainings
-from launch.reproduce.context import Context, Stage, first_users
+from launch.reproduce.context import Context, Stage, makers
 from launch.reproduce.footage import FootageSet, find_sets, manifest_of, prepared
 from launch.reproduce.lives import Lives, process_seconds
 from launch.reproduce.pacing import Pacing
@@ -67,8 +67,8 @@ def timed(
         sets: that are there.
         lives: of the output folder; this one follows the run from now on.
     """
-    makers = first_users(stages, sets, plan)
-    needs = [stage.need(sets, plan, first=name in makers) for name, stage in stages.items()]
+    made = makers(stages, sets, plan)
+    needs = [stage.need(sets, plan, made[name]) for name, stage in stages.items()]
     names = [*stages, *(footage.name for footage in sets)]
     lives.follow(planner.run_of(minutes, plan, needs, names))
     if minutes is None:
@@ -207,9 +207,9 @@ def _facts(
 
 def length_of(plan: Plan, stages: Mapping[str, Stage], sets: Sequence[FootageSet]) -> str:
     """How many trainings there are, and how long ones, in words."""
-    makers = first_users(stages, sets, plan)
+    made = makers(stages, sets, plan)
     count = sum(
-        stage.count(footage, plan, first=name in makers)
+        stage.count(footage, plan, made[name])
         for name, stage in stages.items() for footage in sets
     )  # fmt: skip
     if plan.minutes is None:
@@ -249,7 +249,10 @@ def seeds_of(plan: Plan, stages: Mapping[str, Stage], sets: Sequence[FootageSet]
     one = replace(plan, seeds=1, synthetic_seeds=1)
     several = [
         name for name, stage in stages.items()
-        if any(stage.count(f, plan, first=True) > stage.count(f, one, first=True) for f in sets)
+        if any(
+            stage.trainings(f, plan) + len(stage.uses(f, plan))
+            > stage.trainings(f, one) + len(stage.uses(f, one)) for f in sets
+        )
     ]  # fmt: skip
     if not several:
         return "one seed (0)"

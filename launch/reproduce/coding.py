@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable
 from fractions import Fraction
+from itertools import pairwise
 from typing import NamedTuple
 
 import av
@@ -89,9 +91,10 @@ def jpeg(frames_THWC: np.ndarray, *, quality: int) -> Coded:
 
 
 def h264(frames_THWC: np.ndarray, *, crf: int) -> Coded:
-    """A raw H.264 stream (x264, preset slow, yuv420p): no container's bytes are counted."""
-    buffer = io.BytesIO()
-    with av.open(buffer, "w", format="h264") as file:
+    """A raw H.264 stream (x264, preset slow, yuv420p), without any container and without the text
+    of some 700 bytes in which x264 writes down its own settings."""
+    made = io.BytesIO()
+    with av.open(made, "w", format="h264") as file:
         options = {"crf": str(crf), "preset": "slow", "threads": "1"}
         stream = file.add_stream("libx264", rate=Fraction(25), options=options)
         stream.height, stream.width = frames_THWC.shape[1:3]
@@ -99,8 +102,15 @@ def h264(frames_THWC: np.ndarray, *, crf: int) -> Coded:
         for frame in frames_THWC:
             file.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         file.mux(stream.encode())
-    size = buffer.tell()
-    buffer.seek(0)
-    with av.open(buffer, "r", format="h264") as file:
+    data = without_notes(made.getvalue())
+    with av.open(io.BytesIO(data), "r", format="h264") as file:
         decoded = [frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)]
-    return Coded(size, np.stack(decoded))
+    return Coded(len(data), np.stack(decoded))
+
+
+def without_notes(data: bytes) -> bytes:
+    """An H.264 byte stream (Annex B) without its supplemental information (NAL units of type 6),
+    which no decoder needs."""
+    starts = [found.start() for found in re.finditer(rb"\x00{2,3}\x01", data)]
+    units = [data[first:last] for first, last in pairwise([*starts, len(data)])]
+    return b"".join(unit for unit in units if unit.lstrip(b"\x00")[1] & 31 != 6)

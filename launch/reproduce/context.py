@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from launch.reproduce.footage import FootageSet
@@ -55,6 +56,13 @@ class StageResult(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
+Model = tuple[str, int]
+"""A model of the ablation, and its seed."""
+Made = Mapping[str, int]
+"""How many models of the ablation a stage makes, by data set."""
+NOT_MADE: Made = MappingProxyType({})
+
+
 class Stage(NamedTuple):
     """One experiment of the paper."""
 
@@ -69,17 +77,16 @@ class Stage(NamedTuple):
     """Its trainings are compared with those of another stage, so they are never shortened."""
     fitting: float = 0.0
     """Seconds that `trainer.fit` takes after each of its trainings, for 100 of its steps."""
-    uses: Callable[[FootageSet, Plan], int] = lambda footage, plan: 0
-    """Trainings of the ablation that it looks at, and makes itself where they are not there."""
+    uses: Callable[[FootageSet, Plan], frozenset[Model]] = lambda footage, plan: frozenset()
+    """Models of the ablation that it looks at, and makes itself where they are not there."""
 
-    def count(self, footage: FootageSet, plan: Plan, *, first: bool) -> int:
-        """Trainings that it asks for on a data set; `first`: no stage before it has made those
-        that it uses."""
-        return self.trainings(footage, plan) + (self.uses(footage, plan) if first else 0)
+    def count(self, footage: FootageSet, plan: Plan, made: Made = NOT_MADE) -> int:
+        """Trainings that it asks for on a data set; `made`: those of the ablation among them."""
+        return self.trainings(footage, plan) + made.get(footage.name, 0)
 
-    def need(self, sets: Sequence[FootageSet], plan: Plan, *, first: bool = False) -> Need:
+    def need(self, sets: Sequence[FootageSet], plan: Plan, made: Made = NOT_MADE) -> Need:
         """What it takes on these data sets."""
-        counts = {footage.name: self.count(footage, plan, first=first) for footage in sets}
+        counts = {footage.name: self.count(footage, plan, made) for footage in sets}
         seconds = sum(
             self.rest[0]
             + self.rest[1] * seeds_on(footage, plan) * plan.randoms / 100
@@ -90,19 +97,27 @@ class Stage(NamedTuple):
             sum(counts.values()) / plan.jobs,
             sum(count * plan.share(name) for name, count in counts.items()) / plan.jobs,
             seconds / 60,
-            self.fixed or first,  # other stages look at the same ones
+            self.fixed or any(made.values()),  # other stages look at the same ones
         )
 
 
-def first_users(stages: Mapping[str, Stage], sets: Sequence[FootageSet], plan: Plan) -> set[str]:
-    """Names of the stages that make trainings of the ablation, where it is not among them: each
-    that uses more of them than any before it."""
-    most, found = 0, set()
-    for name, stage in stages.items():
-        used = sum(stage.uses(footage, plan) for footage in sets)
-        if used > most:
-            most, found = used, found | {name}
-    return set() if "ablation" in stages else found
+def makers(
+    stages: Mapping[str, Stage], sets: Sequence[FootageSet], plan: Plan
+) -> dict[str, dict[str, int]]:
+    """How many models of the ablation each stage makes, by data set: those that it uses and no
+    stage before it does; none, where the ablation itself is among the stages."""
+    found: dict[str, dict[str, int]] = {name: {} for name in stages}
+    for footage in sets if "ablation" not in stages else ():
+        there: frozenset[Model] = frozenset()
+        for name, stage in stages.items():
+            used = stage.uses(footage, plan)
+            found[name][footage.name], there = len(used - there), there | used
+    return found
+
+
+def models(names: Iterable[str], seeds: int) -> frozenset[Model]:
+    """Some models of the ablation, with every seed."""
+    return frozenset((name, seed) for name in names for seed in range(seeds))
 
 
 def seeds_on(footage: FootageSet, plan: Plan) -> int:

@@ -170,13 +170,18 @@ MEASURES: dict[str, Callable[[Figures, float], float | None]] = {
 """Lower is better; the second argument is the footage's own FCS."""
 
 
-def ahead(rows: Mapping[str, Figures], name: str, several: Sequence[Figures]) -> str:
+def ahead(
+    rows: Mapping[str, Figures], name: str, several: Sequence[Figures], *, columns: Sequence[str]
+) -> str:
     """A sentence: which reference rows are better than a row of ours, on average over its seeds,
-    and in which columns. Columns that either of them lacks are not compared."""
+    and in which of a table's columns. Columns that either of them lacks are not compared."""
     bound, found = rows[BOUND].fcs, []
     for reference in REFERENCES:
         better = []
+        shown = {column.removesuffix(", dB") for column in columns}
         for column, measured in MEASURES.items():
+            if column not in shown:
+                continue
             theirs = measured(rows[reference], bound)
             ours = [value for one in several if (value := measured(one, bound)) is not None]
             if theirs is not None and ours and theirs < np.mean(ours):

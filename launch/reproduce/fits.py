@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from launch.reproduce.over_seeds import shown
 from launch.reproduce.plots import Line, write_plot
 from trainer import pictures, render
 from trainer.fitted import Fitted, extended
+from trainer.generate import in_between
 from trainer.run import Run
 
 COLUMNS = (
@@ -21,6 +23,10 @@ COLUMNS = (
     "gap to the training videos, dB", "nearest training video, dB", "fitted above it",
     "least gain, dB", "steps",
 )  # fmt: skip
+
+
+FIRST, LAST, BETWEEN = 1, 3, 6
+"""Frames of a fitted video, from 1, and how many are generated between them."""
 
 
 class Fits(NamedTuple):
@@ -34,11 +40,19 @@ class Fits(NamedTuple):
     fitted: Fitted
     steps: int = 0
     """Of the training."""
+    near: Mapping[str, tuple[str, float]] = MappingProxyType({})
+    """By unseen video: the training video nearest to it and its PSNR, where that was sought among
+    more than `trainer.fit` looks at."""
 
     @property
     def videos(self) -> list[dict]:
         """Facts of each fitted video."""
-        return self.fitted.facts["videos"]
+        found = self.fitted.facts["videos"]
+        return [{**video, **self._nearest(video)} for video in found] if self.near else found
+
+    def _nearest(self, video: Mapping[str, Any]) -> dict[str, Any]:
+        name, psnr = self.near.get(video["name"], (video["nearest"], video["nearest_psnr"]))
+        return {"nearest": name, "nearest_psnr": psnr}
 
     @property
     def psnr(self) -> float:
@@ -107,7 +121,35 @@ def pictures_of(
     pictures.write_png(path, pictures.sheet(rows))
     title = f"Unseen footage, {footage.name}: footage above what was fitted"
     shown_ones = [Picture(title, str(path.relative_to(context.out)))]
+    again = context.picture(f"unseen-{file}-again.png")
+    pictures.write_png(again, pictures.sheet(_used_again(run, longer, names)))
+    title = (
+        f"Fitted videos used again, {footage.name}: their content with motions of training videos, "
+        f"their motions with content of those, and frames {FIRST} and {LAST} of one with {BETWEEN} "
+        "between them"
+    )
+    shown_ones.append(Picture(title, str(again.relative_to(context.out))))
     return shown_ones + ([_plot(context, footage, file, found)] if len(found) > 1 else [])
+
+
+def _used_again(run: Run, longer: Run, fitted: Sequence[str]) -> list[pictures.Row]:
+    """Two fitted videos recombined with two training videos, both ways, and interpolated."""
+    own = render.spread_videos(run, 2)
+    new = [fitted[i] for i in render.spread(2, len(fitted))]
+    rows = []
+    for group, (contents, motions) in enumerate(((new, own), (own, new))):
+        pairs = [(content, motion) for content in contents for motion in motions]
+        static = [render.rows_of(longer, render.clips_of(longer, [c])).static_N for c, _ in pairs]
+        moving = [render.rows_of(longer, render.clips_of(longer, [m])).transient_N
+                  for _, m in pairs]  # fmt: skip
+        videos = render.render(longer, np.concatenate(static), np.concatenate(moving))
+        rows += [pictures.Row(f"{content} x {motion}", video, group)
+                 for (content, motion), video in zip(pairs, videos, strict=True)]  # fmt: skip
+    for name in new:
+        clip = render.clips_of(longer, [name])[0]
+        film = in_between(longer, clip, first=FIRST, last=LAST, k=BETWEEN)
+        rows.append(pictures.Row(name, film[FIRST - 1 : FIRST + BETWEEN + 1], 2))
+    return rows
 
 
 def _plot(

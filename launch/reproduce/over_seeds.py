@@ -2,6 +2,7 @@
 
 A figure of one training is one draw. Two trainings of one seed each settle no order; against
 something that no training has a part in, such as footage, one seed is judged and said to be one.
+Several seeds settle what a t-test does (Welch's, where there are two trainings).
 """
 
 from __future__ import annotations
@@ -9,12 +10,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from scipy import stats
 
 from launch.reproduce.context import Claim, Context, mean_std
 from launch.reproduce.figures import ONE_SEED
 from launch.reproduce.footage import FootageSet
 from trainer.run import Run
 
+LEVEL = 0.05
+"""So often a difference may be taken for one that seeds alone make."""
 ONE = "one seed"
 TIE = "no further apart than seeds are"
 """Why an order is not judged, and why it is not settled."""
@@ -27,7 +31,10 @@ def seeds_card(count: int) -> dict[str, str]:
     """What a card says of so many seeds."""
     if count == 1:
         return ONE_SEED
-    return {"seeds": f"{count} (0 to {count - 1}); mean ± standard deviation over them"}
+    return {
+        "seeds": f"{count} (0 to {count - 1}); mean ± standard deviation over them; what they "
+        f"settle: a t-test at {100 * LEVEL:g} %"
+    }
 
 
 def length_card(context: Context, footage: FootageSet, runs: Sequence[Run]) -> dict[str, str]:
@@ -52,13 +59,22 @@ def shown(values: Sequence[float], *, digits: int = 2) -> str:
     return mean_std(values, digits=digits) or "–"
 
 
-def spread(values: Sequence[float]) -> float:
-    """Standard deviation over seeds; infinite of fewer than two."""
-    return float(np.std(values, ddof=1)) if len(values) > 1 else float("inf")
+def by_chance(apart: float, *several: Sequence[float]) -> float:
+    """How often means over seeds are so far apart by chance alone, two-sided: of two trainings
+    (Welch 1947), or of one and a number in which none has a part. 1 where one has but one seed."""
+    if min(map(len, several)) < 2:
+        return 1.0
+    squares = [float(np.var(values, ddof=1)) / len(values) for values in several]
+    if not sum(squares):
+        return float(not apart)
+    degrees = sum(squares) ** 2 / sum(
+        square**2 / (len(values) - 1) for square, values in zip(squares, several, strict=True)
+    )
+    return float(2 * stats.t.sf(abs(apart) / sum(squares) ** 0.5, degrees))
 
 
 def above(
-    ours: Sequence[float], theirs: Sequence[float] | float, *, by: float = 0.0
+    ours: Sequence[float], theirs: Sequence[float] | float, *, by: float = 0.0, among: int = 1
 ) -> bool | None:
     """Whether a mean over seeds is above another, where `by` is asked at least by that much.
 
@@ -66,16 +82,15 @@ def above(
         ours: by seed.
         theirs: by seed; or one number, in which no training has a part.
         by: how much higher it has to be.
+        among: out of how many comparisons this one was picked.
 
     Returns:
-        None where that is not settled: the difference is no larger than the standard deviation over
-        seeds (the larger one of both), or it is one of two trainings of which one has one seed.
+        None where that is not settled (`LEVEL`), or is of two trainings of which one has one seed.
     """
     fixed = isinstance(theirs, int | float)
     apart = float(np.mean(ours)) - float(np.mean(theirs)) - by
-    if not fixed and abs(apart) <= max(spread(ours), spread(theirs)):
-        return None
-    if fixed and len(ours) > 1 and abs(apart) <= spread(ours):
+    several = [ours] if fixed else [ours, theirs]
+    if not (fixed and len(ours) < 2) and by_chance(apart, *several) > LEVEL / among:
         return None
     return apart >= 0 if by else apart > 0
 

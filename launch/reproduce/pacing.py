@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from launch.reproduce import planner, state
-from launch.reproduce.context import Cell, Claim, Context, Stage, StageResult, Table, first_users
+from launch.reproduce.context import Cell, Claim, Context, Stage, StageResult, Table, makers
 from launch.reproduce.lives import BEAT, Lives
 from launch.reproduce.planner import Need
 
@@ -38,7 +38,7 @@ class Pacing:
         """`budget`: minutes, which all `lives` of this run spend; None: no limit."""
         self.context, self.stages, self.kept, self.lives = context, stages, kept, lives
         self.budget = budget
-        self.makers = first_users(stages, context.sets, context.plan)
+        self.makers = makers(stages, context.sets, context.plan)
         self.done: list[tuple[Need, float, float]] = []
         self.rows: list[tuple[Cell, ...]] = []
         self.left_out: list[str] = []
@@ -52,14 +52,14 @@ class Pacing:
 
     def need(self, name: str) -> Need:
         """What a stage takes, by plan."""
-        first = name in self.makers
-        return self.stages[name].need(self.context.sets, self.context.plan, first=first)
+        made = self.makers.get(name, {})
+        return self.stages[name].need(self.context.sets, self.context.plan, made)
 
     def trainings(self, name: str) -> int:
         """How many trainings a stage asks for."""
         sets, plan = self.context.sets, self.context.plan
-        first = name in self.makers
-        return sum(self.stages[name].count(footage, plan, first=first) for footage in sets)
+        made = self.makers.get(name, {})
+        return sum(self.stages[name].count(footage, plan, made) for footage in sets)
 
     def run(self, name: str) -> StageResult:
         """A stage's result; one that says why where it was left out."""
@@ -87,7 +87,7 @@ class Pacing:
         self.rows.append((name, self.trainings(name), planned, None, None, None))
         self.left_out.append(name)
         staying = {key: one for key, one in self.stages.items() if key not in self.left_out}
-        self.makers = first_users(staying, self.context.sets, self.context.plan)
+        self.makers = makers(staying, self.context.sets, self.context.plan)
         return StageResult(notes=(f"{text}; --stages {name} runs it with a budget to itself",))
 
     def outlook(self, name: str, need: Need, each: float | None) -> str:
@@ -201,6 +201,9 @@ class Pacing:
             return "stages ran again, as after a change of code or footage, and every life counts"
         if len(self.lives.counted()) > 1:
             return "what a killed life had not finished was begun again, and every life counts"
+        longer = [row[0] for row in self.rows if row[3] and row[2] and row[3] > row[2]]
+        if self.left_out and longer:
+            return f"trainings of {', '.join(map(str, longer))} were given more than was planned"
         pace = planner.pace_of(self.done)
         if pace > 1:
             return f"everything but training took {pace:.1f} times as long as planned"

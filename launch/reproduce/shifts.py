@@ -37,6 +37,21 @@ def best_shift(fake_THWC: np.ndarray, real_THWC: np.ndarray, *, most: int = MOST
     return Shifted(psnr, float(scores.ssim(fake, real).mean()), shift)
 
 
+def nearest_window(
+    real_THWC: np.ndarray, others_NTHWC: np.ndarray, *, most: int = MOST
+) -> tuple[int, float]:
+    """Which of other videos comes nearest in PSNR, each under its own best shift (`best_shift`);
+    and that PSNR, dB, at most 100."""
+    frames, real = len(real_THWC), real_THWC.astype(np.float32)
+    most, least = min(most, frames // 2), np.full(len(others_NTHWC), np.inf)
+    for shift in range(-most, most + 1):
+        others = others_NTHWC[:, max(0, shift) : frames + min(0, shift)].astype(np.float32)
+        apart = (others - real[max(0, -shift) : frames - max(0, shift)]) ** 2
+        least = np.minimum(least, apart.mean(axis=(1, 2, 3, 4), dtype=np.float64))
+    at = int(least.argmin())
+    return at, min(float(10 * np.log10(255.0**2 / max(least[at], 1e-12))), 100.0)
+
+
 def nearest_video(real_THWC: np.ndarray, others_NTHWC: np.ndarray, *, most: int = MOST) -> Shifted:
     """The best PSNR that any of other videos achieves, and the best SSIM that any does, each video
     under its own best shift of the same ones; the shift is that of the PSNR."""

@@ -46,8 +46,8 @@ class Rows(NamedTuple):
     steps: dict[str, list[int]]
     card: dict[str, str]
     random_card: dict[str, str]
-    windows: Table | None = None
-    """Other windows of the real videos, where they are long enough."""
+    windows: Table | str = ""
+    """Other windows of the real videos; or why there are none."""
     known: bool = False
     """The random videos of `VARIANTS` are all cells that training shows."""
     minutes: Mapping[str, Sequence[float]] = MappingProxyType({})

@@ -13,12 +13,13 @@ from trainer.run import Run
 COLUMNS = ("", *figures.COLUMNS)
 
 
-def other_windows(context: Context, footage: FootageSet, run: Run) -> Table | None:
+def other_windows(context: Context, footage: FootageSet, run: Run) -> Table | str:
     """The second window of each video against its first, where videos are long enough, beside the
-    reference rows of the same videos; `run` is one of the set, for the protocol."""
-    if not footage.root:
-        return None
+    reference rows of the same videos; or why there is none. `run` is one of the set, for the
+    protocol."""
     plan = context.plan
+    if not footage.root:
+        return f"synthetic videos have {plan.frames} frames"
     folder = prepared(
         footage, out=context.out, name="windows", frames=plan.frames, size=plan.size, windows="all"
     )
@@ -27,7 +28,7 @@ def other_windows(context: Context, footage: FootageSet, run: Run) -> Table | No
     second = [n + 1 for n in first if n + 1 < len(clips.video_N)
               and clips.video_N[n + 1] == clips.video_N[n]]  # fmt: skip
     if len(second) < 2:
-        return None
+        return f"{len(second)} of its videos have {2 * plan.frames} frames, two windows"
     at = np.array(second)
     truth = figures.truth_of(clips.frames_NTHWC[at - 1], vgg=context.vgg)
     row = figures.measure(clips.frames_NTHWC[at], truth, paired=False)

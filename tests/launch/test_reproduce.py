@@ -40,8 +40,8 @@ from launch.reproduce.context import (
     Context,
     Stage,
     StageResult,
-    first_users,
     from_json,
+    makers,
     mean_std,
     to_json,
 )
@@ -250,16 +250,21 @@ def test_a_claim_that_fails_comes_with_its_likely_cause(done) -> None:
 
 
 def test_stages_by_themselves_count_the_models_that_they_make() -> None:
-    """The first that looks at models of the ablation makes them, and all look at equal ones."""
+    """The first that looks at a model of the ablation makes it, and all look at equal ones: none is
+    counted twice, and none is forgotten because others are there."""
     plan, sets = Plan(1.0, 3), (TINY,)
     chosen = {name: STAGES[name] for name in ("random_latents", "compact", "sheets")}
-    assert first_users(chosen, sets, plan) == {"random_latents", "sheets"}
-    need = chosen["random_latents"].need(sets, plan, first=True)
+    made = makers(chosen, sets, plan)
+    name = TINY.name
+    assert made == {"random_latents": {name: 3}, "compact": {name: 0}, "sheets": {name: 4}}
+    need = chosen["random_latents"].need(sets, plan, made["random_latents"])
     assert (need.units, need.fixed) == (3, True)
-    assert chosen["compact"].need(sets, plan).units == 0
-    most = len(variants.VARIANTS) + len(variants.TUNED) + len(variants.UNMOVED)
-    assert chosen["sheets"].need(sets, plan, first=True).starts == most
-    assert first_users(STAGES, sets, plan) == set()
+    assert chosen["compact"].need(sets, plan, made["compact"]).units == 0
+    still = len(variants.UNMOVED)
+    assert chosen["sheets"].need(sets, plan, made["sheets"]).starts == 4 + still
+    both = makers({name: STAGES[name] for name in ("adversarial", "sheets")}, sets, plan)
+    assert both == {"adversarial": {name: 6}, "sheets": {name: 3}}
+    assert not any(any(one.values()) for one in makers(STAGES, sets, plan).values())
 
 
 def test_a_run_is_named_by_what_it_comes_to(done, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -619,6 +624,17 @@ def test_codecs_give_back_the_video() -> None:
         errors = [np.square(one.frames_THWC.astype(float) - video).mean() for one in pair]
         assert pair[0].bytes < pair[1].bytes and errors[0] > errors[1]
         assert pair[1].frames_THWC.shape == video.shape
+    grey = np.full((16, 64, 64, 3), 128, np.uint8)
+    plain = coding.h264(grey, crf=51)
+    assert plain.bytes < 300 and np.abs(plain.frames_THWC.astype(int) - 128).max() < 4
+
+
+def test_a_film_pays_for_its_pictures_alone() -> None:
+    """x264's note of its own settings is a unit of supplemental information: it goes, whatever
+    comes before and behind it, and all else stays."""
+    units = [b"\0\0\0\1\x67ab", b"\0\0\1\x06x264 - core", b"\0\0\0\1\x68c",
+             b"\0\0\1\x65\0\0\3\1d"]  # fmt: skip
+    assert coding.without_notes(b"".join(units)) == units[0] + units[2] + units[3]
 
 
 def test_judges_learn_what_they_see_and_action_sees_no_still_picture() -> None:

@@ -237,10 +237,15 @@ def test_other_windows_say_which_clips_they_are(context: Context, tmp_path: Path
         Image.fromarray(draw.integers(0, 256, (32, 12 * 32, 3), dtype=np.uint8)).save(path)
     strips = find_sets(str(tmp_path))[1]
     table = other_windows(replace(context, out=tmp_path), strips, model(context, "full"))
-    assert table is not None and table.card["videos"] == "4 that are long enough"
+    assert isinstance(table, Table) and table.card["videos"] == "4 that are long enough"
     assert table.card["clips"].startswith("other windows: the second of each video")
     assert not {"PSNR", "SSIM"} & table.card.keys() and {"MCS", "FCS"} <= table.card.keys()
     assert None not in line(table, "other windows")
+    short = replace(context, out=tmp_path, plan=replace(context.plan, frames=7))
+    told = other_windows(short, strips, model(context, "full"))
+    assert told == "0 of its videos have 14 frames, two windows"
+    told = other_windows(context, TINY, model(context, "full"))
+    assert told == f"synthetic videos have {context.plan.frames} frames"
 
 
 def test_the_wall_says_how_many_videos_are_different(context: Context) -> None:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from data_shards.errors import UserError
 from data_shards.manifest import MANIFEST, read_manifest
 from launch.reproduce import __main__ as entry
 from launch.reproduce import footage, planner, report
-from launch.reproduce.context import Context, Stage, StageResult
+from launch.reproduce.context import Context, Stage, StageResult, models
 from launch.reproduce.footage import SYNTHETIC, find_sets, prepared
 from launch.reproduce.lives import FILE, Lives
 from launch.reproduce.pacing import Pacing
@@ -35,6 +36,7 @@ BUDGET = "the whole budget ran within 30 minutes"
 LIFE = """
 import sys, time
 from pathlib import Path
+from types import SimpleNamespace
 from launch.reproduce.lives import Lives
 with Lives(Path(sys.argv[1]), beat=0.05) as lives, lives.stage("a"):
     lives.watched(lambda module, words, log: 0)("trainer.main", [], Path("one.log"))
@@ -54,7 +56,7 @@ def context_of(out: Path, plan: Plan | None = None) -> Context:
 def stage(run: Callable[[Context], StageResult], *, trainings: int = 0, uses: int = 0) -> Stage:
     """A stage that needs nothing but its trainings, which are never shortened."""
     return Stage("a stage", lambda footage, plan: trainings, run, (0.0, 0.0), fixed=True,
-                 uses=lambda footage, plan: uses)  # fmt: skip
+                 uses=lambda footage, plan: models(map(str, range(uses)), 1))  # fmt: skip
 
 
 def test_a_killed_life_counts_up_to_its_last_sign(tmp_path: Path) -> None:
@@ -288,3 +290,14 @@ def test_only_a_prepared_set_is_removed(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="a link"):
         prepared(TINY, out=tmp_path, name="link", frames=6, size=32)
     assert (elsewhere / MANIFEST).is_file()
+
+
+def test_a_stage_without_room_is_not_blamed_on_the_footage() -> None:
+    """Where trainings before it were given more than was planned, that is why it was left out."""
+    pacing = Pacing.__new__(Pacing)
+    pacing.lives = SimpleNamespace(again=lambda: False, counted=lambda: [1])  # type: ignore
+    pacing.left_out, pacing.done = ["sheets"], []
+    pacing.rows = [("exchange", 2, 0.9, 0.9, 1.4, None), ("unseen", 3, 0.9, 1.6, 3.4, None)]
+    assert pacing._why_long() == "trainings of unseen were given more than was planned"
+    pacing.rows = pacing.rows[:1]
+    assert pacing._why_long() == "preparing the footage, or trainings, took longer than planned"

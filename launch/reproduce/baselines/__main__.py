@@ -31,6 +31,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, help="instead of minutes")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--videos", type=int, default=200)
+    parser.add_argument("--channels", type=int, default=32, help="width of the networks (32)")
     parser.add_argument("--threads", type=int, default=0, help="of the CPU; 0: all")
     args = parser.parse_args(argv)
     if args.threads:
@@ -38,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     facts = read_manifest(args.data)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(args.seed)
-        game = BASELINES[args.name](frames=facts.frames, size=facts.height)
+        game = BASELINES[args.name](frames=facts.frames, size=facts.height, channels=args.channels)
     steps = play(game, args.data, seed=args.seed, minutes=args.minutes, steps=args.steps)
     videos = torch.from_numpy(to_pixels(sample(game, args.videos, seed=args.seed)))
     args.file.parent.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,7 @@ losses take as many steps as the full model took in its time.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -59,8 +59,11 @@ def run(context: Context) -> StageResult:
 def _one(context: Context, footage: FootageSet) -> StageResult:
     rows = measured(context, footage)
     tables = [table_of(footage, rows), random_table_of(footage, rows)]
-    tables += [rows.windows] if rows.windows else []
     notes = (SAME,) if footage is context.sets[0] else ()
+    if isinstance(rows.windows, Table):
+        tables.append(rows.windows)
+    else:
+        notes += (f"{footage.name}: no row of other windows of the real videos: {rows.windows}",)
     if footage.paper == "weizmann":
         notes += (f"{footage.name}: {LABELLED}",)
     if not context.vgg:
@@ -135,7 +138,7 @@ def table_of(footage: FootageSet, rows: Rows) -> Table:
     lines += [(f"{name} (paper)", *blank, *quoted[name])
               for name in ("MoCoGAN", "VGAN") if name in quoted]  # fmt: skip
     title = f"Tab. 2 and 4b: {footage.name}"
-    note = f"{_over(footage, rows)} {figures.ahead(rows.references, 'full', rows.found['full'])}"
+    note = f"{_over(footage, rows)} {ahead(rows.references, rows.found['full'], COLUMNS)}"
     return Table(title, COLUMNS, tuple(lines), rows.card, note)
 
 
@@ -147,9 +150,16 @@ def random_table_of(footage: FootageSet, rows: Rows) -> Table:
     lines += [(name, *figures.cells(several, bound)) for name, several in rows.random.items()]
     lines = [(*line, *quoted.get(str(line[0]), (None, None))) for line in lines]
     title = f"Tab. 4b, random videos: {footage.name}"
-    note = f"{_over(footage, rows)} {figures.ahead(rows.references, 'full', rows.random['full'])}"
+    note = f"{_over(footage, rows)} {ahead(rows.references, rows.random['full'], RANDOM_COLUMNS)}"
     note = f"{note} {KNOWN}" if rows.known else note
     return Table(title, RANDOM_COLUMNS, tuple(lines), rows.random_card, note)
+
+
+def ahead(
+    references: Mapping[str, Figures], full: Sequence[Figures], columns: Sequence[str]
+) -> str:
+    """Which reference rows are better than the full model."""
+    return figures.ahead(references, "full", full, columns=columns)
 
 
 def _over(footage: FootageSet, rows: Rows) -> str:

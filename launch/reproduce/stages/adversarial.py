@@ -15,17 +15,20 @@ from typing import NamedTuple
 import numpy as np
 from safetensors.torch import load_file
 
-from launch.reproduce import draws, figures, paper, trainings
+from launch.reproduce import draws, figures, over_seeds, paper, trainings
 from launch.reproduce.baselines import BASELINES
+from launch.reproduce.baselines.game import BATCH
 from launch.reproduce.context import (
     Cell,
     Claim,
     Context,
+    Model,
     Picture,
     Stage,
     StageResult,
     Table,
     merged,
+    models,
     seeds_on,
 )
 from launch.reproduce.draws import Draw
@@ -36,6 +39,7 @@ from launch.reproduce.trainings import Training
 from launch.reproduce.variants import OWN, variant
 from launch.reproduce.verdicts import UNTOLD, against
 from trainer import pictures, render
+from trainer.config import resolve
 from trainer.run import open_run
 
 MODULE = "launch.reproduce.baselines"
@@ -56,6 +60,8 @@ class Baseline(NamedTuple):
     data: Path
     seed: int
     minutes: float
+    channels: int
+    """Width of its networks, as of ours."""
 
 
 class Played(NamedTuple):
@@ -89,11 +95,18 @@ def wanted(context: Context, footage: FootageSet) -> list[Baseline]:
     """Both baselines with every seed, each for as long as ours on that set."""
     data = trainings.whole_set(context, footage)
     minutes = context.plan.minutes_on(footage.name) or UNTIMED_MINUTES
+    channels = channels_of(context, footage)
     return [
-        Baseline(name, data, seed, minutes)
+        Baseline(name, data, seed, minutes, channels)
         for name in BASELINES
         for seed in trainings.seeds(context, footage)
     ]
+
+
+def channels_of(context: Context, footage: FootageSet) -> int:
+    """Width of our networks on a set."""
+    words = [f"preset={footage.preset}", "data.manifest=any", *context.plan.words]
+    return resolve(words).networks.channels
 
 
 def train_baselines(context: Context, several: Sequence[Baseline]) -> None:
@@ -107,7 +120,7 @@ def train_baselines(context: Context, several: Sequence[Baseline]) -> None:
         words = [
             one.name, str(one.data), str(file), "--minutes", f"{one.minutes:.4g}",
             "--seed", str(one.seed), "--videos", str(plan.randoms),
-            "--threads", str(trainings.threads_of(plan)),
+            "--threads", str(trainings.threads_of(plan)), "--channels", str(one.channels),
             *(["--steps", str(plan.baseline_steps)] if plan.baseline_steps else []),
         ]  # fmt: skip
         which = f"{number} of {len(missing)}"
@@ -147,7 +160,13 @@ def _one(context: Context, footage: FootageSet) -> StageResult:
     about = f"{count} random ones of each baseline, as many as of ours: {ours}; {FRESH}: {fresh}"
     card = figures.card(first, videos=about, vgg=context.vgg, columns=COLUMNS)
     loss = trainings.loss_told(first.config.loss.regression)
-    card = {**card, "training": _lengths(context), "loss of ours": loss}
+    widths = ", ".join(f"{name}, compact, unconditional" for name in BASELINES)
+    card = {
+        **card, "training": _lengths(context), "loss of ours": loss,
+        "baselines": f"{widths}: {channels_of(context, footage)} channels as ours, {BATCH} videos "
+        "a step; the paper's figures are of the published ones",
+        **over_seeds.seeds_card(len(several)),
+    }  # fmt: skip
     return StageResult(
         (table_of(footage, figures.references(truth), rows, lengths, card),),
         claims_of(footage, rows, truth.fcs),
@@ -222,7 +241,7 @@ def table_of(
     none = (None, None)
     lines = [(*line, *quoted.get(also.get(str(line[0]), str(line[0])), none)) for line in lines]
     notes = [paper.NOTE] if quoted else []
-    notes += [figures.ahead(references, name, several)
+    notes += [figures.ahead(references, name, several, columns=COLUMNS)
               for name, several in rows.items() if name not in BASELINES]  # fmt: skip
     title = f"Tab. 2, baselines trained here: {footage.name}"
     return Table(title, COLUMNS, tuple(lines), card, " ".join(notes))
@@ -254,9 +273,9 @@ def count(footage: FootageSet, plan: Plan) -> int:
     return len(BASELINES) * seeds_on(footage, plan)
 
 
-def uses(footage: FootageSet, plan: Plan) -> int:
+def uses(footage: FootageSet, plan: Plan) -> frozenset[Model]:
     """The full model and the one with rows by video, with every seed."""
-    return 2 * seeds_on(footage, plan)
+    return models(("full", OWN), seeds_on(footage, plan))
 
 
 STAGE = Stage("Tab. 2 and Fig. 5: adversarial baselines", count, run, (4.0, 13.0), fixed=True,

@@ -27,6 +27,7 @@ from launch.reproduce.context import (
     Table,
     mean_std,
     merged,
+    models,
 )
 from launch.reproduce.figures import BOUND, Figures
 from launch.reproduce.footage import FootageSet, prepared
@@ -203,5 +204,5 @@ def count(footage: FootageSet, plan: Plan) -> int:
 
 STAGE = Stage(
     "Tab. 6: settings to the letter", count, run, (16.0, 0.0), fixed=True,
-    uses=lambda footage, plan: 1 if footage.paper else 0,
+    uses=lambda footage, plan: models(("full",) if footage.paper else (), 1),
 )  # fmt: skip

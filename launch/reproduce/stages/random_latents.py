@@ -7,14 +7,16 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from launch.reproduce import draws, figures, paper, trainings
+from launch.reproduce import draws, figures, over_seeds, paper, trainings
 from launch.reproduce.context import (
     Claim,
     Context,
+    Model,
     Stage,
     StageResult,
     Table,
     merged,
+    models,
     seeds_on,
 )
 from launch.reproduce.draws import Draw
@@ -93,6 +95,7 @@ def _one(context: Context, footage: FootageSet) -> StageResult:
         **figures.card(trained, videos=shown, vgg=context.vgg, columns=RANDOM_COLUMNS),
         "training": f"the full models of the ablation: {'; '.join(lengths)}",
         "loss": trainings.loss_told(trained.config.loss.regression),
+        **over_seeds.seeds_card(len(drawn)),
     }
     rows = {"-Z": random, "+Z": learned}
     table = table_of(footage, figures.references(truth), rows, card)
@@ -108,7 +111,7 @@ def table_of(
     lines = figures.reference_cells(references)
     lines += [(name, *figures.cells(found, references[BOUND].fcs)) for name, found in rows.items()]
     lines = [(*line, *quoted.get(str(line[0]), (None, None))) for line in lines]
-    note = figures.ahead(references, "+Z", rows["+Z"])
+    note = figures.ahead(references, "+Z", rows["+Z"], columns=RANDOM_COLUMNS)
     note = f"{paper.NOTE} {note}" if quoted else note
     return Table(f"Tab. 4a: {footage.name}", RANDOM_COLUMNS, tuple(lines), card, note)
 
@@ -132,4 +135,9 @@ def count(footage: FootageSet, plan: Plan) -> int:
     return 0
 
 
-STAGE = Stage("Tab. 4a: learned and random latents", count, run, (4.0, 9.0), uses=seeds_on)
+def uses(footage: FootageSet, plan: Plan) -> frozenset[Model]:
+    """The full model with every seed."""
+    return models(("full",), seeds_on(footage, plan))
+
+
+STAGE = Stage("Tab. 4a: learned and random latents", count, run, (4.0, 9.0), uses=uses)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from launch.reproduce import draws, trainings
-from launch.reproduce.context import Context, Picture, Stage, StageResult, merged
+from launch.reproduce.context import Context, Picture, Stage, StageResult, merged, models
 from launch.reproduce.footage import FootageSet
 from launch.reproduce.planner import Plan
 from launch.reproduce.plots import Line, write_plot
@@ -199,5 +199,5 @@ def count(footage: FootageSet, plan: Plan) -> int:
 
 STAGE = Stage(
     "Pictures", count, run, (27.0, 0.0), fixed=True,
-    uses=lambda footage, plan: len(VARIANTS) + 1,
+    uses=lambda footage, plan: models((*VARIANTS, OWN), 1),
 )  # fmt: skip

@@ -21,9 +21,10 @@ from data_shards.sources import synthetic
 from launch.reproduce import extras, figures, over_seeds, trainings
 from launch.reproduce.context import Claim, Context, Stage, StageResult, Table, merged, seeds_on
 from launch.reproduce.fits import Fits, mean_of, pictures_of, table_of, videos_of
-from launch.reproduce.footage import FootageSet, manifest_of, prepared
+from launch.reproduce.footage import FootageSet, manifest_of, prepared, read_clips
 from launch.reproduce.over_seeds import ONE, compared
 from launch.reproduce.planner import Plan
+from launch.reproduce.shifts import MOST, nearest_window
 from launch.reproduce.trainings import Training
 from trainer import cards, render, schedule
 from trainer.fit import fit_set
@@ -152,10 +153,13 @@ def _one(context: Context, series: Series, *, judged: bool) -> StageResult:
     for number, several in series.trainings.items():
         runs.append([open_run(folder) for folder in trainings.train(context, several)])
         found.append([_fits(context, run, series.held, number) for run in runs[-1]])
+    near_told = "the training video of least squared error, without shifts"
+    if judged:
+        found, near_told = _with_nearest(context, series, found)
     footage, largest = series.footage, found[-1]
     if not judged:
         footage = replace(footage, name=f"{footage.name}, up to {largest[0].trained:,} videos")
-    card = _card(context, series, runs, largest)
+    card = {**_card(context, series, runs, largest), "nearest": near_told}
     tables = [table_of(footage, found, card)]
     if judged:
         tables += [videos_of(footage, largest, card), *_extras(context, series, runs[-1][0])]
@@ -163,6 +167,33 @@ def _one(context: Context, series: Series, *, judged: bool) -> StageResult:
         tuple(tables),
         claims_of(footage, largest) if judged else (),
         tuple(pictures_of(context, footage, runs[-1][0], NEW, found)),
+    )
+
+
+def _with_nearest(
+    context: Context, series: Series, found: Sequence[Sequence[Fits]]
+) -> tuple[list[list[Fits]], str]:
+    """The same with the nearest training video sought among all windows of those trained on, each
+    under its best shift in time; and what a card says of that."""
+    plan, largest = context.plan, manifest_of(list(series.trainings.values())[-1][0].data)
+    folder = prepared(
+        series.footage, out=context.out, name="unseen-windows", frames=plan.frames, size=plan.size,
+        windows="all", only=[video.name for video in largest.videos],
+    )  # fmt: skip
+    windows, held = read_clips(folder, each=0), read_clips(series.held)
+    names = np.array([windows.manifest.videos[v].name for v in windows.video_N])
+    made = []
+    for several, ones in zip(found, series.trainings.values(), strict=True):
+        seen = [video.name for video in manifest_of(ones[0].data).videos]
+        at = np.flatnonzero(np.isin(names, seen))
+        near = {}
+        for video, real in zip(held.video_N, held.frames_NTHWC, strict=True):
+            best, psnr = nearest_window(real, windows.frames_NTHWC[at])
+            near[held.manifest.videos[video].name] = (str(names[at[best]]), psnr)
+        made.append([fits._replace(near=near) for fits in several])
+    return made, (
+        f"out of {len(names)} windows of the training videos (all of them; of fewer videos fewer), "
+        f"each under its best shift of at most {MOST} frames, over what overlaps"
     )
 
 
@@ -221,7 +252,6 @@ def _card(
         seeds = {"seeds": f"{seeds['seeds']}; of fewer videos one (0)"}
     return {
         **cards.shared(protocols),
-        "nearest": "the training video of least squared error, without shifts",
         "gap": "PSNR of the training videos less that of the fitted ones: of other videos, so it "
         "holds how hard these are, too",
         "fit": f"networks frozen; {settings}",
