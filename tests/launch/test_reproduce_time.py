@@ -36,7 +36,6 @@ BUDGET = "the whole budget ran within 30 minutes"
 LIFE = """
 import sys, time
 from pathlib import Path
-from types import SimpleNamespace
 from launch.reproduce.lives import Lives
 with Lives(Path(sys.argv[1]), beat=0.05) as lives, lives.stage("a"):
     lives.watched(lambda module, words, log: 0)("trainer.main", [], Path("one.log"))
