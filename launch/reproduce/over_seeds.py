@@ -31,10 +31,7 @@ def seeds_card(count: int) -> dict[str, str]:
     """What a card says of so many seeds."""
     if count == 1:
         return ONE_SEED
-    return {
-        "seeds": f"{count} (0 to {count - 1}); mean ± standard deviation over them; what they "
-        f"settle: a t-test at {100 * LEVEL:g} %"
-    }
+    return {"seeds": f"{count} (0 to {count - 1}); mean ± standard deviation over them"}
 
 
 def length_card(context: Context, footage: FootageSet, runs: Sequence[Run]) -> dict[str, str]:

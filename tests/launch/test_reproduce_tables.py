@@ -241,7 +241,7 @@ def test_other_windows_say_which_clips_they_are(context: Context, tmp_path: Path
     assert table.card["clips"].startswith("other windows: the second of each video")
     assert not {"PSNR", "SSIM"} & table.card.keys() and {"MCS", "FCS"} <= table.card.keys()
     assert None not in line(table, "other windows")
-    short = replace(context, out=tmp_path, plan=replace(context.plan, frames=7))
+    short = replace(context, out=tmp_path / "short", plan=replace(context.plan, frames=7))
     told = other_windows(short, strips, model(context, "full"))
     assert told == "0 of its videos have 14 frames, two windows"
     told = other_windows(context, TINY, model(context, "full"))

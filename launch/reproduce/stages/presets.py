@@ -152,7 +152,7 @@ def table_of(
         line(name, one.figures, _passes(one), one.seen, f"{one.minutes:.2f}", one.steps)
         for name, one in found.items()
     ]
-    note = figures.ahead(references, USED, [found[USED].figures])
+    note = figures.ahead(references, USED, [found[USED].figures], columns=COLUMNS)
     title = f"Tab. 6: {footage.name}"
     return Table(title, COLUMNS, tuple(lines), {**card, **figures.ONE_SEED}, note)
 
