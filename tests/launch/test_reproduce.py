@@ -469,11 +469,12 @@ def test_several_at_a_time_share_the_cores_and_the_longest_comes_first(tmp_path:
     assert sorted(longest) == ["train.minutes=1", "train.minutes=4"]
     threads = max(1, trainings.cores() // 2)
     assert all(f"train.threads={threads}" in words for _, words in heard)
-    several = [adversarial.Baseline("VGAN", wanted[0].data, seed, 1.0 + seed) for seed in (0, 1)]
+    several = [adversarial.Baseline("VGAN", wanted[0].data, seed, 1.0 + seed, 8) for seed in (0, 1)]
     adversarial.train_baselines(context, several)
     assert [module for module, _ in heard[2:]] == [adversarial.MODULE] * 2
     given = [words[words.index("--threads") + 1] for _, words in heard[2:]]
     assert given == [str(threads)] * 2
+    assert all(words[words.index("--channels") + 1] == "8" for _, words in heard[2:])
     heard.clear()
     trainings.train(replace(context, plan=replace(plan, jobs=1)), wanted)
     assert "train.minutes=4" in heard[0][1] and "train.minutes=1" in heard[1][1]
