@@ -79,7 +79,7 @@ def passed(margin: float, several: Sequence[float]) -> tuple[bool | None, str]:
     the reason where seeds are further apart."""
     if len(several) < 2:
         return margin >= 0, ONE
-    if by_chance(margin, several) > LEVEL:
+    if np.ptp(several) and by_chance(margin, several) > LEVEL:
         return None, f"the threshold and the mean are {TIE}"
     return margin >= 0, f"{len(several)} seeds"
 
