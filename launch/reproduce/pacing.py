@@ -201,9 +201,12 @@ class Pacing:
             return "stages ran again, as after a change of code or footage, and every life counts"
         if len(self.lives.counted()) > 1:
             return "what a killed life had not finished was begun again, and every life counts"
-        longer = [row[0] for row in self.rows if row[3] and row[2] and row[3] > row[2]]
+        longer = [
+            str(name) for name, _, planned, each, *_ in self.rows
+            if planned and each and float(each) > float(planned)
+        ]  # fmt: skip
         if self.left_out and longer:
-            return f"trainings of {', '.join(map(str, longer))} were given more than was planned"
+            return f"trainings of {', '.join(longer)} were given more than was planned"
         pace = planner.pace_of(self.done)
         if pace > 1:
             return f"everything but training took {pace:.1f} times as long as planned"
