@@ -59,6 +59,11 @@ class Failures:
         self.verdict = ""
         """Why to give up; empty: there is no reason."""
 
+    @property
+    def waits(self) -> bool:
+        """Whether a trial that was given out has not ended."""
+        return bool(self._out)
+
     def begun(self, name: str) -> None:
         """Take in that a trial has been given out."""
         self._out.add(name)
@@ -96,7 +101,6 @@ class Turns:
         self._sampler = sampler_of(study, settings, space, way)
         self._waiting = [record for record in records if record.status in UNFINISHED]
         self._again: list[Record] = []
-        self._out: set[str] = set()
         self._interrupted: Counter[str] = Counter()
         self._made = len(records)
         self._failures = Failures(useful=any(r.status in (DONE, PART) for r in records))
@@ -114,9 +118,8 @@ class Turns:
         found = self._next()
         if isinstance(found, Record):
             self._failures.begun(found.id)
-            self._out.add(found.id)
         # One of those that run may be interrupted, and is then to be taken up again.
-        return WAIT if found is None and self._out else found
+        return WAIT if found is None and self._failures.waits else found
 
     def _next(self) -> Record | Wait | None:
         if self._again:  # the sampler still waits for it
@@ -139,7 +142,6 @@ class Turns:
 
     def ended(self, name: str) -> None:
         """Take in that a trial has come to its end, or is to be stopped at a rung."""
-        self._out.discard(name)
         record = read_record(self._study, name)
         if record.status == RUNNING:
             stop_mark(self._study, name).touch()
@@ -153,7 +155,6 @@ class Turns:
 
     def failed(self, name: str, reason: str) -> None:
         """Take in that a trial's worker failed more often than it is taken up again."""
-        self._out.discard(name)
         record = read_record(self._study, name)
         if record.status in (PENDING, RUNNING):
             record = write_record(self._study, record._replace(status=FAILED, reason=reason))
