@@ -10,7 +10,7 @@ from typing import Any
 from benchmarks.tuning_bench import Bench
 from benchmarks.tuning_figures import DIGITS
 from trainer.commit import read_json
-from tuning.objectives import FIT_STEPS, OBJECTIVES, UNSEEN
+from tuning.objectives import FIT_STEPS, OBJECTIVES, UNSEEN, NoFigure
 
 JUDGED = ("unseen-mcs", "unseen-fcs", "unseen", "exchange")
 """What may be the objective of a study."""
@@ -48,7 +48,7 @@ def figure(name: str, run: Path) -> float | None:
             value = float(OF_CELLS[name](read_json(run / "evaluation.json")["held_out"]))
         else:
             value = OBJECTIVES[name].read(run, "")
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, NoFigure):
         return None
     return value if math.isfinite(value) else None
 

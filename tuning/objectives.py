@@ -33,6 +33,10 @@ class Objective(NamedTuple):
     """From a run folder and the place of its footage."""
 
 
+class NoFigure(ValueError):  # noqa: N818
+    """An evaluation left a figure out; the message says why."""
+
+
 def _final(run: Path, where: str) -> float:
     del where
     return float(read_json(run / "run.json")["final"]["psnr"])
@@ -56,7 +60,7 @@ def _exchange(run: Path, where: str) -> float:
     found = _evaluation(run)
     if found["held_out"] is None:
         told = [item["why"] for item in found["left_out"] if item["name"] == CELLS]
-        raise ValueError(f"exchange: {'; '.join(told) or 'no cell was scored'}")
+        raise NoFigure(f"exchange: {'; '.join(told) or 'no cell was scored'}")
     return float(found["held_out"]["psnr"])
 
 
