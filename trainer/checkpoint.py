@@ -206,7 +206,7 @@ class Checkpointer:
         name = f"{commit.WRITING}{commit.step_name(step)}-{secrets.token_hex(4)}"
         name = self._comm.gather_json(name)[0]
         self._saved_at = time.monotonic()
-        self._answers = self._wanted()
+        self._answers = not self._comm.rank and self._wanted()
         error = self._on_first(lambda: (prepare(), (self._folder / name).mkdir(parents=True)))
         if error:
             return self._failed(step, [f"rank 0: {error}"])
