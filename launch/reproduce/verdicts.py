@@ -157,10 +157,6 @@ def order(text: str, values: Mapping[str, Sequence[float]], rows: Rows, *, digit
         f"; after as many steps training videos are at {psnr['full']:.1f} dB with all losses "
         f"and at {psnr[best]:.1f} dB with {best}"
     )
-    cost = "the losses that it adds cost fidelity in so few steps" if less(psnr, best) else ""
+    worse = psnr["full"] < psnr[best] - 0.1
+    cost = "the losses that it adds cost fidelity in so few steps" if worse else ""
     return Claim(text, False, detail, SAME if alike else cost)
-
-
-def less(psnr: Mapping[str, float], best: str) -> bool:
-    """Whether the full model reproduces training videos worse than another, by a tenth of a dB."""
-    return psnr["full"] < psnr[best] - 0.1
