@@ -41,8 +41,8 @@ class Fits(NamedTuple):
     steps: int = 0
     """Of the training."""
     near: Mapping[str, tuple[str, float]] = MappingProxyType({})
-    """By unseen video: the training video nearest to it and its PSNR, where that was sought among
-    more than `trainer.fit` looks at."""
+    """By unseen video, all of them or none: the training video nearest to it and its PSNR, where
+    that was sought among more than `trainer.fit` looks at."""
 
     @property
     def videos(self) -> list[dict]:
@@ -51,7 +51,7 @@ class Fits(NamedTuple):
         return [{**video, **self._nearest(video)} for video in found] if self.near else found
 
     def _nearest(self, video: Mapping[str, Any]) -> dict[str, Any]:
-        name, psnr = self.near.get(video["name"], (video["nearest"], video["nearest_psnr"]))
+        name, psnr = self.near[video["name"]]
         return {"nearest": name, "nearest_psnr": psnr}
 
     @property
