@@ -176,9 +176,9 @@ def ahead(
     """A sentence: which reference rows are better than a row of ours, on average over its seeds,
     and in which of a table's columns. Columns that either of them lacks are not compared."""
     bound, found = rows[BOUND].fcs, []
+    shown = {column.removesuffix(", dB") for column in columns}
     for reference in REFERENCES:
         better = []
-        shown = {column.removesuffix(", dB") for column in columns}
         for column, measured in MEASURES.items():
             if column not in shown:
                 continue
