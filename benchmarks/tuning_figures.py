@@ -3,8 +3,8 @@ what it belongs to counts in no mean and in no comparison."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 DIGITS = {
     "exchange": 2, "exchange-fcs": 4, "nearest": 2, "unseen-mcs": 2, "unseen-fcs": 4, "unseen": 2,
@@ -14,8 +14,13 @@ UNITS = {
     "exchange": "PSNR of recombined cells, dB",
     "exchange-fcs": "FCS of recombined cells, distance to its bound",
     "nearest": "PSNR of the nearest training video, dB",
-    "unseen-mcs": "MCS", "unseen-fcs": "FCS, distance to its bound", "unseen": "PSNR, dB",
+    "unseen-mcs": "MCS of fitted cells", "unseen-fcs": "FCS of fitted cells, distance to its bound",
+    "unseen": "PSNR of fitted cells, dB",
 }  # fmt: skip
+FITTED = (
+    "Of fitted cells latents were found on these very frames, with the networks frozen "
+    "(`trainer.fit`): no measure of what is generated unseen."
+)
 HIGHER = ("unseen", "exchange")
 """Objectives of which more is better."""
 GUARDS = {
@@ -51,6 +56,11 @@ def pairs_of(both: Sequence[tuple[Figure, Figure]]) -> Pairs:
 def columns(aim: str) -> list[str]:
     """All that is judged: the objective first, what guards it next."""
     return list(dict.fromkeys((aim, *GUARDS[aim], *DIGITS)))
+
+
+def minutes(found: Mapping[str, Any]) -> float:
+    """CPU-minutes of a study."""
+    return 60 * found["cpu_hours"]
 
 
 def mean(numbers: Sequence[Figure]) -> Figure:

@@ -12,6 +12,7 @@ from typing import Any
 from benchmarks.pages import table
 from benchmarks.tuning_figures import (
     DIGITS,
+    FITTED,
     GUARDS,
     NOTHING,
     UNITS,
@@ -19,6 +20,7 @@ from benchmarks.tuning_figures import (
     better,
     columns,
     mean,
+    minutes,
     pairs_of,
     spell,
     won,
@@ -75,11 +77,6 @@ def of_chance(found: Mapping[str, Any], part: str) -> Pairs:
     ])  # fmt: skip
 
 
-def minutes(found: Mapping[str, Any]) -> float:
-    """CPU-minutes of a study."""
-    return 60 * found["cpu_hours"]
-
-
 def in_all(found: Mapping[str, Any]) -> str:
     """What the best of the searches has cost: it was chosen among all of optuna's studies."""
     count = sum(name.startswith("optuna") for name in found["studies"])
@@ -91,7 +88,8 @@ def lead(found: Mapping[str, Any]) -> str:
     """What counts: means over seeds on cells that neither training nor choice has seen."""
     aim, digits, names = found["objective"], DIGITS[found["objective"]], names_of(found)
     rows = [
-        (f"best of a study of {minutes(found):.0f} CPU-minutes, its configuration given",
+        (f"best of a study of {minutes(found):.0f} CPU-minutes, its configuration given, both "
+         "after as many steps",
          of_given(found, test=True), of_given(found, test=False)),
         *((f"{in_all(found)}; {names[kind]}",
            of_compared(found, "test", kind), of_compared(found, "validation", kind))
@@ -159,7 +157,7 @@ def against_given(found: Mapping[str, Any]) -> str:
     of = [f"{title}, of {whose}" for title in heads for whose in ("its best", "that given")]
     return (
         f"**Against the configuration given**, the first trial ({FIRST}) of the same study with "
-        f"the same training seed, after {minutes(found):.0f} CPU-minutes: optuna "
+        f"the same training seed and as many steps, after {minutes(found):.0f} CPU-minutes: optuna "
         f"{spell(mean(pairs.gains()), digits, sign='+')} {UNITS[aim]} on the test cells ({each}; "
         f"{better(aim)}), better in {won(pairs, aim)}.\n\n"
         f"{table(('study', 'best trial', *of), lines)}"
@@ -192,7 +190,7 @@ def against_preset(found: Mapping[str, Any]) -> str:
     return (
         f"**Against the {names['preset']}** ({in_all(found)}){as_long(rows)}, over training seeds "
         f"that no search has seen: {gained(found, 'preset')}{beside} "
-        f"({better(aim)}).\n\n{table(head, lines)}"
+        f"({better(aim)}).\n\n{table(head, lines)}\n\n{FITTED}"
     )
 
 

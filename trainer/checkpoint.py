@@ -32,10 +32,8 @@ from trainer import commit, commons
 from trainer.comm import Comm
 from trainer.retention import CheckpointConfig, remove, spare
 from trainer.saved import Saved, agreed_damage
-from trainer.share import BUG, Job, Share, explain, read_share
+from trainer.share import BUG, MEND, STOP, Job, Share, explain, read_share
 from trainer.snapshot import Pages
-
-__all__ = ["CheckpointConfig", "Checkpointer", "Saved"]
 
 CHECKPOINTS = "checkpoints"
 TOUCH = "SAVE"
@@ -109,7 +107,7 @@ class Checkpointer:
             score: higher is better (PSNR in dB); for `CheckpointConfig.best`.
 
         Raises:
-            UserError: a rank could not write, and `on_full` is stop.
+            UserError: a rank could not write, and `on_full` is stop; rows on disk are lost.
         """
         self.finish()
         target = self._folder / commit.step_name(step)
@@ -240,9 +238,10 @@ class Checkpointer:
         message = f"{self._folder}: no checkpoint of step {step}: {'; '.join(errors)}"
         if any(BUG in error for error in errors):
             raise RuntimeError(message)
+        if any(STOP in error for error in errors):
+            raise UserError(message)
         if self._config.on_full == "stop":
-            advice = "free some space or mend the disk, and run the same command again"
-            raise UserError(f"{message}; {advice}")
+            raise UserError(f"{message}; {MEND}")
         if self._comm.rank == 0:
             log.warning("%s; training goes on without it", message)
 

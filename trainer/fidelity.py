@@ -9,6 +9,7 @@ import torch
 
 from data_shards.dataset import ClipReader, Part, Request, problem_of
 from data_shards.errors import UserError
+from data_shards.manifest import Manifest
 from data_shards.rows import rows_of
 from data_shards.stream import OpenManifest
 from trainer.engine import Engine
@@ -16,7 +17,10 @@ from trainer.engine import Engine
 CHUNK = 4
 """Clips of a rank generated at a time."""
 LARGEST = 1024
-"""Clips of a larger set that are looked at: that many, evenly spread."""
+"""Clips of a larger set that are looked at: about that many."""
+SHARDS = 64
+"""Shards of a larger set that they lie in, if these have clips enough: evenly spread over the whole
+set, each would lie in a shard of its own, and a remote store gives whole ones."""
 
 
 class Fidelity(NamedTuple):
@@ -26,6 +30,23 @@ class Fidelity(NamedTuple):
     """Mean over clips of each clip's PSNR."""
     worst: float
     clips: int
+
+
+def looked_at(manifest: Manifest) -> np.ndarray:
+    """Numbers of the clips that are looked at, ascending: all, or some evenly spread over shards
+    that are evenly spread over the set."""
+    if manifest.clips <= LARGEST:
+        return np.arange(manifest.clips)
+    counts = np.array([shard.clips for shard in manifest.shards])
+    first = counts.cumsum() - counts
+    shards = _spread(len(counts), max(SHARDS, -(-LARGEST * len(counts) // manifest.clips)))
+    each = -(-LARGEST // len(shards))
+    return np.concatenate([first[shard] + _spread(counts[shard], each) for shard in shards])
+
+
+def _spread(total: int, count: int) -> np.ndarray:
+    """At most `count` of 0..total-1, evenly spread."""
+    return np.unique(np.linspace(0, total - 1, min(total, count)).astype(int))
 
 
 def to_uint8(images: torch.Tensor) -> torch.Tensor:
@@ -41,9 +62,7 @@ def fidelity(engine: Engine, opened: OpenManifest) -> Fidelity:
         UserError: a clip cannot be read.
     """
     comm, config = engine.ranks.comm, engine.config
-    clips_N = np.unique(
-        np.linspace(0, opened.manifest.clips - 1, min(opened.manifest.clips, LARGEST)).astype(int)
-    )
+    clips_N = looked_at(opened.manifest)
     mine = clips_N[comm.rank :: comm.world]
     rounds = -(-len(clips_N) // (CHUNK * comm.world))
     total = torch.zeros(2, dtype=torch.float64)

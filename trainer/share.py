@@ -10,10 +10,14 @@ from typing import Any, NamedTuple
 
 import torch
 
+from data_shards.errors import UserError
 from trainer import commit
 from trainer.streamed import StreamedSafetensors
 
 BUG = "bug: "
+STOP = "training cannot go on: "
+"""What begins the reason of a rank that has lost rows, whatever `checkpoint.on_full` says."""
+MEND = "free some space or mend the disk, and run the same command again"
 log = logging.getLogger("navsynth")
 
 
@@ -75,7 +79,10 @@ def write_share(
 
 
 def explain(error: Exception, folder: Path) -> str:
-    """One line for the other ranks; anything but a failing disk is marked as a bug and logged."""
+    """One line for the other ranks; anything but a failing disk is marked as a bug and logged.
+    Rows of a dictionary on disk that could not be written are for the user to mend, and lost."""
+    if isinstance(error, UserError):
+        return f"{STOP}{error}"
     if not isinstance(error, OSError):
         log.error("%s: while saving", folder, exc_info=error)
         return f"{BUG}{type(error).__name__}: {error}"

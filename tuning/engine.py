@@ -13,7 +13,7 @@ import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from data_shards.cores import cores
 from data_shards.errors import UserError
@@ -24,10 +24,12 @@ from tuning.asking import make_callback, make_searcher
 from tuning.guard import Guard, RayLost, rays_own, terminable
 from tuning.halving import make_scheduler, seeded
 from tuning.ledger import Ledger
-from tuning.records import Record, Settings, read_records
+from tuning.records import Record, Settings, read_records, settle_settings
 from tuning.sampling import INSTALL
-from tuning.space import Space
 from tuning.turns import RETRIES, Turns
+
+if TYPE_CHECKING:
+    from tuning.plan import Planned
 
 DRIVER = "driver.json"
 SCRATCH = "ray"
@@ -103,18 +105,25 @@ def clear_up(study: Path) -> list[str]:
     return [str(known.pid) for known in ended]
 
 
-def search(
-    study: Path, settings: Settings, space: Space, way: Way, *, on_change: Callable[[Record], None]
-) -> str:
+def search(study: Path, planned: Planned, *, on_change: Callable[[Record], None]) -> str:
     """Run trials until the budget, the trials or the grid are used up.
+
+    A study's settings and budget are written once Ray has room for its trials: a command that it
+    refuses is put right and given again.
 
     Returns:
         Why it gave up before, in one line; empty where it did not.
+
+    Raises:
+        UserError: there is no room for a trial, or no such cluster.
     """
+    settings, space, way, budget = planned
     ray = import_ray(local=not way.address)
     _connect(ray, settings, way)
     guard = Guard({} if way.address else rays_own())
     try:
+        settle_settings(study, settings)
+        Ledger(study).grant(budget)
         with terminable():
             turns = Turns(study, settings, space, way, on_change)
             _tune(ray, study, settings, way, turns, guard)

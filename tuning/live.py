@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,9 +13,10 @@ from rich.live import Live as Screen
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
+from trainer.journal import last_step
 from tuning.ledger import Ledger
 from tuning.outcome import ranked
-from tuning.records import RUNNING, Record, Settings, read_records
+from tuning.records import RUNNING, Record, Settings, folder_of, read_records
 
 MOST_ROWS = 16
 
@@ -46,6 +48,13 @@ class Live:
         if self._screen is None:
             print(line_of(record, self._settings, self._ledger.account().left), flush=True)
 
+    def _step(self, record: Record) -> int:
+        """Step of a trial; of one that runs by what it has logged, since it may have no rungs."""
+        if record.status != RUNNING:
+            return record.step
+        logged = last_step(folder_of(self._study, record.id) / "metrics.jsonl")
+        return max(record.step, int(logged)) if math.isfinite(logged) else record.step
+
     def page(self) -> Group:
         """Trials that run, the best one (bold) and the newest, by number; and the budget."""
         records, account = read_records(self._study), self._ledger.account()
@@ -62,7 +71,7 @@ class Live:
             )
             style = "bold" if best and record.id == best.id else None
             table.add_row(
-                record.id, record.status, str(record.step), *scores, values,
+                record.id, record.status, str(self._step(record)), *scores, values,
                 *([record.reason] if why else []), style=style,
             )  # fmt: skip
         bar = ProgressBar(total=account.budget or 1, completed=account.spent, width=50)

@@ -24,6 +24,7 @@ OURS = (
     "seed", "telemetry.targets", "telemetry.labels",
 )  # fmt: skip
 """Settings that the search itself gives to every trial."""
+KEYS = ("latents.static_key", "latents.transient_key")
 
 
 class Planned(NamedTuple):
@@ -74,10 +75,10 @@ def plan(args: argparse.Namespace) -> Planned:
         f"train.threads={threads_of(args.cpus_per_trial, workers)}", "train.pictures=false",
     )  # fmt: skip
     check(space, words)
-    config = resolve([*words, *_any(space, words)])
-    require_labels(config, opened.manifest, where=where)
-    if "exchange" in objectives:
-        require_exchange(config)
+    for config in _layouts(space, words):
+        require_labels(config, opened.manifest, where=where)
+        if "exchange" in objectives:
+            require_exchange(config)
     if needs_vgg(objectives):
         require_weights(vgg)
     scheduler = args.scheduler or default_scheduler(args.searcher, objectives)
@@ -175,8 +176,12 @@ def require_exchange(config: Config) -> None:
             )
 
 
-def _any(space: Space, fixed: tuple[str, ...]) -> list[str]:
-    return words_of(space, {item.path: item.ends()[0] for item in space.ranges}, fixed=fixed)
+def _layouts(space: Space, fixed: tuple[str, ...]) -> list[Config]:
+    """Configs in which every choice of a row's key is there, beside the first value of all else."""
+    first = {item.path: item.ends()[0] for item in space.ranges}
+    keys = [item for item in space.ranges if item.path in KEYS]
+    points = [first, *({**first, item.path: kind} for item in keys for kind in item.choices)]
+    return [resolve([*fixed, *words_of(space, point, fixed=fixed)]) for point in points]
 
 
 def _workers(args: argparse.Namespace, gpus: float) -> int:

@@ -21,7 +21,7 @@ from trainer.changes import CHANGING, Change, parse, write
 from tuning.objectives import OBJECTIVES
 from tuning.records import DONE, PART, UNFINISHED, Record, Settings, name_of, next_number
 from tuning.sampling import INSTALL, Drawn, Sampler
-from tuning.space import Range, Space
+from tuning.space import Range, Space, gap_of
 
 PARTS = 4
 """Of the way, after each of which members are ranked."""
@@ -126,7 +126,8 @@ class Population:
             return Drawn(name, own.values, own.id, until, own.changes)
         donor = ranked[-1 - place % max(1, count)]
         new = self._choose(donor, part, records)
-        change = Change(donor.until, tuple(new.items()))
+        follows = gap_of(new, fixed=self._settings.words, searched=donor.values)
+        change = Change(donor.until, tuple({**new, **follows}.items()))
         lines = write((*parse(donor.changes), change))
         return Drawn(name, {**donor.values, **new}, donor.id, until, lines)
 

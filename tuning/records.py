@@ -23,6 +23,8 @@ PENDING, RUNNING, DONE, PART = "pending", "running", "done", "part"
 STOPPED, BUDGET, FAILED = "stopped", "budget", "failed"
 UNFINISHED = (PENDING, RUNNING, BUDGET)
 """Statuses of trials that the next life of the search goes on with."""
+RUNG = "stopped at a rung"
+"""Reason of a trial that the scheduler has no use for."""
 OVER_CAP = "over its cap"
 """What the reason of a trial begins with that was ended because it held too much."""
 FIRST = "t0000"
@@ -151,8 +153,8 @@ def read_records(study: Path) -> list[Record]:
     return [_record(path) for path in sorted((study / TRIALS).glob(f"*/{TRIAL}"))]
 
 
-def settle_settings(study: Path, settings: Settings) -> None:
-    """Write a new study's settings, or check that they are those of the study that is there.
+def require_same(study: Path, settings: Settings) -> bool:
+    """Refuse settings that are not those of the study that is there; whether there is one.
 
     Raises:
         UserError: the folder is another study's; says which setting differs.
@@ -168,9 +170,18 @@ def settle_settings(study: Path, settings: Settings) -> None:
                 f"{study}: a study with {name} {known[name]!r}, not {fresh.get(name)!r}; choose "
                 "another --out"
             )
-    study.mkdir(parents=True, exist_ok=True)
-    if not known:
-        replace_durable(study / STUDY, (json.dumps(fresh, indent=1) + "\n").encode())
+    return bool(known)
+
+
+def settle_settings(study: Path, settings: Settings) -> None:
+    """Write a new study's settings, or check that they are those of the study that is there.
+
+    Raises:
+        UserError: the folder is another study's; says which setting differs.
+    """
+    if not require_same(study, settings):
+        study.mkdir(parents=True, exist_ok=True)
+        replace_durable(study / STUDY, (json.dumps(settings._asdict(), indent=1) + "\n").encode())
 
 
 def read_settings(study: Path) -> Settings:

@@ -48,8 +48,8 @@ def parser() -> argparse.ArgumentParser:
     add("--cpus-per-trial", type=float, default=1, help="cores of a trial (default: 1)")
     add("--workers", type=int, default=0, help="processes of a trial (default: one per GPU)")
     add("--steps", type=int, default=400, help="length of a whole trial (default: 400)")
-    add("--trial-cap", type=float, default=0, metavar="SECONDS", help="most accelerator-seconds "
-        "that a trial may hold; one that takes longer is ended (default: no cap)")  # fmt: skip
+    add("--trial-cap", type=float, default=0, metavar="SECONDS", help="accelerator-seconds "
+        "after which a trial is asked to leave, and cannot win (default: no cap)")  # fmt: skip
     add("--space", metavar="FILE", help="YAML of ranges (default: priors around Tab. 6)")
     add("--rates", action="store_true", help="search learning rates too")
     add("--total", type=int, help="keep D_s + D_t at this sum (default: both are free)")
@@ -101,26 +101,21 @@ def run(args: argparse.Namespace) -> int:
         UserError: one line.
     """
     from tuning.engine import clear_up, import_ray, search
-    from tuning.ledger import Ledger
     from tuning.live import Live
     from tuning.plan import plan
-    from tuning.records import settle_settings
+    from tuning.records import require_same
 
     planned = plan(args)
     import_ray(local=not args.address)
     study = args.out.resolve()
     with only_driver(study):
-        settle_settings(study, planned.settings)
+        require_same(study, planned.settings)
         ended = clear_up(study)
         if ended:
             print(f"ended what a dead search had left: {', '.join(ended)}", flush=True)
-        Ledger(study).grant(planned.budget)
         try:
             with Live(study, planned.settings) as live:
-                told = live.change
-                gave_up = search(
-                    study, planned.settings, planned.space, planned.way, on_change=told
-                )
+                gave_up = search(study, planned, on_change=live.change)
         except (KeyboardInterrupt, RayLost):
             write_what_there_is(study)
             raise

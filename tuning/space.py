@@ -144,10 +144,16 @@ def words_of(space: Space, values: Mapping[str, Any], *, fixed: Sequence[str] = 
     words = [f"{path}={_spell(value)}" for path, value in values.items()]
     if space.total is not None and STATIC in values:
         words.append(f"{TRANSIENT}={space.total - values[STATIC]}")
-    free = GAP not in values and not any(word.startswith(f"{GAP}=") for word in fixed)
-    if RADIUS in values and free:
-        words.append(f"{GAP}={values[RADIUS]}")
-    return words
+    return words + [f"{k}={v}" for k, v in gap_of(values, fixed=fixed, searched=values).items()]
+
+
+def gap_of(
+    values: Mapping[str, Any], *, fixed: Sequence[str], searched: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The triplet's gap where it follows a radius that values set: it is neither among the words
+    that are `fixed` nor among the settings that are `searched`."""
+    own = GAP in searched or any(word.startswith(f"{GAP}=") for word in fixed)
+    return {} if own or RADIUS not in values else {GAP: values[RADIUS]}
 
 
 def values_of(space: Space, config: Config) -> dict[str, Any] | None:
@@ -174,7 +180,8 @@ def _value_of(config: Config, item: Range) -> Any:
 
 
 def check(space: Space, fixed: Sequence[str]) -> None:
-    """Resolve the config at both ends of every range, so that no trial fails on a range.
+    """Resolve the config at both ends of every range, and at the largest radius with the smallest
+    gap, so that no trial fails on a range.
 
     Raises:
         UserError: naming the setting, or one that is searched and fixed at once.
@@ -187,6 +194,9 @@ def check(space: Space, fixed: Sequence[str]) -> None:
     for item in space.ranges:
         for value in item.ends():
             resolve([*fixed, *words_of(space, {item.path: value}, fixed=fixed)])
+    ends = {item.path: item.ends() for item in space.ranges if item.path in (RADIUS, GAP)}
+    if len(ends) == 2:
+        resolve([*fixed, f"{RADIUS}={max(ends[RADIUS])}", f"{GAP}={min(ends[GAP])}"])
 
 
 def _spell(value: Any) -> str:

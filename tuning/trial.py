@@ -35,8 +35,10 @@ from tuning.records import (
     OVER_CAP,
     PART,
     PENDING,
+    RUNG,
     RUNNING,
     STOPPED,
+    UNFINISHED,
     Settings,
     folder_of,
     inherit,
@@ -83,12 +85,14 @@ class Trial:
         self._parent = os.getppid()
 
     def start(self) -> bool:
-        """Take the lease and start (or resume) the training; False where it cannot: the budget or
-        its cap is spent, or what it goes on from is gone.
+        """Take the lease and start (or resume) the training; False where it cannot: the trial is
+        over, the budget or its cap is spent, or what it goes on from is gone.
 
         Raises:
             OSError: the process that forks trainings is gone.
         """
+        if self.record.status not in UNFINISHED:
+            return False  # its worker was killed before Ray had heard of the end
         with self._ending:
             self._stop_mark.unlink(missing_ok=True)
             if not self._lease.take():
@@ -142,7 +146,7 @@ class Trial:
                 return Seen(self.record.step, None, over=True)
             time.sleep(POLL)
 
-    def stop(self, reason: str = "stopped at a rung") -> None:
+    def stop(self, reason: str = RUNG) -> None:
         """Have the training save and leave, and give its accelerators back. Safe to call twice."""
         with self._ending:
             if self._process is not None and self._process.poll() is None:

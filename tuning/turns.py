@@ -19,6 +19,7 @@ from tuning.records import (
     OVER_CAP,
     PART,
     PENDING,
+    RUNG,
     RUNNING,
     STOPPED,
     UNFINISHED,
@@ -95,7 +96,7 @@ class Turns:
         self, study: Path, settings: Settings, space: Space, way: Way,
         on_change: Callable[[Record], None],
     ) -> None:  # fmt: skip
-        records = read_records(study)
+        records = [told_to_stop(study, record) for record in read_records(study)]
         self._study, self._settings, self._space, self._way = study, settings, space, way
         self._on_change, self._ledger = on_change, Ledger(study)
         self._sampler = sampler_of(study, settings, space, way)
@@ -164,6 +165,14 @@ class Turns:
         self._sampler.tell(record)
         self._failures.ended(record, cost=self._ledger.account().of_trial(record.id))
         self._on_change(record)
+
+
+def told_to_stop(study: Path, record: Record) -> Record:
+    """A trial that was told to stop at a rung is over, also where its process, or the search, was
+    killed before it had written that down."""
+    if record.status != RUNNING or not stop_mark(study, record.id).exists():
+        return record
+    return write_record(study, record._replace(status=STOPPED, reason=RUNG))
 
 
 def new_record(study: Path, settings: Settings, space: Space, drawn: Drawn) -> Record:

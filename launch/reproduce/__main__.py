@@ -107,8 +107,9 @@ def reproduce(
             results[name] = (stage.title, pacing.run(name))
             shown = {**results, "time": ("Time", pacing.time())}
             facts = facts._replace(
-                trainings=pacing.sources(), time=pacing.wall(), lengths=pacing.lengths()
-            )
+                trainings=pacing.sources(), time=pacing.wall(), lengths=pacing.lengths(),
+                code=digests.told(),
+            )  # fmt: skip
             files = report.write(shown, facts, out=context.out)
         if publish:
             files = [*files, report.publish(shown, facts, out=context.out, docs=publish)]
@@ -168,6 +169,8 @@ def _main(options: argparse.Namespace, command: str, already: float) -> list[Pat
         plan = plan_of(budget, sets, replace(same, shares=shares))
         plan = timed(plan, budget.minutes, stages, sets, lives)
         vgg, why = find_vgg(options.vgg)
+        if vgg is None:
+            print(f"warning: {why}", file=sys.stderr)
         context = Context(options.out, sets, plan, vgg, why, trainings.start_process, wanted=wanted)
         facts = _facts(options.budget, command, context, stages, wholes)
         return reproduce(
@@ -200,8 +203,7 @@ def _facts(
         + "".join(f"; `{word}`" for word in plan.words)
         + "".join(f"; {text}" for text in losses_of(plan, sets)),
         left_out=left_out_of(plan, stages, sets),
-        code=f"SHA-256 {digests.code_digest()[:12]}, of it what trains: "
-        f"{digests.training_digest()[:12]}",
+        code=digests.told(),
     )
 
 
@@ -230,6 +232,11 @@ def left_out_of(plan: Plan, stages: Mapping[str, Stage], sets: Sequence[FootageS
     full, found = planner.BUDGETS["full"], []
     if plan.seeds < full.seeds:
         found.append(f"{full.seeds - plan.seeds} of {full.seeds} seeds")
+    elif 0 < plan.synthetic_seeds < full.seeds and not all(footage.root for footage in sets):
+        few = full.seeds - plan.synthetic_seeds
+        found.append(f"{few} of {full.seeds} seeds on synthetic footage")
+    if set(planner.HALF) <= set(plan.words):
+        found.append("networks as wide as the presets say")
     if plan.randoms < full.randoms:
         found.append(f"{full.randoms - plan.randoms} of {full.randoms} random videos scored")
     ranks = [f"rho = {rank}, {scope}" for rank, scope in full.ranks
@@ -238,6 +245,9 @@ def left_out_of(plan: Plan, stages: Mapping[str, Stage], sets: Sequence[FootageS
         found.append(f"interpolation with {' and '.join(ranks)}")
     if "unseen" in stages and not plan.counts:
         found.append("unseen footage against the number of training videos, with its plots")
+    if "unseen" in stages and plan.fit_steps < full.fit_steps:
+        few = full.fit_steps - plan.fit_steps
+        found.append(f"{few:,} of {full.fit_steps:,} steps of fitting unseen videos")
     bare = [footage.name for footage in sets if not sheets.has_left(footage, plan)]
     if "sheets" in stages and bare:
         found.append(f"Fig. 4 left of {' and '.join(bare)}")

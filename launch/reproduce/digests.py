@@ -41,6 +41,14 @@ def training_digest() -> str:
     return _of_code(TRAINING)
 
 
+def told() -> str:
+    """Both in words, and whether the code has changed since it was first looked at, as where it
+    is updated beneath a run, whose later trainings are then of the new one."""
+    text = f"SHA-256 {code_digest()[:12]}, of it what trains: {training_digest()[:12]}"
+    changed = _of_code.__wrapped__(ALL) != code_digest()
+    return f"{text}; it was changed while this ran" if changed else text
+
+
 @cache
 def _of_code(names: tuple[str, ...]) -> str:
     paths = [ROOT / name for name in names]

@@ -125,8 +125,8 @@ def pictures_of(
     pictures.write_png(again, pictures.sheet(_used_again(run, longer, names)))
     title = (
         f"Fitted videos used again, {footage.name}: their content with motions of training videos, "
-        f"their motions with content of those, and frames {FIRST} and {LAST} of one with {BETWEEN} "
-        "between them"
+        f"their motions with content of those, and frames {FIRST} and {LAST} of each with "
+        f"{BETWEEN} between them"
     )
     shown_ones.append(Picture(title, str(again.relative_to(context.out))))
     return shown_ones + ([_plot(context, footage, file, found)] if len(found) > 1 else [])
@@ -143,8 +143,9 @@ def _used_again(run: Run, longer: Run, fitted: Sequence[str]) -> list[pictures.R
         moving = [render.rows_of(longer, render.clips_of(longer, [m])).transient_N
                   for _, m in pairs]  # fmt: skip
         videos = render.render(longer, np.concatenate(static), np.concatenate(moving))
-        rows += [pictures.Row(f"{content} x {motion}", video, group)
-                 for (content, motion), video in zip(pairs, videos, strict=True)]  # fmt: skip
+        short = [" × ".join(pictures.shorten(name, 13) for name in pair) for pair in pairs]
+        rows += [pictures.Row(label, video, group)
+                 for label, video in zip(short, videos, strict=True)]  # fmt: skip
     for name in new:
         clip = render.clips_of(longer, [name])[0]
         film = in_between(longer, clip, first=FIRST, last=LAST, k=BETWEEN)

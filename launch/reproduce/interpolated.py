@@ -38,6 +38,8 @@ class Between(NamedTuple):
     """Blended pixels of the neighbours that a training generates."""
     own: Mapping[Constraint, Sequence[float]]
     """Learned frames."""
+    steps: Mapping[Constraint, Sequence[int]]
+    """Of the trainings."""
 
 
 def claims_of(footage: FootageSet, between: Between) -> tuple[Claim, ...]:
@@ -65,7 +67,8 @@ def _ranks(
     if not {ours, other} <= found.keys():
         return Claim(text, None, "one of the two was left out")
     own, others = (shown(between.own[key[:2]]) for key in (ours, other))
-    about = f", {ours[2]}; learned frames at {own} dB and {others} dB"
+    steps = " and ".join(f"{np.mean(between.steps[key[:2]]):,.0f}" for key in (ours, other))
+    about = f", {ours[2]}; learned frames at {own} dB and {others} dB, after {steps} steps"
     return compared(text, found[ours], found[other], about=about)
 
 

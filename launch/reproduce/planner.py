@@ -203,8 +203,9 @@ def given(
     """Minutes of a training of share 1 of the first of the stages that are still to come.
 
     As planned, but for trainings that need not be as long as those of another stage: they share
-    `SHARE` of what is left, all alike; they are longer than planned, up to `LONGER` times, only by
-    what is left over `reserve`. None: not even the shortest fits.
+    `SHARE` of what is left, all alike, or all of it but half the reserve. They are longer than
+    planned, up to `LONGER` times, only by what is left over the whole reserve; what others took
+    less than expected is no promise for the rest. None: not even the shortest fits.
 
     Args:
         left: minutes of the budget.
@@ -221,6 +222,8 @@ def given(
     fixed = sum(need.units * planned for need in needs if need.fixed)
     free = sum(need.units for need in needs if not need.fixed)
     rest = sum(around) + fixed
-    shorter = min(planned, (SHARE * left - rest) / free)
-    each = max(shorter, min(LONGER * planned, (min(SHARE * left, left - reserve) - rest) / free))
+    shorter = min(planned, (min(SHARE * left, left - reserve / 2) - rest) / free)
+    rest = max(1.0, pace) * sum(need.around for need in needs) + fixed
+    longer = min(LONGER * planned, (min(SHARE * left, left - reserve) - rest) / free)
+    each = max(shorter, longer)
     return each if each >= LEAST_MINUTES else None

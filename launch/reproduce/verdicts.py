@@ -93,7 +93,7 @@ def _near(footage: FootageSet, rows: Rows, name: str, found: Sequence[Figures]) 
         f"{footage.name}: FCS of the {name} within {NEAR} of the bound",
         holds,
         f"{mean_std(several)} against {bound:.3f}; {told}",
-        _why_far(footage, rows, name, below=fcs < bound),
+        "" if holds is None else _why_far(footage, rows, name, below=fcs < bound),
     )
 
 
@@ -108,7 +108,7 @@ def _moves(
         f"{footage.name}: MCS of the {name} at least 1.0 below a frozen first frame",
         holds,
         f"{mean_std(several, digits=2)} against {still:.2f}; {quality}; {told}",
-        UNTOLD if name == NEW else "",
+        UNTOLD if name == NEW and holds is not None else "",
     )
 
 
@@ -117,8 +117,8 @@ def _why_far(footage: FootageSet, rows: Rows, name: str, *, below: bool) -> str:
     if name == NEW:
         return UNTOLD
     psnr, own = psnr_of(rows, name), psnr_of(rows, MODELS[OWN])
-    fcs = float(np.mean([f.fcs for f in rows.found[OWN]]))
-    holds = abs(fcs - rows.references[BOUND].fcs) <= NEAR
+    fcs = [f.fcs for f in rows.found[OWN]]
+    holds, _ = passed(NEAR - abs(float(np.mean(fcs)) - rows.references[BOUND].fcs), fcs)
     people = footage.root and footage.held_out  # synthetic footage is in phase
     if name != MODELS[OWN] and people and holds and own > psnr + 1:
         return (

@@ -86,10 +86,12 @@ def test_the_page_leads_with_the_test_cells() -> None:
     dash in a row of its own, and counted as such."""
     text = as_text(found())
     first, table = text.split("\n\n")[:2]
-    assert first.startswith("**Test cells first**, means over seeds of MCS (lower is better);")
+    assert first.startswith(
+        "**Test cells first**, means over seeds of MCS of fitted cells (lower is better);"
+    )
     assert table.splitlines()[2:] == [
-        "| best of a study of 6 CPU-minutes, its configuration given | 3.25, 3.75 | "
-        "1 of 1, 1 without figures | 3.00, 3.50 | 1 of 1, 1 without figures |",
+        "| best of a study of 6 CPU-minutes, its configuration given, both after as many steps | "
+        "3.25, 3.75 | 1 of 1, 1 without figures | 3.00, 3.50 | 1 of 1, 1 without figures |",
         "| best of 2 studies, 12 CPU-minutes in all; preset | 3.00, 3.50 | "
         "1 of 1, 1 without figures | 2.75, 3.25 | 1 of 1, 1 without figures |",
         "| optuna, random search | 3.25, 3.00 | 0 of 1, 1 without figures | 3.00, 3.10 | "
@@ -98,7 +100,10 @@ def test_the_page_leads_with_the_test_cells() -> None:
     assert f"| 101 | best | not finite |{' - |' * 9}" in text
     row = "| 3.00 | 0.0100 | - | - | 19.50 | 20.00 | 2.75 | 21.00 | 60 |"
     assert f"| mean of 1 | best |  {row}" in text
-    assert "6 CPU-minutes: optuna -0.50 MCS on the test cells (-0.50; lower is better)" in text
+    assert (
+        "6 CPU-minutes: optuna -0.50 MCS of fitted cells on the test cells (-0.50; lower is better)"
+        in text
+    )
     assert "| optuna-0 | t0002 | 3.25 | 3.75 | 0.0100 | 0.0100 | 3.00 | 3.50 | 61 | 60 |" in text
     assert "| optuna-1 | t0002 | 3.00 | - | 0.0100 | - | 2.50 | - | 61 | 60 |" in text
     assert "| random-1 | - | - | - | - | - | - | - | - | 60 |" in text
@@ -215,7 +220,8 @@ def test_settings_that_all_share_are_named_and_the_bare_preset_trains_as_long() 
     assert table[3].startswith(f"{start}schedule.clips=4 | 3.00, 3.50 |")
     assert table[4].startswith(f"{start}as long as best | 3.00, 3.25 | 1 of 1, 1 without figures |")
     assert "**Against the preset, schedule.clips=4** (best of" in text
-    assert "trained for as long as the best, -0.25 MCS on the test cells (-0.25), better in" in text
+    told = "trained for as long as the best, -0.25 MCS of fitted cells on the test cells (-0.25), "
+    assert f"{told}better in" in text
     for name in ("preset", "preset, as long as best", "preset, schedule.clips=4", "best"):
         assert text.count(f"| 100 | {name} |") == text.count(f"| {name} |  |") == 1
 

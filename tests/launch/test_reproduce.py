@@ -346,6 +346,9 @@ def test_what_stands_for_itself_takes_the_time_that_is_left() -> None:
     held = given(12, [free, none], reserve=1.5)
     assert held == pytest.approx(early - 0.9 / 6) and held > 1
     assert given(12, [free, none], reserve=4) == 1.0
+    assert given(12, [free, none], pace=0.5) == early, "what went fast before is no promise"
+    tight = given(6.2, [free, none], reserve=2)
+    assert tight == pytest.approx((5.2 - 2 - 6 * planner.OVERHEAD_MINUTES) / 6)
     late = given(6.2, [free, none])
     assert late is not None and late < 1
     spent = 6 * (late + planner.OVERHEAD_MINUTES) + 2

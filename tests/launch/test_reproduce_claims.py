@@ -220,7 +220,7 @@ def between(
              (10, "clip", "step"): [99.0]}  # fmt: skip
     blends = {(10, "clip"): [blend], (0, "clip"): [99.0], (2, "clip"): [99.0]}
     own = {(10, "clip"): [30.0], (0, "clip"): [31.0], (2, "clip"): [29.0]}
-    return Between(found, 21.0, blends, own)
+    return Between(found, 21.0, blends, own, {key: [900] for key in own})
 
 
 def test_interpolation_is_judged_in_the_way_that_was_fixed_and_in_the_papers() -> None:

@@ -272,9 +272,14 @@ def test_short_budgets_say_what_they_leave_out() -> None:
         return entry.left_out_of(plan, stages, sets)
 
     assert left("30m", STAGES) == (
-        "2 of 3 seeds; 400 of 500 random videos scored; interpolation with rho = 2, dictionary and "
-        "rho = 10, dictionary; unseen footage against the number of training videos, with its "
-        "plots; Fig. 4 left of synthetic and strips"
+        "2 of 3 seeds; networks as wide as the presets say; 400 of 500 random videos scored; "
+        "interpolation with rho = 2, dictionary and rho = 10, dictionary; unseen footage against "
+        "the number of training videos, with its plots; 1,850 of 2,000 steps of fitting unseen "
+        "videos; Fig. 4 left of synthetic and strips"
+    )
+    assert left("2h", STAGES) == (
+        "2 of 3 seeds on synthetic footage; networks as wide as the presets say; 300 of 500 random "
+        "videos scored; 1,400 of 2,000 steps of fitting unseen videos"
     )
     assert left("30m", {"compact": STAGES["compact"]}).endswith("random videos scored")
     assert left("full", STAGES) == ""

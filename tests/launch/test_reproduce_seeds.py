@@ -232,8 +232,11 @@ def test_the_order_of_ranks_is_judged_over_seeds_alone() -> None:
         found = {interpolated.JUDGED: ours, interpolated.SEQUENCE: ours,
                  interpolated.FREE: other, interpolated.LOWER: other}  # fmt: skip
         same = {key[:2]: [30.0] for key in found}
-        between = Between(found, 21.0, same, same)
-        return [claim.holds for claim in interpolated.claims_of(REAL, between)[2:]]
+        steps = {key[:2]: [1000 * n, 1100 * n] for n, key in enumerate(found, 1)}
+        between = Between(found, 21.0, same, same, steps)
+        ranks = interpolated.claims_of(REAL, between)[2:]
+        assert "after 2,100 and 3,150 steps" in ranks[0].detail
+        return [claim.holds for claim in ranks]
 
     assert orders([24.60], [24.59]) == [None, None] == orders([24.60], [12.0])
     assert orders([24.0, 24.1], [23.0, 23.2]) == [True, True]

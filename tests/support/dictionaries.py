@@ -54,6 +54,7 @@ def train(
         if ahead:
             dictionary.fetch_ahead(*batch(step + 1, counts)[:2])
         latents = dictionary.gather(static[mine], transient[mine])
+        target = target.to(latents.static_BS.device)
         near = (latents.static_BS[:, None] - target[mine, :, :4]).square().sum()
         (near + (latents.transient_BTM - target[mine, :, 4:]).square().sum()).backward()
         dictionary.accumulate(latents, scale=0.5)

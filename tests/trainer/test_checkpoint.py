@@ -84,6 +84,31 @@ def test_a_rank_that_cannot_write_stops_the_commit_everywhere(tmp_path: Path, on
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step-00000001"]
 
 
+def save_with_rows_lost(comm: Comm, folder: str) -> str:
+    checkpoints = saver(Path(folder), comm, on_full="continue")
+
+    def lost():
+        yield from little.pages(2, comm)
+        raise UserError("latents.scratch: /scratch: rows of the dictionary could not be written")
+
+    own = lost() if comm.rank == 1 else little.pages(2, comm)
+    try:
+        return str(checkpoints.save(2, common={}, own=own, state={}))
+    except UserError as error:
+        return str(error)
+
+
+@pytest.mark.ranks
+def test_rows_that_are_lost_end_training_on_every_rank(tmp_path: Path) -> None:
+    """In one line that is no bug, also where training would go on without a checkpoint: what the
+    scratch disk gives from now on are not the rows that were written."""
+    answers = run_ranks(save_with_rows_lost, 2, str(tmp_path))
+    assert answers == [answers[0]] * 2 and answers[0].endswith(
+        "no checkpoint of step 2: rank 1: training cannot go on: latents.scratch: /scratch: rows "
+        "of the dictionary could not be written"
+    )
+
+
 def find_damaged(comm: Comm, folder: str) -> str:
     return str(saver(Path(folder), comm).recover())
 

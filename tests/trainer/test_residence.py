@@ -106,6 +106,31 @@ def test_rows_fetched_to_a_gpu_are_those_of_the_host(tmp_path: Path) -> None:
             assert len(there.rows("transient", rows[:0])) == 0
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="staging for a GPU needs one")
+@pytest.mark.parametrize("where", ["host", "disk"])
+def test_rows_staged_for_a_gpu_are_those_of_a_table_on_it(where: str, tmp_path: Path) -> None:
+    """Fetched ahead by a stream of their own and stored behind the step by another, beside a busy
+    one: the same bits as those of a table that never leaves the device."""
+    comm = Comm(device=torch.device("cuda"))
+    here = make(comm, residence="device")
+    there = make(comm, residence=where, scratch=str(tmp_path))
+    assert all(table.store._staging is not None for table in there.tables.values())
+    with torch.cuda.stream(torch.cuda.Stream()):
+        large = torch.randn(4096, 4096, device="cuda")
+        for _ in range(200):
+            large = (large @ large).sin_()
+    torch.use_deterministic_algorithms(True)
+    try:
+        train(there, comm, last=20, ahead=True)
+        train(here, comm, last=20)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    want, got = contents(here), contents(there)
+    assert all(torch.equal(got[kind], rows) for kind, rows in want.items())
+    there.close()
+
+
 @pytest.mark.parametrize("where", ["host", "disk"])
 def test_searches_and_pictures_leave_the_device_alone(where: str, tmp_path: Path) -> None:
     """Beside a device from which nothing can be read (meta), directions are found and rows saved,

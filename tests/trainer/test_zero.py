@@ -63,7 +63,7 @@ def train(comm: Comm, folder: Path, data: str, zero: str, words: tuple[str, ...]
     weights = sum(4 * param.numel() for param in made.engine.networks.parameters())
     return {
         "losses": losses, "resumed": resumed, "refused": refused, "learned": learned,
-        "sent": sent, "weights": weights, "mixed": mixed,
+        "sent": sent, "weights": weights, "mixed": mixed, "gradients": made.engine.gradients,
     }  # fmt: skip
 
 
@@ -80,9 +80,12 @@ def _frames_dtype(engine: Engine) -> torch.dtype:
 @NEEDS_DEEPSPEED
 @pytest.mark.parametrize(("stage", "words"), [(1, ("train.accumulate=2",)), (2, ())])
 def test_zero_is_plain_training(tmp_path: Path, stage: int, words: tuple[str, ...]) -> None:
-    """Losses, weights, moments and rows of 10 steps, resumed in between; alternate is refused."""
+    """Losses, weights, moments and rows of 10 steps of DDP, resumed in between; alternate is
+    refused."""
     data = str(tiny_set(tmp_path / "set", frames=4, size=32))
-    plain = run_ranks(train, 2, tmp_path / "plain", data, "", words)
+    ddp = (*words, "train.gradients=send")
+    plain = run_ranks(train, 2, tmp_path / "plain", data, "", ddp)
+    assert [one["gradients"] for one in plain] == ["send"] * 2
     sharded = run_ranks(
         train, 2, tmp_path / "zero", data, str(CONFIGS / f"zero{stage}.json"), words
     )

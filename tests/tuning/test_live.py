@@ -13,7 +13,16 @@ from rich.console import Console
 
 from tuning import live
 from tuning.ledger import Ledger
-from tuning.records import DONE, FAILED, RUNNING, Record, Settings, read_records, write_record
+from tuning.records import (
+    DONE,
+    FAILED,
+    RUNNING,
+    Record,
+    Settings,
+    folder_of,
+    read_records,
+    write_record,
+)
 
 SETTINGS = Settings(
     manifest="", words=(), steps=9, rungs=(), objectives=("psnr",), workers=1, cpus=1, gpus=0,
@@ -61,6 +70,20 @@ def test_the_table_shows_the_newest_trials_and_what_is_left(tmp_path: Path) -> N
     assert "why" not in out.getvalue()
     last = re.sub(r"\x1b\[[\d;]*m", "", out.getvalue()).splitlines()[-1]
     assert re.fullmatch("\u2501+.?\u2501+ 12 of 60 accelerator-seconds", last)
+
+
+def test_a_running_trial_without_rungs_shows_how_far_it_is(tmp_path: Path) -> None:
+    """By the last line that it has logged; its record only where that is further, and of what has
+    ended its record alone."""
+    shown = live.Live(tmp_path, SETTINGS)
+    record = write_record(tmp_path, Record("t0000", {}, (), RUNNING, step=3))
+    assert shown._step(record) == 3
+    logged = folder_of(tmp_path, "t0000") / "metrics.jsonl"
+    logged.write_text('{"step": 2, "psnr": 9.0}\n')
+    assert shown._step(record) == 3
+    logged.write_text('{"step": 2, "psnr": 9.0}\n{"step": 7, "psnr": 9.5}\n')
+    assert shown._step(record) == 7
+    assert shown._step(record._replace(status=DONE, step=6)) == 6
 
 
 def test_what_runs_and_what_is_best_is_always_shown(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from tests.support.footage import tiny_set
 from tests.tuning.test_search import needs_ray, search
 from tests.tuning.test_search import words as line_of
 from trainer.changes import parse
+from trainer.config import resolve
 from trainer.main import main as train
 from tuning.ledger import Ledger
 from tuning.population import PARTS, WAIT, Point, Population, changing, ends, select
@@ -30,7 +31,7 @@ from tuning.records import (
     write_record,
 )
 from tuning.sampling import Drawn
-from tuning.space import space_of
+from tuning.space import space_of, words_of
 
 SPACE = space_of(
     {
@@ -158,6 +159,37 @@ def test_a_space_without_anything_that_changes_is_refused() -> None:
     """Widths and choices alone leave nothing to choose on the way."""
     with pytest.raises(UserError, match=r"^--searcher pb2: the space has no range of a setting"):
         changing(space_of({"latents.static": [4, 8], "loss.radius": [1, 2]}))
+
+
+@pytest.mark.parametrize(
+    ("fixed", "searched", "follows"),
+    [
+        ((), {}, True),
+        (("loss.gap=8",), {}, False),
+        ((), {"loss.gap": {"low": 8, "high": 9}}, False),
+    ],
+)
+def test_the_gap_follows_a_radius_that_changes(
+    fixed: tuple[str, ...], searched: dict, follows: bool
+) -> None:
+    """As where a trial is drawn: a radius above its parent's gap would be no config at all; one
+    that is fixed or searched stays what it is."""
+    space = space_of({"loss.radius": {"low": 1, "high": 4}, **searched})
+    given = settings(2)._replace(words=fixed)
+    records: list[Record] = []
+    for number in range(2):
+        drawn = draw(Population(space, given, lambda: records, first=None))
+        records.append(ended(drawn, float(number)))
+    child = draw(Population(space, given, lambda: records, first=None))
+    (change,) = parse(child.changes)
+    told = dict(change.values)
+    assert told["loss.radius"] == child.values["loss.radius"]
+    assert ("loss.gap" in told) == (follows or bool(searched))
+    if follows:
+        assert told["loss.gap"] == told["loss.radius"] and "loss.gap" not in child.values
+        words = words_of(space, records[0].values, fixed=fixed)
+        resolve(["preset=folder", "data.manifest=any", *words, "train.steps=100",
+                 f"train.changes={child.changes}"])  # fmt: skip
 
 
 def test_a_child_begins_at_its_parents_last_checkpoint(tmp_path: Path) -> None:

@@ -307,6 +307,22 @@ def test_bad_input_is_one_line(
     assert not out.exists()
 
 
+@pytest.mark.parametrize("key", ["latents.static_key", "latents.transient_key"])
+def test_every_choice_of_a_layout_has_its_labels(
+    tmp_path: Path, data: Path, capsys: pytest.CaptureFixture, key: str
+) -> None:
+    """Not the first choice alone: trials of the others would fail one by one."""
+    space = tmp_path / "space.yaml"
+    kind = "identity" if key == "latents.static_key" else "action"
+    space.write_text(f"{key}: [video, {kind}]\n")
+    plain = str(unlabelled(tmp_path / "unlabelled"))
+    line = ["--manifest", plain, "--space", str(space)]
+    capsys.readouterr()
+    assert main([*words(data, tmp_path / "study"), *line]) == 2
+    told = capsys.readouterr().err
+    assert told == f"error: {key}: {plain} has no {kind} labels; use video or clip\n"
+
+
 def test_more_gpus_than_there_are(
     tmp_path: Path, data: Path, capsys: pytest.CaptureFixture
 ) -> None:

@@ -130,3 +130,12 @@ def test_what_is_searched_cannot_be_fixed() -> None:
         check(default_space(), ["loss.margin=1"])
     with pytest.raises(UserError, match=r"train\.average"):
         check(space_of({"train.average": [0.9, 1.5]}), [])
+
+
+def test_a_radius_that_may_lie_above_a_searched_gap_is_refused() -> None:
+    """Each range is fine by itself; trials with both would fail one by one."""
+    wrong = {"loss.radius": {"low": 1, "high": 4}, "loss.gap": {"low": 2, "high": 8}}
+    with pytest.raises(UserError, match=r"radius"):
+        check(space_of(wrong), ["preset=folder", "data.manifest=any"])
+    right = {**wrong, "loss.gap": {"low": 4, "high": 8}}
+    check(space_of(right), ["preset=folder", "data.manifest=any"])

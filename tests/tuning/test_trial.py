@@ -14,11 +14,13 @@ import pytest
 from tests.support.footage import tiny_set
 from tests.support.training import SMALL
 from tuning import processes
+from tuning.actor import ending
 from tuning.command import nursery_for, watched
 from tuning.endings import interrupted
 from tuning.ledger import Ledger
 from tuning.nursery import Nursery
 from tuning.records import (
+    DONE,
     FAILED,
     PENDING,
     STOPPED,
@@ -126,6 +128,19 @@ def test_a_trial_over_its_cap_is_ended_for_good(tmp_path: Path, nursery: Nursery
         assert charged(study) == account.of_trial("t0000")
     finally:
         trial.stop()
+
+
+def test_a_trial_that_is_over_does_not_begin_again(tmp_path: Path) -> None:
+    """Its worker was killed between the end and the report: Ray starts another, which finds it
+    finished, takes no lease and changes nothing."""
+    done = Record("t0000", {}, (), DONE, step=9, scores={"psnr": 20.0}, rungs=((1, 12.0),))
+    write_record(tmp_path, done)
+    Ledger(tmp_path).grant(0.5)
+    trial = Trial(tmp_path, SETTINGS, "t0000")
+    assert not trial.start()
+    assert ending(trial) == {"step": 9, "score": 12.0, "done": True}
+    assert read_record(tmp_path, "t0000") == done
+    assert not Ledger(tmp_path).account().leases
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ from tuning.records import (
     FAILED,
     OVER_CAP,
     PENDING,
+    RUNG,
     RUNNING,
     STOPPED,
     Record,
@@ -198,6 +199,20 @@ def test_a_trial_that_still_runs_is_told_to_stop(tmp_path: Path) -> None:
     made.ended(record.id)
     assert stop_mark(tmp_path, record.id).exists()
     assert [r.status for r in seen] == [RUNNING, STOPPED]
+
+
+def test_a_trial_that_was_told_to_stop_is_over_in_the_next_life(tmp_path: Path) -> None:
+    """The search was killed before the trial's process had written that down; one that ran on is
+    gone on with."""
+    made = turns(tmp_path, [])
+    for stopped in (True, False):
+        record = drawn(made)
+        write_record(tmp_path, record._replace(status=RUNNING))
+        if stopped:
+            made.ended(record.id)
+    assert drawn(turns(tmp_path, [])).id == "t0001"
+    record = read_record(tmp_path, "t0000")
+    assert (record.status, record.reason) == (STOPPED, RUNG)
     assert read_record(tmp_path, record.id).status == RUNNING and made.next() is None
 
 

@@ -105,7 +105,7 @@ def wanted(context: Context, footage: FootageSet) -> dict[Constraint, list[Train
 def _one(context: Context, footage: FootageSet, truth: Clips) -> StageResult:
     names = [video.name for video in truth.manifest.videos]
     real, middle = truth.frames_NTHWC[:, 0::2], truth.frames_NTHWC[:, 1::2]
-    found, own, blends = {}, {}, {}
+    found, own, blends, taken = {}, {}, {}, {}
     pictured, steps, every = None, [], []
     runs: dict[Constraint, list[Run]] = {}
     for key, several in wanted(context, footage).items():
@@ -114,6 +114,7 @@ def _one(context: Context, footage: FootageSet, truth: Clips) -> StageResult:
             clips = [run.clip_of_video(name) for name in names]
             learned = render.render_clips(run, clips)
             own.setdefault(key, []).append(psnr_of(learned, real))
+            taken.setdefault(key, []).append(run.step)
             blends.setdefault(key, []).append(psnr_of(blended(learned), middle))
             every.append(cards.protocol(run, videos=f"{len(names)}", definition=cards.PSNR))
             steps += [] if number else _steps(run, clips, names, _label(*key))
@@ -123,7 +124,7 @@ def _one(context: Context, footage: FootageSet, truth: Clips) -> StageResult:
                 if not number and ((*key, way) == JUDGED or pictured is None):
                     pictured = fake
     assert pictured is not None
-    between = Between(found, psnr_of(blended(real), middle), blends, own)
+    between = Between(found, psnr_of(blended(real), middle), blends, own, taken)
     card = {**cards.shared(every), **_card(context, footage, runs)}
     return StageResult(
         (_table(footage, between, runs, card),),
@@ -178,7 +179,7 @@ def _table(
     lines: list[tuple] = []
     for key, own in between.own.items():
         ways = [shown(between.found[*key, way]) for way in WAYS]
-        steps = f"{np.mean([run.step for run in runs[key]]):.0f}"
+        steps = f"{np.mean(between.steps[key]):.0f}"
         lines.append((_label(*key), shown(own), *ways, shown(between.blends[key]), steps))
     blank = [None] * (1 + len(WAYS))
     lines.append(("plain blending of the true neighbours", *blank, f"{between.true:.2f}", None))
