@@ -41,7 +41,7 @@ def looked_at(manifest: Manifest) -> np.ndarray:
     first = counts.cumsum() - counts
     shards = _spread(len(counts), max(SHARDS, -(-LARGEST * len(counts) // manifest.clips)))
     each = -(-LARGEST // len(shards))
-    return np.concatenate([first[shard] + _spread(counts[shard], each) for shard in shards])
+    return np.concatenate([first[shard] + _spread(int(counts[shard]), each) for shard in shards])
 
 
 def _spread(total: int, count: int) -> np.ndarray:
