@@ -123,10 +123,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def write_what_there_is(study: Path) -> None:
-    """Write trials.csv, best.yaml and report.html of a search that ends before its end; what keeps
-    them from being written is told, and does not hide why it ends."""
+    """Write trials.csv, best.yaml and report.html of a search that ends before its end, if it has
+    begun; what keeps them from being written is told, and does not hide why it ends."""
+    from tuning.records import STUDY
     from tuning.report import REPORT, write_down
 
+    if not (study / STUDY).exists():
+        return
     try:
         write_down(study, sheets=False)  # whoever asked it to end may not wait long
     except (UserError, OSError) as error:

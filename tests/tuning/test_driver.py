@@ -7,17 +7,19 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from data_shards.errors import UserError
 from tests.support.footage import tiny_set
 from tests.support.training import environment
 from tests.tuning.test_search import words
 from trainer.config import resolve
 from trainer.settings import to_yaml
 from tuning import engine
-from tuning.records import DONE, Record, Settings, folder_of, write_record
+from tuning.ledger import Ledger
+from tuning.plan import Planned
+from tuning.records import DONE, STUDY, Record, folder_of, settle_settings, write_record
 from tuning.search import main, only_driver
 
 ALONE = """
@@ -51,11 +53,12 @@ def test_an_error_of_the_search_is_not_taken_for_another_search(tmp_path: Path) 
 def stopped(error: BaseException) -> Callable[..., str]:
     """A search that is stopped once its first trial has finished."""
 
-    def search(study: Path, settings: Settings, *_: Any, on_change: Callable) -> str:
-        values = {"latents.static": 8, "loss.margin": 1.0}
-        record = Record("t0000", values, settings.words, DONE, scores={"psnr": 20.5}, step=9)
+    def search(study: Path, planned: Planned, *, on_change: Callable) -> str:
+        settle_settings(study, planned.settings)
+        values, given = {"latents.static": 8, "loss.margin": 1.0}, planned.settings.words
+        record = Record("t0000", values, given, DONE, scores={"psnr": 20.5}, step=9)
         on_change(write_record(study, record))
-        config = to_yaml(resolve([*settings.words, "latents.static=8"]))
+        config = to_yaml(resolve([*given, "latents.static=8"]))
         (folder_of(study, "t0000") / "config.yaml").write_text(config)
         raise error
 
@@ -95,12 +98,51 @@ def test_a_page_that_cannot_be_written_does_not_hide_why_a_search_ends(
     assert told[0].startswith("error: not written down: ") and told[1].startswith("stopped;")
 
 
+def test_a_search_that_is_stopped_before_ray_is_there_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """There is no study yet whose page could be written."""
+
+    def search(*_: object, **__: object) -> str:
+        raise KeyboardInterrupt
+
+    data, out = tiny_set(tmp_path, size=32), tmp_path / "study"
+    monkeypatch.setattr(engine, "import_ray", lambda *, local: None)
+    monkeypatch.setattr(engine, "search", search)
+    capsys.readouterr()
+    assert main(words(data, out)) == 130
+    told = capsys.readouterr()
+    assert told.err == "stopped; the same command goes on\n" and not told.out
+    assert not (out / "report.html").exists()
+
+
+def test_a_search_that_ray_has_no_room_for_leaves_no_study(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """The command is put right and given again, with another width and a smaller budget: neither
+    was written down."""
+
+    def connect(*_: object) -> None:
+        raise UserError("--cpus-per-trial: 48, and no node has more than 2")
+
+    data, out = tiny_set(tmp_path, size=32), tmp_path / "study"
+    monkeypatch.setattr(engine, "import_ray", lambda *, local: None)
+    monkeypatch.setattr(engine, "_connect", connect)
+    capsys.readouterr()
+    assert main([*words(data, out), "--cpus-per-trial", "48"]) == 2
+    told = capsys.readouterr().err
+    assert told == "error: --cpus-per-trial: 48, and no node has more than 2\n"
+    assert not (out / STUDY).exists() and not Ledger(out).account().budget
+
+
 LOST = """
 import sys
 from tuning import engine, search
 from tuning.guard import RayLost
+from tuning.records import settle_settings
 
-def lost(*_, **__):
+def lost(study, planned, **_):
+    settle_settings(study, planned.settings)
     raise RayLost("Ray lost its raylet; the same command goes on")
 
 engine.import_ray, engine.search = (lambda *, local: None), lost

@@ -312,7 +312,7 @@ def test_every_choice_of_a_layout_has_its_labels(
     tmp_path: Path, data: Path, capsys: pytest.CaptureFixture, key: str
 ) -> None:
     """Not the first choice alone: trials of the others would fail one by one."""
-    space = tmp_path / "space.yaml"
+    space = tmp_path / "layouts.yaml"
     kind = "identity" if key == "latents.static_key" else "action"
     space.write_text(f"{key}: [video, {kind}]\n")
     plain = str(unlabelled(tmp_path / "unlabelled"))

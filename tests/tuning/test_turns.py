@@ -199,6 +199,7 @@ def test_a_trial_that_still_runs_is_told_to_stop(tmp_path: Path) -> None:
     made.ended(record.id)
     assert stop_mark(tmp_path, record.id).exists()
     assert [r.status for r in seen] == [RUNNING, STOPPED]
+    assert read_record(tmp_path, record.id).status == RUNNING and made.next() is None
 
 
 def test_a_trial_that_was_told_to_stop_is_over_in_the_next_life(tmp_path: Path) -> None:
@@ -213,7 +214,6 @@ def test_a_trial_that_was_told_to_stop_is_over_in_the_next_life(tmp_path: Path) 
     assert drawn(turns(tmp_path, [])).id == "t0001"
     record = read_record(tmp_path, "t0000")
     assert (record.status, record.reason) == (STOPPED, RUNG)
-    assert read_record(tmp_path, record.id).status == RUNNING and made.next() is None
 
 
 def test_a_reason_is_one_line_of_tunes_file(tmp_path: Path) -> None:
