@@ -25,11 +25,12 @@ import torch
 
 from trainer.comm import Comm
 from trainer.latents_config import LatentsConfig, Promise, check_scratch, promise_bytes
-from trainer.lowrank import Basis, find_basis, truncate
+from trainer.lowrank import FOLDS, Basis, find_basis, truncate
 from trainer.prefetch import Prefetcher
 from trainer.projections import project_rows
 from trainer.reshard import Reader, Restored, restore_table
 from trainer.snapshot import Pages
+from trainer.spread import AT_ONCE, Spread
 from trainer.table import Route, ShardedTable, TableSpec
 
 __all__ = ["KINDS", "LatentDictionary", "Latents", "LatentsConfig", "Promise", "unit_ball"]
@@ -98,7 +99,12 @@ class LatentDictionary:
         self.steps = 0
         self.basis: Basis | None = None
         self._basis_MR: torch.Tensor | None = None
-        self._period = config.low_rank.period(rows=len(keys["transient"]), clips=clips)
+        low, rows = config.low_rank, len(keys["transient"])
+        self._period = low.period(rows=rows, clips=clips)
+        self._search = (
+            Spread(self.tables["transient"], method=low.method, period=self._period)
+            if low.of_dictionary and low.method in FOLDS and rows > AT_ONCE else None
+        )  # fmt: skip
         self._prefetcher: Prefetcher | None = None
 
     def gather(self, static_rows_B: torch.Tensor, transient_rows_B: torch.Tensor) -> Latents:
@@ -151,8 +157,8 @@ class LatentDictionary:
     def project_(self) -> None:
         """Put the rows that the last step moved into the unit ball and under the rank constraint.
 
-        Low rank of scope `dictionary` looks for new directions every `low_rank.every` steps; rows
-        are projected on them whenever they are read.
+        Low rank of scope `dictionary` has new directions every `low_rank.every` steps, for which a
+        part of a large table is read after each; rows are projected on them whenever they are read.
         """
         low = self.config.low_rank
         for kind, table in self.tables.items():
@@ -162,8 +168,13 @@ class LatentDictionary:
             if kind == "transient" and low.rank and low.scope == "clip":
                 values = truncate(values, low.rank)
             table.replace_moved_(unit_ball(values))
+        if self._search is not None:
+            self._search.read(self.steps)
         if low.of_dictionary and self.steps % self._period == 0:
-            self.find_basis()
+            if self._search is not None and self._search.whole:
+                self._set_basis(self._search.finish(rank=low.rank))
+            else:
+                self.find_basis()
 
     def _constrain(self) -> None:
         """Find directions where there are none yet: rows are never read without the constraint."""
@@ -201,6 +212,8 @@ class LatentDictionary:
         table.assign_(torch.arange(table.count), values_N)
         if kind == "transient":
             self.basis = self._basis_MR = None
+            if self._search is not None:
+                self._search.forget()
 
     def fetch_ahead(self, static_rows: torch.Tensor, transient_rows: torch.Tensor) -> None:
         """Begin to read rows of a coming step (of its whole global batch), from disk or for a GPU
@@ -224,6 +237,8 @@ class LatentDictionary:
             basis = self.basis or self._no_basis()
             shared.append(("dictionary.basis", basis.vectors_MR))
             shared.append(("dictionary.singular", basis.singular_M))
+        if self._search is not None:
+            shared += self._search.saved()
         tables = [table.snapshot() for table in self.tables.values()]
         pictures = [picture for table in tables for picture in table.pictures]
         return Pages(chain(shared, *tables), pictures)
@@ -240,6 +255,8 @@ class LatentDictionary:
         low = self.config.low_rank
         if low.of_dictionary:
             self._restore_basis(reader)
+        if self._search is not None:
+            self._search.restore(reader)
         return counts
 
     def _restore_basis(self, reader: Reader) -> None:

@@ -4,7 +4,7 @@
 approximation whenever they move (Sec. 3.3.1). `scope: dictionary`, which is ours, constrains the
 matrix of all frames of all rows, (N T, M): its top right singular vectors are a basis (M, rho),
 found before the first step and then once a pass, and rows are projected on it when they are read.
-Methods:
+What is read for it of a large table is spread over the steps (`spread`). Methods:
 
     gather   every rank collects all rows and takes the SVD (the reference; N T M floats move)
     gram     sums of X^T X in float64, then eigh (the default; M x M doubles move)
@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -49,7 +50,8 @@ class LowRankConfig:
     """How the dictionary's directions are found: `gather`, `gram` or `tsqr`."""
     every: int = 0
     """Steps between two searches for the dictionary's directions, each of which reads the whole
-    table; 0: as many as visit as many rows as the table has, once a pass."""
+    table, a part after every step; 0: as many as visit as many rows as the table has, once a
+    pass."""
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -92,13 +94,41 @@ def truncate(transient_BTM: torch.Tensor, rank: int) -> torch.Tensor:
     return low.to(transient_BTM.dtype)
 
 
+class Fold(NamedTuple):
+    """How frames, some at a time, become the directions of all: sums of pages, joined in pairs."""
+
+    start: Callable[[int], torch.Tensor]
+    """The sum of no frames of M numbers."""
+    add: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    """A page's sum with more frames (n, M); a new tensor."""
+    leaf: Callable[[torch.Tensor], torch.Tensor]
+    """A page's sum as it goes into the tree, (M, M)."""
+    join: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    solve: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+    """Singular values (M,) and right singular vectors (M, M), in columns, from the root."""
+
+
 def find_basis(table: ShardedTable, *, rank: int, method: str) -> Basis:
     """Top `rank` right singular vectors of the table seen as (N T, M); the same bits on every rank,
     however many threads each has."""
+    return _timed(table, lambda: METHODS[method](table), rank=rank, method=method)
+
+
+def joined(
+    table: ShardedTable, sum_of: Callable[[int], torch.Tensor], *, rank: int, method: str
+) -> Basis:
+    """As `find_basis`, from the sums of the pages that each rank owns (`Fold`)."""
+    return _timed(table, lambda: _solved(table, FOLDS[method], sum_of), rank=rank, method=method)
+
+
+def _timed(
+    table: ShardedTable, search: Callable[[], tuple[torch.Tensor, torch.Tensor]], *, rank: int,
+    method: str,
+) -> Basis:  # fmt: skip
     comm = table.comm
     before, start = sum(comm.bytes_sent.values()), time.perf_counter()
     with one_thread():
-        singular, vectors = METHODS[method](table)
+        singular, vectors = search()
     rank = min(rank, vectors.shape[1])
     vectors = fix_signs(vectors[:, :rank]).contiguous()
     sent = sum(comm.bytes_sent.values()) - before
@@ -122,11 +152,16 @@ def fix_signs(vectors_MR: torch.Tensor) -> torch.Tensor:
     return vectors_MR * torch.where(vectors_MR.gather(0, at) < 0, -1.0, 1.0)
 
 
+def frames_of(table: ShardedTable, rows: torch.Tensor) -> torch.Tensor:
+    """Frames (n T, M) of rows (n,) that this rank holds, in float64 on the CPU."""
+    values = table.read_host(table.slots(rows), ("value",))["value"]
+    return values.reshape(-1, values.shape[-1]).to(torch.float64)
+
+
 def _chunks(table: ShardedTable, page: int) -> Iterator[torch.Tensor]:
-    """Frames (rows T, M) of an owned page in float64 on the CPU, `CHUNK` rows at a time."""
+    """Frames of an owned page, those of `CHUNK` rows at a time."""
     for rows in page_rows(page, table.count).split(CHUNK):
-        values = table.read_host(table.slots(rows), ("value",))["value"]
-        yield values.reshape(-1, values.shape[-1]).to(torch.float64)
+        yield frames_of(table, rows)
 
 
 def _gather(table: ShardedTable) -> tuple[torch.Tensor, torch.Tensor]:
@@ -140,33 +175,33 @@ def _gather(table: ShardedTable) -> tuple[torch.Tensor, torch.Tensor]:
     return singular, vh.T
 
 
-def _gram(table: ShardedTable) -> tuple[torch.Tensor, torch.Tensor]:
-    width = table.trail[-1]
-
+def _at_once(table: ShardedTable, fold: Fold) -> tuple[torch.Tensor, torch.Tensor]:
     def page_sum(page: int) -> torch.Tensor:
-        total = torch.zeros(width, width, dtype=torch.float64)
+        total = fold.start(table.trail[-1])
         for frames in _chunks(table, page):
-            total += frames.T @ frames
+            total = fold.add(total, frames)
         return total
 
-    gram = _reduce_tree(table, page_sum, lambda left, right: left + right)
+    return _solved(table, fold, page_sum)
+
+
+def _solved(
+    table: ShardedTable, fold: Fold, sum_of: Callable[[int], torch.Tensor]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    return fold.solve(_reduce_tree(table, lambda page: fold.leaf(sum_of(page)), fold.join))
+
+
+def _of_gram(gram: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     values, vectors = torch.linalg.eigh((gram + gram.T) / 2)
     return values.flip(0).clamp(min=0).sqrt(), vectors.flip(1)
 
 
-def _tsqr(table: ShardedTable) -> tuple[torch.Tensor, torch.Tensor]:
-    width = table.trail[-1]
+def _below(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """R of what two factors, or a factor and frames, are of together."""
+    return torch.linalg.qr(torch.cat([left, right]), mode="r").R
 
-    def combine(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-        return torch.linalg.qr(torch.cat([left, right]), mode="r").R
 
-    def page_factor(page: int) -> torch.Tensor:
-        factor = torch.zeros(0, width, dtype=torch.float64)
-        for frames in _chunks(table, page):
-            factor = combine(factor, frames)
-        return _square(factor)
-
-    factor = _reduce_tree(table, page_factor, lambda a, b: _square(combine(a, b)))
+def _of_factor(factor: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     _, singular, vh = torch.linalg.svd(factor)
     return singular, vh.T
 
@@ -217,4 +252,20 @@ def _node(level: int, index: int, known: dict, leaf: Callable, combine: Callable
     return combine(left, _node(level - 1, 2 * index + 1, known, leaf, combine))
 
 
-METHODS = {"gather": _gather, "gram": _gram, "tsqr": _tsqr}
+FOLDS = {
+    "gram": Fold(
+        start=lambda width: torch.zeros(width, width, dtype=torch.float64),
+        add=lambda total, frames: total + frames.T @ frames,
+        leaf=lambda total: total,
+        join=torch.add,
+        solve=_of_gram,
+    ),
+    "tsqr": Fold(
+        start=lambda width: torch.zeros(0, width, dtype=torch.float64),
+        add=_below,
+        leaf=_square,
+        join=lambda left, right: _square(_below(left, right)),
+        solve=_of_factor,
+    ),
+}
+METHODS = {"gather": _gather} | {name: partial(_at_once, fold=FOLDS[name]) for name in FOLDS}

@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,14 +30,23 @@ from trainer.latents_config import WORKSPACE, promise_bytes
 from trainer.lowrank import LowRankConfig, find_basis
 from trainer.reshard import saved_rows
 from trainer.residence import initial_rows
+from trainer.spread import AT_ONCE
 
 LOW = LowRankConfig(rank=2, scope="dictionary", every=3)
 PASS = LowRankConfig(rank=2, scope="dictionary")
-KINDS = {
+KINDS: dict[str, dict[str, Any]] = {
     "momentum": {},
     "adam": {"optimiser": "adam", "rate": 0.05, "residence": "host"},
     "low": {"low_rank": LOW, "replicate_kib": 64},
     "once a pass of five steps": {"low_rank": PASS, "clips": 30},
+    "a part after every step": {
+        "low_rank": LowRankConfig(rank=2, scope="dictionary", every=6),
+        "rows": {"static": 5, "transient": AT_ONCE + 700},
+    },
+    "a part of QR after every step": {
+        "low_rank": LowRankConfig(rank=2, scope="dictionary", every=6, method="tsqr"),
+        "rows": {"static": 5, "transient": AT_ONCE + 700},
+    },
 }
 
 
@@ -92,7 +102,8 @@ def test_all_pairs_of_worlds_are_bit_equal(world: int, saved: dict[int, dict]) -
             for result in results:
                 out = result[before, name]
                 again |= out["again"]
-                assert tuple(out["counts"]["transient"]) == (ROWS["transient"], 0, 0)
+                count = KINDS[name].get("rows", ROWS)["transient"]
+                assert tuple(out["counts"]["transient"]) == (count, 0, 0)
                 for kind, rows in straight[name].items():
                     assert torch.equal(out["last"][kind], rows), (before, world, name)
             assert again.keys() == pages.keys()
