@@ -2,9 +2,11 @@
 
     python -m benchmarks.gpu [--steps 100] [--clips 512] [--size 128]
 
-Each row adds one thing to the last: float32, tf32, bf16, torch.compile, footage on the device, CUDA
-graphs. Footage that is not on the device is decoded beside training, on all cores, as a set that
-fits nowhere is. Without a GPU it says so and skips (exit code 0). Ends with one line of JSON.
+Each row adds one thing to the last: float32, tf32, bf16, torch.compile, footage on the device. Then
+three change one thing of that: kernels are deterministic, as trainings have them unless told
+otherwise; rows live in host memory and are fetched beside the step before theirs; CUDA graphs.
+Footage that is not on the device is decoded beside training, on all cores, as a set that fits
+nowhere is. Without a GPU it says so and skips (exit code 0). Ends with one line of JSON.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from benchmarks.machine import describe
 from data_shards.batch import ClipBatch
 from tests.support.engines import make
 from tests.support.footage import tiny_set
+from trainer.loop import fetch_ahead
 from trainer.schedule import EVERYTHING
 
 WORDS = ("preset=golf", "train.deterministic=false")
@@ -45,6 +48,14 @@ WAYS: dict[str, Way] = {
     "bf16, compiled, footage there": Way(
         ("train.precision=bf16", "networks.compile=inductor"), resident=True
     ),
+    "the same, deterministic": Way(
+        ("train.precision=bf16", "networks.compile=inductor", "train.deterministic=true"),
+        resident=True,
+    ),
+    "the same, rows on the host": Way(
+        ("train.precision=bf16", "networks.compile=inductor", "latents.residence=host"),
+        resident=True,
+    ),
     "bf16, graphs, footage there": Way(
         ("train.precision=bf16", "networks.compile=graphs"), resident=True
     ),
@@ -59,12 +70,15 @@ def wait_for(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def measure(data: str, words: tuple[str, ...], *, steps: int, resident: bool) -> dict[str, Any]:
+def measure(
+    data: str, words: tuple[str, ...], *, steps: int, resident: bool, base: tuple[str, ...] = WORDS
+) -> dict[str, Any]:
     """Clips a second, utilisation and loader share of one way."""
     torch._dynamo.reset()  # or a second batch size would be compiled for any size
     where = () if resident else ("data.cache_mib=0", "data.threads=0")
-    made = make(data, (*words, *where), base=WORDS)
+    made = make(data, (*words, *where), base=base)
     engine, stream = made.engine, made.stream
+    torch.use_deterministic_algorithms(made.config.train.deterministic)
     if resident:
         stream.to_(engine.ranks.device)
     waited, start, batch = 0.0, 0.0, next(stream)
@@ -75,10 +89,13 @@ def measure(data: str, words: tuple[str, ...], *, steps: int, resident: bool) ->
         asked = time.perf_counter()
         batch: ClipBatch = next(stream)
         waited += time.perf_counter() - asked
+        fetch_ahead(engine, stream, step + 2)
         engine.measure(batch, step=step, moves=EVERYTHING)
         engine.update(step=step, moves=EVERYTHING, factor=1.0)
     wait_for(engine.ranks.device)
     seconds = time.perf_counter() - start
+    torch.use_deterministic_algorithms(False)
+    engine.dictionary.close()
     footage = Footage(1, batch.frames_BTCHW.shape[1], batch.frames_BTCHW.shape[-1], 1.0)
     clips = engine.pace.clips * steps
     flops = flops_per_clip(made.config, footage) * clips / seconds

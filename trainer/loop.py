@@ -195,7 +195,7 @@ def read(parts: Parts, stream: Stream, visit: int) -> tuple[ClipBatch, str]:
     which all ranks learn of it. Rows of the visit after it are announced."""
     try:
         batch = next(stream)
-        fetch_ahead(parts, stream, visit + 1)
+        fetch_ahead(parts.engine, stream, visit + 1)
         return batch, ""
     except UserError as error:
         facts, none = stream.opened.manifest, torch.zeros(0, dtype=torch.int64)
@@ -204,9 +204,9 @@ def read(parts: Parts, stream: Stream, visit: int) -> tuple[ClipBatch, str]:
         return ClipBatch(frames_BTCHW, none, none, none, none, none, none.bool()), str(error)
 
 
-def fetch_ahead(parts: Parts, stream: Stream, visit: int) -> None:
+def fetch_ahead(engine: Engine, stream: Stream, visit: int) -> None:
     """Begin to read the rows of a coming visit, where that helps, while this one computes."""
-    layout, dictionary = parts.config.latents, parts.engine.dictionary
+    layout, dictionary = engine.config.latents, engine.dictionary
     if dictionary.fetches:
         keys = layout.static_key, layout.transient_key
         dictionary.fetch_ahead(*(stream.rows(visit, key) for key in keys))

@@ -7,6 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import torch
 
 from benchmarks import gpu, pages
 from benchmarks.constants import GOLF, MACHINES, constants
@@ -156,3 +157,27 @@ def test_two_batch_sizes_give_speed_and_overhead() -> None:
 
     found = gpu.fit(row(512), 512, row(128), 128)
     assert found["flops"] == pytest.approx(1e14) and found["overhead"] == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize("words", [(), ("train.deterministic=true", "latents.residence=disk")])
+def test_a_way_of_bench_gpu_is_measured(tmp_path: Path, words: tuple[str, ...]) -> None:
+    """A small one, on whatever device is there: figures that are possible, and rows that do not
+    live on the device are announced; torch's kernels are as they were afterwards."""
+    data = str(tiny_set(tmp_path, size=32))
+    found = gpu.measure(
+        data, (f"latents.scratch={tmp_path}", *words), steps=3, resident=False, base=TINY
+    )
+    assert found["clips_per_second"] > 0 and 0 <= found["loader_share"] < 1
+    assert 0 < found["utilisation"] < 1 and found["flops"] > 0
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_bench_gpu_without_a_gpu_skips(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """It says so, and its last line is JSON all the same."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert gpu.main([]) == 0
+    first, last = capsys.readouterr().out.splitlines()
+    assert first.startswith("skipped: there is no GPU here")
+    assert json.loads(last) == {"benchmark": "gpu", "skipped": "no GPU"}
