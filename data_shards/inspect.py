@@ -1,9 +1,11 @@
 """Verify prepared footage and show what it holds.
 
     python -m data_shards.inspect DIR [--sheet FILE] [--decode]
+    python -m data_shards.inspect DIR --names
 
 Reads every byte of every shard, compares the checksums of shards and clips, prints the summary and
-writes a contact sheet. `--decode` decodes every clip as well.
+writes a contact sheet. `--decode` decodes every clip as well. `--names` prints the videos' names
+instead, a line each.
 """
 
 from __future__ import annotations
@@ -156,8 +158,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("dir", type=Path, help="folder with manifest.json")
     parser.add_argument("--sheet", type=Path, help=f"contact sheet (default: DIR/{SHEET})")
     parser.add_argument("--decode", action="store_true", help="decode every clip as well")
+    parser.add_argument("--names", action="store_true", help="print the videos' names, no more")
     words = parser.parse_args(argv)
     try:
+        if words.names:
+            print("\n".join(video.name for video in read_manifest(words.dir).videos))
+            return 0
         damages = verify(words.dir, decode=words.decode)
         for line in damages:
             print(f"error: {line}", file=sys.stderr)

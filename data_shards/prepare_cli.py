@@ -110,7 +110,8 @@ def _add_clips(group: argparse._ArgumentGroup) -> None:
         help="one clip a video, one of each of its segments (golf: of each JPEG), clips end to "
         "end, or whole videos of which training draws windows",
     )
-    group.add_argument("--size", default="64", help="pixels: 64, or HxW (%(default)s)")
+    group.add_argument("--size", default="64", help="pixels: 64, or HxW (%(default)s); "
+                       "training takes squares of 32, 64 or 128")  # fmt: skip
     group.add_argument("--crop", type=int, default=0, help="cut out a centred square first, pixels")
     group.add_argument(
         "--fit",

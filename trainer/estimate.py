@@ -13,7 +13,6 @@ from typing import NamedTuple
 import torch
 
 from data_shards.config import MOST_THREADS
-from data_shards.keys import row_keys
 from data_shards.memory import decoded_bytes
 from data_shards.stream import OpenManifest
 from trainer import footprint, setup
@@ -100,13 +99,13 @@ def estimate(
     gpu = torch.cuda.is_available() if gpu is None else gpu
     manifest, latents = opened.manifest, config.latents
     setup.require_size(manifest)
+    setup.require_labels(config, opened)
+    setup.require_memory(config, opened)
     counts = parameter_counts(
         config.networks, static=latents.static, transient=latents.transient, size=manifest.height,
         labels=setup.labels_of(config, manifest),
     )  # fmt: skip
     keys = {"static": latents.static_key, "transient": latents.transient_key}
-    for kind in keys.values():
-        row_keys(manifest, opened.table, kind)  # refuses footage without the labels
     rows = {name: manifest.rows(kind) for name, kind in keys.items()}
     promise = LatentDictionary.promise_bytes(
         latents, static_rows=rows["static"], transient_rows=rows["transient"],

@@ -25,6 +25,7 @@ from trainer import render
 from trainer.fitted import Fitted, check_name, open_like, place_of, read_footage, write_fitted
 from trainer.fitting import FitConfig, fit
 from trainer.run import Run, open_run
+from trainer.settings import fields_of
 from trainer.videos import is_video, prepare_videos
 
 
@@ -104,10 +105,12 @@ def main(argv: list[str] | None = None) -> int:
         "--name", default="", help="of the result (default: the set's, or the video's)"
     )
     parser.add_argument("--checkpoint", default="latest", help="latest, or a step")
-    for field in fields(FitConfig):
-        kind = float if field.name == "rate" else int
-        parser.add_argument(f"--{field.name}", type=kind, default=field.default,
-                            help=f"default: {field.default}")  # fmt: skip
+    for field in fields_of(FitConfig):
+        kind = float if field.type == "float" else int
+        default = getattr(FitConfig, field.path)
+        said = field.doc.replace("%", "%%")
+        parser.add_argument(f"--{field.path}", type=kind, default=default,
+                            help=f"{said} (default: {default})")  # fmt: skip
     options = parser.parse_args(argv)
     try:
         config = FitConfig(**{f.name: getattr(options, f.name) for f in fields(FitConfig)})

@@ -16,7 +16,6 @@ import torch
 
 from data_shards.dataset import ClipReader, Request, problem_of
 from data_shards.errors import UserError
-from data_shards.memory import decoded_bytes
 from data_shards.rows import rows_of
 from data_shards.stream import OpenManifest
 from trainer import beginning, lives, other_footage, setup
@@ -203,12 +202,7 @@ def _open(
 def _begin_at_footage(config: Config, opened: OpenManifest, engine: Engine) -> None:
     """Begin at the footage's principal components and mean colour (rank 0 finds them)."""
     layout, manifest, comm = config.latents, opened.manifest, engine.ranks.comm
-    if decoded_bytes(opened) > config.data.cache_mib * 2**20:
-        raise UserError(
-            f"begin.latents: footage needs {manifest.name} in memory, "
-            f"{decoded_bytes(opened) // 2**20} MiB, and data.cache_mib is {config.data.cache_mib}; "
-            "raise it or set begin.latents=random"
-        )
+    setup.require_memory(config, opened)
     codes, colour_C, problem = None, torch.zeros(3), ""
     if comm.rank == 0:
         clips = np.arange(manifest.clips)

@@ -9,6 +9,8 @@ import torch
 from data_shards.errors import UserError
 from data_shards.keys import row_keys
 from data_shards.manifest import Manifest
+from data_shards.memory import decoded_bytes
+from data_shards.stream import OpenManifest
 from trainer.comm import Comm
 from trainer.config import Config
 from trainer.draws import generator_of
@@ -25,6 +27,24 @@ def require_size(manifest: Manifest) -> None:
             f"data.manifest: frames of {manifest.height}x{manifest.width}; generators exist for "
             f"{', '.join(f'{s}x{s}' for s in WIDTHS)}: prepare the footage with --size"
         )
+
+
+def require_memory(config: Config, opened: OpenManifest) -> None:
+    """Refuse footage that latents begin at and that does not fit in memory (UserError)."""
+    if config.begin.latents != "footage" or decoded_bytes(opened) <= config.data.cache_mib << 20:
+        return
+    raise UserError(
+        f"begin.latents: footage needs {opened.manifest.name} in memory, "
+        f"{decoded_bytes(opened) >> 20} MiB, and data.cache_mib is {config.data.cache_mib}; "
+        "raise it or set begin.latents=random"
+    )
+
+
+def require_labels(config: Config, opened: OpenManifest) -> None:
+    """Refuse footage without the labels that the layout or the generator needs (UserError)."""
+    labels_of(config, opened.manifest)
+    for kind in (config.latents.static_key, config.latents.transient_key):
+        row_keys(opened.manifest, opened.table, kind)
 
 
 def without_clips(config: Config, ranks: int) -> str:

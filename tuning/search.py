@@ -63,7 +63,8 @@ def parser() -> argparse.ArgumentParser:
     add("--trials", type=int, default=0, help="at most so many (default: what the budget bears)")
     add("--interval", type=float, default=5.0, help="seconds between heartbeats (default: 5)")
     add("--seed", type=int, default=0, help="of the trainings and of the search")
-    add("--vgg", metavar="FILE", default="", help="VGG16 weights, for mcs (or $NAVSYNTH_VGG16)")
+    add("--vgg", metavar="FILE", default="", help="VGG16 weights, for mcs and "
+        "unseen-mcs (or $NAVSYNTH_VGG16)")  # fmt: skip
     add("--address", default="", help="a running Ray cluster (default: a local Ray)")
     add("--targets", metavar="DIR", default="", help="folder in which Prometheus finds the running "
         "trials")  # fmt: skip

@@ -16,7 +16,7 @@ from trainer.config import Config, resolve
 from trainer.leaving import DONE, ENDINGS, HANG, LOST_RANK, PREEMPTED, RUN_FILE
 from trainer.lives import SLURM, refusal_file
 from trainer.main import parser, run_name
-from trainer.setup import require_size
+from trainer.setup import require_labels, require_memory, require_size
 
 FOLDER = SLURM
 JOB = "job.json"
@@ -36,7 +36,7 @@ def check(words: Sequence[str]) -> Checked:
     """A command line of `trainer.main`, its settings and footage looked at.
 
     Raises:
-        UserError: whatever would stop the training before its first step.
+        UserError: what is wrong with them and would stop the training before its first step.
     """
     args = parser().parse_intermixed_args(words)
     config = resolve(args.words, file=args.config)
@@ -44,7 +44,11 @@ def check(words: Sequence[str]) -> Checked:
         raise UserError("data.manifest: not set; give the folder that data_shards.prepare wrote")
     opened = open_manifest(config.data.manifest, config=config.data)
     require_size(opened.manifest)
-    return Checked(args.runs / run_name(config, opened.manifest.name), config)
+    require_labels(config, opened)
+    folder = args.runs / run_name(config, opened.manifest.name)
+    if not (folder / RUN_FILE).exists():  # else it goes on, and looks at no footage first
+        require_memory(config, opened)
+    return Checked(folder, config)
 
 
 def begin(words: Sequence[str]) -> str:

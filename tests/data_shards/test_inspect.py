@@ -31,6 +31,17 @@ def test_default_sheet_is_in_the_folder(tmp_path: Path) -> None:
     assert verify(folder / "manifest.json", decode=True) == []
 
 
+def test_names_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One line for each video, in the manifest's order; nothing is verified or written."""
+    folder = tiny_set(tmp_path)
+    capsys.readouterr()
+    assert main([str(folder), "--names"]) == 0
+    names = [video.name for video in read_manifest(folder).videos]
+    assert capsys.readouterr().out.splitlines() == names and "gold-star/turn" in names
+    assert not (folder / "contact-sheet.png").exists()
+    assert main([str(tmp_path / "none"), "--names"]) == 2
+
+
 @pytest.mark.parametrize(
     ("place", "reason"),
     [
