@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -26,7 +27,10 @@ from data_shards.filelocks import AT_ONCE, GONE, lock, locked, look, names
 from data_shards.manifest import Shard
 
 _POLL = 0.02
-_COPIES = (".tar", ".npy", ".damaged")
+_COPY = re.compile(r"[0-9a-f]{64}\.(?:tar|npy|damaged)")
+_PART = re.compile(r"[0-9a-f]{64}\.(\d+)\.part")
+"""Names of copies, and of those under way with their whole size: all else in the folder is not
+ours, and neither counted nor dropped."""
 
 
 class AlteredError(UserError):
@@ -241,9 +245,9 @@ class NodeCache:
         entries = []
         for path in self.folder.iterdir():
             facts = look(path)
-            if facts and path.suffix == ".part":
-                entries.append((facts.st_mtime, int(path.name.split(".")[1]), path))
-            elif facts and path.suffix in _COPIES:
+            if facts and (part := _PART.fullmatch(path.name)):
+                entries.append((facts.st_mtime, int(part[1]), path))
+            elif facts and _COPY.fullmatch(path.name):
                 entries.append((facts.st_mtime, facts.st_size, path))
         return entries
 

@@ -122,7 +122,8 @@ def open_video(path: Path) -> Footage:
         UnusableError: not a video, damaged or cut off; also while its frames are read.
     """
     try:
-        container = av.open(str(path), options={"format_whitelist": _CONTAINERS})
+        # Absolute: what begins with "file:" or "http:" would be an address to FFmpeg.
+        container = av.open(str(path.absolute()), options={"format_whitelist": _CONTAINERS})
     except (FFmpegError, ValueError) as error:
         raise UnusableError(f"{path.name} is not a video ({_reason(error)})") from None
     if not container.streams.video:

@@ -19,6 +19,8 @@ from data_shards.footage import UnusableError
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
 FITS = ("crop", "stretch")
 MAX_SIDE = 8192
+MOST_FRAMES = 65_536
+"""Of a strip: far longer ones are thin pictures that mean something else."""
 """Longest side of one frame, pixels."""
 MAX_FILE_BYTES = 1 << 30
 
@@ -88,7 +90,7 @@ def split_strip(strip_HWC: np.ndarray, *, stacked: bool) -> list[np.ndarray]:
     """Square frames of a strip: one above the other where `stacked`, else side by side.
 
     Raises:
-        UnusableError: the long side is no multiple of the short one.
+        UnusableError: the long side is no multiple of the short one, or of too many.
     """
     height, width = strip_HWC.shape[:2]
     if stacked and height % width:
@@ -96,6 +98,8 @@ def split_strip(strip_HWC: np.ndarray, *, stacked: bool) -> list[np.ndarray]:
     if not stacked and width % height:
         raise UnusableError(f"its width {width} is no multiple of its height {height}")
     count, axis = (height // width, 0) if stacked else (width // height, 1)
+    if count > MOST_FRAMES:
+        raise UnusableError(f"it has {count:,} frames; at most {MOST_FRAMES:,} are taken")
     return np.split(strip_HWC, count, axis)
 
 

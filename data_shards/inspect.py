@@ -140,8 +140,11 @@ def write_sheet(folder: Path, path: Path) -> None:
     records = np.load(folder / CLIPS, mmap_mode="r", allow_pickle=False)
     picks = np.linspace(0, len(records) - 1, min(_SHEET_CLIPS, len(records))).round().astype(int)
     clips = [read_clip(folder, manifest, records[pick]) for pick in picks]
+    part = path.with_name(f".{path.name}.part")
     with disk_errors(path.parent):
-        contact_sheet(clips).save(path, "PNG")
+        part.unlink(missing_ok=True)  # whatever lies there, a link out of the folder too
+        contact_sheet(clips).save(part, "PNG")
+        part.replace(path)
 
 
 def _sha256(path: Path) -> str:

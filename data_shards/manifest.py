@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -148,19 +149,35 @@ def plain(name: str) -> bool:
     return name not in ("", ".", "..") and Path(name).name == name and name.isprintable()
 
 
+MOST_SIDE, MOST_BYTES = 8192, 1 << 31
+"""Pixels of a frame's side, and bytes of a decoded clip, that a set may have."""
+SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
 def check(manifest: Manifest) -> None:
-    """Refuse facts that cannot be, and file names that leave the folder (ValueError)."""
+    """Refuse facts that cannot be, and names that leave a folder (ValueError): copies of remote
+    files are called after their SHA-256."""
+    if not SHA256.fullmatch(manifest.clips_sha256):
+        raise ValueError(f"clips_sha256 {manifest.clips_sha256!r} is no SHA-256")
     if not plain(manifest.name):
         raise ValueError(f"name {manifest.name!r} is not a plain one")
     for shard in manifest.shards:
         if Path(shard.file).name != shard.file or shard.file in ("", ".", ".."):
             raise ValueError(f"shard {shard.file!r} is not a plain file name")
+        if not SHA256.fullmatch(shard.sha256):
+            raise ValueError(f"shard {shard.file} has the SHA-256 {shard.sha256!r}, which is none")
         if min(shard.clips, shard.bytes) < 1:
             raise ValueError(f"shard {shard.file} is empty")
     if not manifest.shards:
         raise ValueError("no shards")
     if min(manifest.height, manifest.width, manifest.frames, manifest.stride) < 1:
         raise ValueError("height, width, frames and stride must be positive")
+    decoded = 3 * manifest.frames * manifest.height * manifest.width
+    if max(manifest.height, manifest.width) > MOST_SIDE or decoded > MOST_BYTES:
+        raise ValueError(
+            f"clips of {manifest.frames} frames of {manifest.width}x{manifest.height} are larger "
+            f"than {MOST_BYTES >> 30} GiB, or {MOST_SIDE} pixels a side"
+        )
     for video in manifest.videos:
         if not -1 <= video.identity < len(manifest.identities):
             raise ValueError(f"video {video.name} has an identity that is not in the table")

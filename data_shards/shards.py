@@ -133,7 +133,7 @@ class Shards:
                 raise UserError(altered)
             path = self.cache.path(record)
             for _ in range(2):
-                self._held = _File(self.cache.take(record, self._fetching(CLIPS)))
+                self._held = _File(self.cache.take(record, self._fetching(record)))
                 if disk.sha256(path) == sha256:
                     return path
                 # It has changed since it was copied: once more.
@@ -149,7 +149,7 @@ class Shards:
         """A descriptor to `os.pread` a shard from, valid inside the `with`."""
         if self.cache is not None:
             shard = self.manifest.shards[number]
-            with self.cache.open(shard, self._fetching(shard.file)) as descriptor:
+            with self.cache.open(shard, self._fetching(shard)) as descriptor:
                 yield descriptor
             return
         file = self._local(number)
@@ -211,8 +211,8 @@ class Shards:
             self._files.clear()
         self._ahead = set()
 
-    def _fetching(self, name: str, stop: threading.Event | None = None) -> Callable[[Path], None]:
-        return lambda part: self.store.fetch(name, into=part, stop=stop)
+    def _fetching(self, of: Shard, stop: threading.Event | None = None) -> Callable[[Path], None]:
+        return lambda part: self.store.fetch(of.file, into=part, size=of.bytes, stop=stop)
 
     def _fetch_all(self, missing: deque[int], stop: threading.Event) -> None:
         """Download what is left of some shards, which other threads take from, too."""
@@ -220,7 +220,7 @@ class Shards:
         while missing:
             try:
                 shard = self.manifest.shards[missing.popleft()]
-                self.cache.ensure(shard, self._fetching(shard.file, stop))
+                self.cache.ensure(shard, self._fetching(shard, stop))
             except (IndexError, UserError):
                 # Another thread took the last one; or a failure, which the reader meets, too, and
                 # reports where it can be handled.

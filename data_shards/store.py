@@ -12,7 +12,6 @@ import errno
 import os
 import tempfile
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,12 +19,15 @@ from typing import Any, TypeVar
 import tenacity
 
 from data_shards.errors import UserError
+from data_shards.heart import Failure, Watch
 
 T = TypeVar("T")
 _PERMANENT = (FileNotFoundError, PermissionError, IsADirectoryError, ImportError, UserError)
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Errors of the disk that a download goes to; no store answers with them."""
 _WAITS = tenacity.wait_random_exponential(multiplier=0.1, max=10)
+SMALL = 1 << 30
+"""Bytes of a manifest, the largest file that is read whole, at most."""
 _EXTRAS = {"s3": "s3", "http": "http", "https": "http"}
 """The extra of this package that brings each protocol's client."""
 
@@ -49,6 +51,12 @@ class Store:
                 f"data.manifest: {where}: unknown kind of store; use a path, http(s):// or s3://"
             )
         self.local = self.protocol == "file"
+        if not self.local and "@" in where.split("://", 1)[1].split("/", 1)[0]:
+            raise UserError(
+                f"data.manifest: {self.protocol}:// with a user or password in it, which would "
+                "stand in run folders and reports; use a store that asks for none, S3 with keys in "
+                "the environment, or a mounted folder"
+            )
         self.retries = 0
         self._stop = threading.Event()
         self._opened: tuple[int, Any] | None = None
@@ -92,7 +100,10 @@ class Store:
                 raise UserError(f"{self.url(name)}: {error.strerror}; {hint}") from None
         with tempfile.TemporaryDirectory() as folder:  # as a download, which tells that it moves
             file = Path(folder) / "file"
-            self._guarded(name, lambda beat: self._download(name, file, beat, setting="TMPDIR"))
+            self._guarded(
+                name,
+                lambda beat: self._download(name, file, beat, most=SMALL, setting="TMPDIR"),
+            )
             return file.read_bytes()
 
     @property
@@ -100,16 +111,21 @@ class Store:
         """What the next `close` sets; whoever works ahead takes it before it begins."""
         return self._stop
 
-    def fetch(self, name: str, *, into: Path, stop: threading.Event | None = None) -> None:
+    def fetch(
+        self, name: str, *, into: Path, size: int, stop: threading.Event | None = None
+    ) -> None:
         """Download a file of a remote store.
 
         Args:
+            size: bytes that it should have. It is given up after twice as many and a MiB, since a
+                store may send for ever; what is a little too long is its reader's to find.
             stop: ends the download; by default what the next `close` sets.
 
         Raises:
-            UserError: missing, out of reach, or ended; or the disk of `into` is full.
+            UserError: missing, out of reach, too large or ended; or the disk of `into` is full.
         """
-        self._guarded(name, lambda beat: self._download(name, into, beat), stop=stop)
+        most = 2 * size + (1 << 20)
+        self._guarded(name, lambda beat: self._download(name, into, beat, most=most), stop=stop)
 
     def patient(self, call: Callable[[], T]) -> T:
         """What a call gives that reads a disk; a refusal that may pass costs another try.
@@ -149,13 +165,21 @@ class Store:
         self.retries += 1
 
     def _download(
-        self, name: str, into: Path, beat: Callable[[], None], *, setting: str = "data.cache_dir"
-    ) -> None:
-        """Fetch a file; `setting` is what puts `into` where it is."""
+        self, name: str, into: Path, beat: Callable[[], None], *, most: int,
+        setting: str = "data.cache_dir",
+    ) -> None:  # fmt: skip
+        """Fetch a file of at most `most` bytes; `setting` is what puts `into` where it is."""
         from fsspec.callbacks import Callback
 
+        where = self.url(name)
+
         class Heartbeat(Callback):
+            came = 0
+
             def relative_update(self, inc: int = 1) -> None:
+                self.came += inc
+                if self.came > most:
+                    raise UserError(f"{where}: more than {most} bytes, and it should have fewer")
                 beat()
 
         try:
@@ -207,7 +231,7 @@ class Store:
         stop: threading.Event | None = None,
     ) -> T:
         """Run `call(beat)` with retries in a thread of its own and watch its heart."""
-        watch = _Watch(self.timeout, stop or self._stop)
+        watch = Watch(self.timeout, stop or self._stop)
         watch.beat()
 
         def tries() -> T:
@@ -222,7 +246,7 @@ class Store:
 
         result = watch.run(tries)
         self.retries += watch.failures
-        if isinstance(result, _Failure):
+        if isinstance(result, Failure):
             raise self._explain(name, result.error) from None
         return result
 
@@ -238,55 +262,6 @@ class Store:
             f"{self.attempts} tries ({reason}); check address, network and access, "
             "or raise data.timeout_seconds"
         )
-
-
-class _Failure:
-    """The end of a guarded call that has no result; `error` is None for silence."""
-
-    def __init__(self, error: BaseException | None) -> None:
-        self.error = error
-
-
-class _Watch:
-    """Runs a call in a daemon thread and gives up on it when its heart stops."""
-
-    def __init__(self, timeout: float, stop: threading.Event) -> None:
-        self.timeout, self.stop = timeout, stop
-        self.last, self.failures = time.monotonic(), 0
-        self.error: BaseException | None = None
-        self.outcome: list[Any] = []
-        self.done = threading.Event()
-
-    def beat(self) -> None:
-        """A sign of life; ends the call where nobody waits for it any more."""
-        if self.stop.is_set() or self.over():
-            raise UserError("download abandoned")
-        self.last = time.monotonic()
-
-    def over(self) -> bool:
-        """Whether the heart has stopped."""
-        return self.stop.is_set() or time.monotonic() - self.last > self.timeout
-
-    def failed(self, state: tenacity.RetryCallState) -> None:
-        """Remember a failure that will be tried again."""
-        self.failures += 1
-        self.error = state.outcome.exception() if state.outcome else None
-
-    def run(self, call: Callable[[], Any]) -> Any:
-        """The call's result, or a `_Failure`."""
-
-        def body() -> None:
-            try:
-                self.outcome.append(call())
-            except Exception as error:
-                self.outcome.append(_Failure(error))
-            self.done.set()
-
-        threading.Thread(target=body, name="navsynth-store", daemon=True).start()
-        while not self.done.wait(min(0.1, self.timeout / 4)):
-            if self.over():
-                return self.outcome[0] if self.outcome else _Failure(self.error)
-        return self.outcome[0]
 
 
 def _permanent(error: BaseException) -> bool:

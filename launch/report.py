@@ -271,6 +271,7 @@ def write_report(folders: list[Path], *, out: Path | None = None) -> Path:
     part = target.with_name(f".{target.name}.part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        part.unlink(missing_ok=True)  # whatever lies there, a link out of the folder too
         part.write_text(html, encoding="utf-8")
         part.replace(target)
     except OSError as error:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from data_shards.errors import UserError
+from trainer.settings import without_aliases
 
 SILENT_SECONDS = 600
 """A run that says it is running and has not written a metric for so long is suspected dead."""
@@ -104,7 +105,7 @@ def read_run(folder: str | Path) -> RunRecord:
         raise UserError(f"{path}: not a run folder ({why}); name a folder made by trainer.main")
     text = _text(path / "config.yaml")
     try:
-        config = yaml.safe_load(text) or {}
+        config = yaml.safe_load(without_aliases(text)) or {}
     except yaml.YAMLError as error:
         raise UserError(f"{path / 'config.yaml'}: not YAML ({_first_line(error)})") from None
     metrics = path / "metrics.jsonl"

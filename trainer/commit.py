@@ -90,8 +90,9 @@ def write_durable(path: Path, data: bytes) -> FileFacts:
 def replace_durable(path: Path, data: bytes) -> None:
     """Give `path` new contents: at any moment it holds all of the old or all of the new ones."""
     fresh = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
+    fresh.unlink(missing_ok=True)
     try:
-        with fresh.open("wb") as file:
+        with fresh.open("xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

@@ -247,6 +247,7 @@ def _evaluate(options: argparse.Namespace) -> dict[str, Any]:
     if not vgg:
         found["left_out"].append({"name": "MCS", "why": why})
     part = run.folder / f".{RESULT}.part"
+    part.unlink(missing_ok=True)  # whatever lies there, a link out of the folder too
     part.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n")
     part.replace(run.folder / RESULT)
     return found

@@ -223,6 +223,7 @@ def _whole(path: Path, write: Callable[[Path], object]) -> Path:
     """Write through a neighbour, so that the file is there whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
+    part.unlink(missing_ok=True)  # whatever lies there, a link out of the folder too
     try:
         write(part)
         part.replace(path)

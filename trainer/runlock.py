@@ -83,12 +83,12 @@ def take_lock(folder: str | Path, *, comm: Comm) -> RunLock | None:
 
 
 def _take(folder: Path) -> RunLock:
-    path = (folder / LOCK).resolve()
+    path = folder.resolve() / LOCK
     if str(path) in _mine:
         raise InUse(_refusal(folder, _me()))
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; a run folder must be writable") from None
     felt = True

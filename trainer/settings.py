@@ -85,6 +85,16 @@ def to_yaml(config: Any) -> str:
     return yaml.safe_dump(to_dict(config), sort_keys=False)
 
 
+def without_aliases(text: str) -> str:
+    """A YAML text, refused (`yaml.YAMLError`) where it has aliases: a few lines of copies of copies
+    fill any memory, and no settings need them."""
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        if isinstance(event, yaml.AliasEvent):
+            line = event.start_mark.line + 1
+            raise yaml.YAMLError(f"line {line}: an alias (*{event.anchor}), which is not read here")
+    return text
+
+
 def load_yaml(path: str | Path) -> dict[str, Any]:
     """Read a YAML mapping with the safe loader.
 
@@ -92,7 +102,7 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
         UserError: unreadable, not YAML, or not a mapping; tags that would build objects included.
     """
     try:
-        loaded = OmegaConf.create(Path(path).read_text())
+        loaded = OmegaConf.create(without_aliases(Path(path).read_text()))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     except (yaml.YAMLError, UnicodeDecodeError, OmegaConfBaseException) as error:

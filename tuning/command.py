@@ -47,10 +47,12 @@ def evaluation(settings: Settings) -> list[str]:
 def environment(settings: Settings) -> dict[str, str]:
     """Environment of a training or an evaluation: this process's, with the project's packages, and
     as many CPU threads for what does not ask for a number (`trainer.evaluate`). Under a budget of
-    cores it sees no GPU, which nobody would be charged for."""
+    cores it sees no GPU, which nobody would be charged for. Nothing is imported from the folder in
+    which it runs, the study's."""
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     hidden = {} if settings.gpus else HIDDEN
-    return {**os.environ, "PYTHONPATH": path, THREADS: str(settings.threads), **hidden}
+    own = {"PYTHONPATH": path, "PYTHONSAFEPATH": "1", THREADS: str(settings.threads)}
+    return {**os.environ, **own, **hidden}
 
 
 def nursery_for(settings: Settings) -> Nursery | None:

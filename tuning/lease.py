@@ -113,4 +113,6 @@ class Lease:
         if held >= self._limit:
             self._kill()
         elif self._until < self._limit and self._until <= held + 2 * min(WATCH, interval / 2):
-            self._hold(lambda: min(self._limit, self._held() + interval), beyond=True)
+            # Also what it holds between the kill and its end.
+            last = self._limit + min(LEAVING, interval / 2)
+            self._hold(lambda: min(last, self._held() + interval), beyond=True)

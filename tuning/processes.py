@@ -56,14 +56,17 @@ def alive(known: Process) -> bool:
 
 
 def end(processes: Iterable[Process], *, patience: float = 30.0) -> list[Process]:
-    """Ask processes of this machine to stop, then stop them; returns those that were alive."""
+    """Ask processes of this machine to stop, then stop them; returns those that were alive, without
+    those of other accounts, which are none of ours."""
     living = [known for known in processes if alive(known)]
     for number in (signal.SIGTERM, signal.SIGKILL):
-        for known in filter(alive, living):
+        for known in [*filter(alive, living)]:
             try:
                 os.kill(known.pid, number)
             except ProcessLookupError:
                 continue  # ended meanwhile
+            except PermissionError:
+                living.remove(known)
         over = time.monotonic() + patience
         while any(map(alive, living)) and time.monotonic() < over:
             time.sleep(0.05)
@@ -78,9 +81,10 @@ def kill(known: Process) -> bool:
     if not alive(known):
         return False
     below = descendants(known.pid)
-    with suppress(ProcessLookupError):  # it has ended meanwhile, or leads no group yet
+    gone = ProcessLookupError, PermissionError  # or it is another account's
+    with suppress(*gone):  # or leads no group yet
         os.killpg(known.pid, signal.SIGKILL)
     for one in filter(alive, (known, *below)):
-        with suppress(ProcessLookupError):
+        with suppress(*gone):
             os.kill(one.pid, signal.SIGKILL)
     return True

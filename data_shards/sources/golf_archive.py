@@ -26,6 +26,8 @@ MOST_IMAGES = 1000
 """Of one video; VGAN's have 100 at most."""
 MOST_BYTES = 256 << 20
 """Of the images of one video."""
+MOST_REMARK = 1 << 20
+"""Bytes of a member that only tells of the next one (a long name, pax records)."""
 
 _LEADS_OUT = "its name leads out of the archive"
 _APART = "images apart from the others of their folder, which must follow one another in an archive"
@@ -49,7 +51,17 @@ class _Header(tarfile.TarInfo):
         except (_TRUNCATED, _EMPTY, _INVALID) as error:
             raise _READ_ERROR(str(error)) from None
 
+    def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
+        """What `tarfile` does with a header that was read; names and remarks it reads whole."""
+        if self.type in _REMARKS and self.size > MOST_REMARK:
+            raise _READ_ERROR(f"a name or remark of {self.size} bytes")
+        return super()._proc_member(archive)  # type: ignore[misc]
 
+
+_REMARKS = (
+    tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+)  # fmt: skip
 _READ_ERROR = tarfile.ReadError
 _TRUNCATED, _EMPTY, _INVALID = (
     tarfile.TruncatedHeaderError,  # type: ignore[attr-defined]

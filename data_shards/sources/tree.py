@@ -61,6 +61,8 @@ class Tree:
                     path = Path(folder) / name
                     if path.is_symlink() and (reason := self._astray(path)):
                         self._refuse(path, reason)
+                    elif not path.is_file():
+                        self._refuse(path, "no file, but a pipe or a device")
                     else:
                         yield path.relative_to(self.root).as_posix()
 

@@ -385,7 +385,9 @@ def test_a_large_object_of_s3_comes_in_pieces_that_are_seen(bucket, tmp_path):
     body = bytes(range(256)) * (52 * 2**12)
     session.create_client("s3").put_object(Bucket="golf", Key="set/large.tar", Body=body)
     into, sizes = tmp_path / "large.tar", []
-    Store(bucket)._download("large.tar", into, lambda: sizes.append(into.stat().st_size))
+    Store(bucket)._download(
+        "large.tar", into, lambda: sizes.append(into.stat().st_size), most=1 << 40
+    )
     assert into.read_bytes() == body
     assert sizes == sorted(sizes) and len(set(sizes)) > 100
 
@@ -394,3 +396,13 @@ def test_a_cache_too_small_for_the_shuffle_is_named(web, settings):
     """Two groups of shards must fit, or every batch would download them again."""
     with pytest.raises(UserError, match=r"data\.cache_gib: .* it takes 0\.0"):
         open_manifest(address(web), config=settings(cache_gib=1e-6))
+
+
+def test_a_store_that_sends_for_ever_is_given_up(footage, web, tmp_path):
+    """After twice the bytes that the manifest says and a MiB; the rest is not awaited."""
+    (footage / "long.tar").write_bytes(b"x" * (3 << 20))
+    store = Store(address(web), timeout=30)
+    with pytest.raises(UserError, match=r"long\.tar: more than 1048776 bytes"):
+        store.fetch("long.tar", into=tmp_path / "part", size=100)
+    store.fetch("long.tar", into=tmp_path / "part", size=1 << 20)
+    assert (tmp_path / "part").stat().st_size == 3 << 20

@@ -155,6 +155,7 @@ def test_events_come_from_both_files_and_routine_is_left_out(tmp_path: Path):
     [
         (None, "", "not a run folder"),
         ("config.yaml", "a: [", "not YAML"),
+        ("config.yaml", "a: &a [1]\nb: [*a, *a]", "line 2: an alias (*a), which is not read here"),
         ("run.json", "{", "not JSON"),
         ("evaluation.json", "[]", "not a JSON object"),
         ("samples/sheet.png", "no picture", "not a picture"),
@@ -173,6 +174,17 @@ def test_damaged_runs_are_named(
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
     assert not list(tmp_path.rglob("*.html*"))
+
+
+def test_a_page_does_not_follow_a_link(tmp_path: Path):
+    """A run folder brings links under the names that are written: what they lead to stays."""
+    folder, precious = write_run(tmp_path / "run", samples=False), tmp_path / "precious"
+    precious.write_text("mine")
+    for name in (".report.html.part", "report.html"):
+        (folder / name).unlink(missing_ok=True)
+        (folder / name).symlink_to(precious)
+    assert report.main([str(folder)]) == 0
+    assert precious.read_text() == "mine" and not (folder / "report.html").is_symlink()
 
 
 def test_a_chart_places_its_points():

@@ -109,6 +109,25 @@ def test_rows_that_are_lost_end_training_on_every_rank(tmp_path: Path) -> None:
     )
 
 
+def look_elsewhere(comm: Comm, folder: str) -> str:
+    """Rank 1 has lost the shared disk: its run folder is an empty one."""
+    little.save(saver(Path(folder) / "here", comm), 1, comm)
+    place = Path(folder) / ("elsewhere" if comm.rank else "here")
+    try:
+        return str(saver(place, comm).recover())
+    except UserError as error:
+        return str(error)
+
+
+@pytest.mark.ranks
+def test_a_rank_without_the_shared_disk_is_no_damage(tmp_path: Path) -> None:
+    """All ranks say which one, and the checkpoint keeps its name."""
+    told = run_ranks(look_elsewhere, 2, str(tmp_path))
+    assert all("rank 1 does not see it; runs need a shared disk" in line for line in told)
+    found = [path.name for path in (tmp_path / "here" / "checkpoints").iterdir()]
+    assert found == ["step-00000001"]
+
+
 def find_damaged(comm: Comm, folder: str) -> str:
     return str(saver(Path(folder), comm).recover())
 
@@ -452,6 +471,19 @@ def test_json_on_disk_is_replaced_whole(tmp_path: Path) -> None:
     commit.update_json(path, starts=2)
     assert json.loads(path.read_text()) == {"status": "running", "starts": 2}
     assert [p.name for p in tmp_path.iterdir()] == ["run.json"]
+
+
+def test_a_file_that_is_replaced_is_no_link(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither the file nor the name under which its new contents are written leads elsewhere."""
+    precious = tmp_path / "precious"
+    precious.write_text("mine")
+    monkeypatch.setattr(commit.threading, "get_ident", lambda: 7)
+    (tmp_path / f".run.json.{os.getpid()}-7.tmp").symlink_to(precious)
+    (tmp_path / "run.json").symlink_to(precious)
+    commit.replace_durable(tmp_path / "run.json", b"{}")
+    assert precious.read_text() == "mine" and (tmp_path / "run.json").read_bytes() == b"{}"
 
 
 def test_a_run_folder_that_is_gone_is_told_in_one_line(tmp_path: Path) -> None:

@@ -78,6 +78,21 @@ def test_leaving_writes_the_status_and_flushes(tmp_path: Path, how: str) -> None
     assert told == {"status": "preempted", "code": 6, "reason": "because"}
 
 
+@pytest.mark.parametrize(
+    ("ending", "restarts", "code"), [("PREEMPTED", 1, 0), ("PREEMPTED", 0, 6), ("HANG", 1, 4)]
+)
+def test_a_run_that_is_asked_to_stop_is_not_restarted(
+    ending: str, restarts: int, code: int
+) -> None:
+    """torchrun starts whatever fails again, as often as it was told: for it, leaving is success."""
+    done = subprocess.run(
+        [sys.executable, "-c", f"from trainer import leaving; leaving.leave(leaving.{ending})"],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "TORCHELASTIC_MAX_RESTARTS": str(restarts)},
+        check=False,
+    )
+    assert done.returncode == code
+
+
 @pytest.mark.parametrize("number", leaving.SIGNALS)
 def test_signals_only_set_a_flag(number: int) -> None:
     """A signal is noted by name, nothing else happens, and the old handlers come back."""

@@ -32,6 +32,27 @@ def test_a_group_that_does_not_move_is_left_exactly_as_it_is() -> None:
     assert not any(name.startswith("theta") for name in optimiser.state())
 
 
+def test_steps_are_adams_with_the_rates_and_moments_of_the_settings() -> None:
+    """Two steps against the formula (Kingma and Ba 2015), in float64, each group by its own."""
+    config = OptimConfig(gamma_rate=0.1, theta_rate=0.02, beta1=0.6, beta2=0.7, epsilon=1e-3)
+    model = networks()
+    optimiser = NetworkOptimiser(model, config=config)
+    want = {name: p.detach().double() for name, p in model.named_parameters()}
+    first = {name: torch.zeros_like(p) for name, p in want.items()}
+    second = {name: torch.zeros_like(p) for name, p in want.items()}
+    for step in (1, 2):
+        take_step(model, optimiser, frozenset({"gamma", "theta"}))
+        for name, param in model.named_parameters():
+            assert param.grad is not None
+            grad, rate = param.grad.double(), 0.5 * (0.02 if name.startswith("motion") else 0.1)
+            first[name] = 0.6 * first[name] + 0.4 * grad
+            second[name] = 0.7 * second[name] + 0.3 * grad**2
+            size = (second[name] / (1 - 0.7**step)).sqrt() + 1e-3
+            want[name] = want[name] - rate * first[name] / (1 - 0.6**step) / size
+    for name, param in model.named_parameters():
+        torch.testing.assert_close(param.detach().double(), want[name], rtol=0, atol=1e-5)
+
+
 def test_a_loaded_optimiser_takes_the_same_steps() -> None:
     """Moments saved and loaded into a new optimiser give the same weights, bit for bit."""
     first, second = networks(), networks()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainer.pieces import ALIGNED, deal, layout
@@ -13,6 +13,7 @@ SHAPES = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(SHAPES, st.integers(1, 9))
 def test_every_row_is_moved_by_exactly_one_rank(shapes: list[torch.Size], world: int) -> None:
     """Pieces are disjoint and cover all, and no rank has more than its share and two rows."""
@@ -28,6 +29,7 @@ def test_every_row_is_moved_by_exactly_one_rank(shapes: list[torch.Size], world:
         assert sum(piece.of(counts).numel() for piece in pieces) <= total / world + 2 * row
 
 
+@settings(deadline=None)
 @given(SHAPES)
 def test_tensors_lie_one_behind_the_other(shapes: list[torch.Size]) -> None:
     """Each starts a cache line behind the end of the one before it, within the slab."""

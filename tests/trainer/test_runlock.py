@@ -57,6 +57,24 @@ def test_a_second_job_is_refused_by_name(tmp_path: Path) -> None:
         lock.release()
 
 
+def test_a_lock_that_is_a_link_is_refused(tmp_path: Path) -> None:
+    """What it leads to is neither written nor emptied; a run folder may be a link itself."""
+    precious = tmp_path / "precious"
+    precious.write_text("mine")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / LOCK).symlink_to(precious)
+    with pytest.raises(UserError, match=r"run\.lock: "):
+        take_lock(tmp_path / "run", comm=Comm())
+    assert precious.read_text() == "mine"
+    (tmp_path / "run" / LOCK).unlink()
+    (tmp_path / "other").symlink_to(tmp_path / "run")
+    lock = take_lock(tmp_path / "other", comm=Comm())
+    assert lock is not None
+    with pytest.raises(UserError, match="in use by"):
+        take_lock(tmp_path / "run", comm=Comm())
+    lock.release()
+
+
 def test_a_disk_without_locks_leaves_it_to_the_contents(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -90,10 +90,15 @@ def test_a_mistake_is_named_in_one_line(word: str, message: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["a: !!python/object/apply:os.getcwd []\n", "[1, 2]\n", "a: {b: [}\n"]
-)
+    "text",
+    [
+        "a: !!python/object/apply:os.getcwd []\n", "[1, 2]\n", "a: {b: [}\n",
+        "a: &a {c: 1}\nb: {x: *a, y: *a}\n", "a: &a {b: *a}\n",
+    ],
+)  # fmt: skip
 def test_a_strange_file_builds_nothing(tmp_path: Path, text: str) -> None:
-    """YAML tags, lists and broken files are refused, the file named."""
+    """YAML tags, aliases (of which nine lines can be millions), lists and broken files are refused,
+    the file named."""
     (tmp_path / "a.yaml").write_text(text)
     with pytest.raises(UserError, match=r"^/.*a\.yaml: [^\n]+$"):
         settings.load_yaml(tmp_path / "a.yaml")

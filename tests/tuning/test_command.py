@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from tuning import command
-from tuning.command import environment, evaluation, nursery_for
+from tuning.command import ROOT, environment, evaluation, nursery_for
 from tuning.nursery import AVAILABLE
 from tuning.objectives import FIT_STEPS
 from tuning.records import Settings
@@ -54,6 +56,18 @@ def test_threads_are_the_cores_of_each_process() -> None:
     for cpus, workers, threads in ((1, 1, 1), (4, 2, 2), (3.5, 2, 1), (0.5, 1, 1), (1, 4, 1)):
         assert SETTINGS._replace(cpus=cpus, workers=workers).threads == threads
     assert environment(SETTINGS._replace(cpus=7))["OMP_NUM_THREADS"] == "7"
+
+
+def test_nothing_is_imported_from_a_studys_folder(tmp_path: Path) -> None:
+    """A folder that was handed on may hold modules of our names; trainings run in it."""
+    (tmp_path / "trainer").mkdir()
+    (tmp_path / "trainer" / "__init__.py").write_text("raise SystemExit('theirs')\n")
+    code = "import trainer, sys; print(trainer.__file__)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment(SETTINGS), cwd=tmp_path, capture_output=True,
+        text=True, check=False,
+    )  # fmt: skip
+    assert done.stdout.startswith(str(ROOT)), done.stderr
 
 
 def test_only_trials_that_are_charged_gpus_see_any(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import time
+
+import pytest
 
 from tuning import processes
 
@@ -28,3 +32,22 @@ def test_a_process_is_killed_with_all_below_it() -> None:
             assert time.monotonic() < end
             time.sleep(0.02)
         assert not processes.alive(known) and not processes.kill(known)
+
+
+def test_processes_of_other_accounts_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A damaged record names one: it is not waited for, and the others are ended."""
+    with subprocess.Popen(["sleep", "600"]) as theirs, subprocess.Popen(["sleep", "600"]) as ours:
+        plain = os.kill
+
+        def kill(pid: int, number: int) -> None:
+            if pid == theirs.pid:
+                raise PermissionError
+            plain(pid, number)
+
+        monkeypatch.setattr(processes.os, "kill", kill)
+        known = [processes.process(one.pid) for one in (theirs, ours)]
+        begun = time.monotonic()
+        ended = processes.end([one for one in known if one])
+        assert [one.pid for one in ended] == [ours.pid] and time.monotonic() - begun < 25
+        assert theirs.poll() is None
+        plain(theirs.pid, signal.SIGKILL)

@@ -89,7 +89,7 @@ def test_a_trial_stopped_at_a_rung_gives_back_all_that_it_held(tmp_path: Path, d
     assert [record.status for record in records] == [DONE, *[STOPPED] * 3], done.stdout
     for record in records[1:]:
         assert record.reason == "stopped at a rung" and record.rungs[0][0] == 100
-        assert account.of_trial(record.id) < account.of_trial("t0000")
+        assert record.step < 900 and account.of_trial(record.id) > 0
     found = json.loads(counted.read_text())
     groups, trainings = zip(*found["seen"], strict=True)
     assert 1 <= max(groups) <= 2 and max(trainings) == 1
