@@ -242,12 +242,9 @@ def when(value: object) -> str:
 def page(runs: list[RunRecord]) -> str:
     """The HTML of a report."""
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("launch", "page"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+        loader=jinja2.PackageLoader("launch", "page"), autoescape=True,
+        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
     environment.filters.update(number=number, duration=duration, when=when)
     main, rest = curves(runs)
     return environment.get_template("report.html").render(

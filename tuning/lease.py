@@ -115,4 +115,4 @@ class Lease:
         elif self._until < self._limit and self._until <= held + 2 * min(WATCH, interval / 2):
             # Also what it holds between the kill and its end.
             last = self._limit + min(LEAVING, interval / 2)
-            self._hold(lambda: min(last, self._held() + interval), beyond=True)
+            self._hold(lambda: last, beyond=True)

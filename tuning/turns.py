@@ -170,7 +170,7 @@ class Turns:
 def told_to_stop(study: Path, record: Record) -> Record:
     """A trial that was told to stop at a rung is over, also where its process, or the search, was
     killed before it had written that down."""
-    if record.status != RUNNING or not stop_mark(study, record.id).exists():
+    if record.status not in UNFINISHED or not stop_mark(study, record.id).exists():
         return record
     return write_record(study, record._replace(status=STOPPED, reason=RUNG))
 

@@ -77,7 +77,7 @@ def test_shared_memory_is_counted_once_for_a_machine(data: Path) -> None:
     assert found.machine == 2 * found.private + found.shared
     assert "2 ranks together" in found.text()
     assert not estimate(config, opened, ranks=1).shared
-    sent = config_of(data, "train.gradients=send", "data.cache_mib=0")
+    sent = config_of(data, "train.gradients=send", "data.cache_mib=0", "begin.latents=random")
     assert not estimate(sent, opened, ranks=2).shared
 
 
@@ -145,7 +145,7 @@ def test_gpus_are_reckoned_with_where_there_are_none(data: Path) -> None:
     assert there.device["networks and optimiser"] == 6 * 4 * (there.theta + there.gamma)
     assert there.passing["showing clips"] == pictures and "taking a step" not in there.passing
     assert "memory of each GPU:" in there.text() and "CUDA (assumed)" in there.text()
-    streamed = config_of(data, "data.cache_mib=0", "schedule.clips=64")
+    streamed = config_of(data, "data.cache_mib=0", "begin.latents=random", "schedule.clips=64")
     few, many = (
         estimate(streamed, opened, ranks=2, gpu=gpu).memory["footage"] for gpu in (False, True)
     )

@@ -127,7 +127,7 @@ def _one(context: Context, footage: FootageSet, truth: Clips) -> StageResult:
     between = Between(found, psnr_of(blended(real), middle), blends, own, taken)
     card = {**cards.shared(every), **_card(context, footage, runs)}
     return StageResult(
-        (_table(footage, between, runs, card),),
+        (_table(footage, between, card),),
         claims_of(footage, between),
         (
             _picture(context, footage, names, real, middle, pictured),
@@ -173,9 +173,7 @@ def _card(
     }
 
 
-def _table(
-    footage: FootageSet, between: Between, runs: dict[Constraint, list[Run]], card: dict[str, str]
-) -> Table:
+def _table(footage: FootageSet, between: Between, card: dict[str, str]) -> Table:
     lines: list[tuple] = []
     for key, own in between.own.items():
         ways = [shown(between.found[*key, way]) for way in WAYS]
