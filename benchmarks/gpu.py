@@ -16,6 +16,8 @@ import json
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,8 +26,10 @@ import torch
 from benchmarks.cost import Footage, flops_per_clip
 from benchmarks.machine import describe
 from data_shards.batch import ClipBatch
+from data_shards.stream import Stream
 from tests.support.engines import make
 from tests.support.footage import tiny_set
+from trainer.engine import Engine
 from trainer.loop import fetch_ahead
 from trainer.schedule import EVERYTHING
 
@@ -78,23 +82,10 @@ def measure(
     where = () if resident else ("data.cache_mib=0", "data.threads=0")
     made = make(data, (*words, *where), base=base)
     engine, stream = made.engine, made.stream
-    torch.use_deterministic_algorithms(made.config.train.deterministic)
     if resident:
         stream.to_(engine.ranks.device)
-    waited, start, batch = 0.0, 0.0, next(stream)
-    for step in range(WARM + steps):
-        if step == WARM:
-            wait_for(engine.ranks.device)
-            waited, start = 0.0, time.perf_counter()
-        asked = time.perf_counter()
-        batch: ClipBatch = next(stream)
-        waited += time.perf_counter() - asked
-        fetch_ahead(engine, stream, step + 2)
-        engine.measure(batch, step=step, moves=EVERYTHING)
-        engine.update(step=step, moves=EVERYTHING, factor=1.0)
-    wait_for(engine.ranks.device)
-    seconds = time.perf_counter() - start
-    torch.use_deterministic_algorithms(False)
+    with deterministic(made.config.train.deterministic):
+        batch, seconds, waited = _steps(engine, stream, steps)
     engine.dictionary.close()
     footage = Footage(1, batch.frames_BTCHW.shape[1], batch.frames_BTCHW.shape[-1], 1.0)
     clips = engine.pace.clips * steps
@@ -105,6 +96,33 @@ def measure(
         "utilisation": flops / PEAKS[made.config.train.precision],
         "loader_share": waited / seconds,
     }
+
+
+@contextmanager
+def deterministic(on: bool) -> Iterator[None]:
+    """Torch's kernels in the body are deterministic ones, or are not."""
+    torch.use_deterministic_algorithms(on)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def _steps(engine: Engine, stream: Stream, steps: int) -> tuple[ClipBatch, float, float]:
+    """The last batch of so many steps after `WARM` more, their seconds, those waited for data."""
+    waited, start, batch = 0.0, 0.0, next(stream)
+    for step in range(WARM + steps):
+        if step == WARM:
+            wait_for(engine.ranks.device)
+            waited, start = 0.0, time.perf_counter()
+        asked = time.perf_counter()
+        batch = next(stream)
+        waited += time.perf_counter() - asked
+        fetch_ahead(engine, stream, step + 2)
+        engine.measure(batch, step=step, moves=EVERYTHING)
+        engine.update(step=step, moves=EVERYTHING, factor=1.0)
+    wait_for(engine.ranks.device)
+    return batch, time.perf_counter() - start, waited
 
 
 def fit(large: dict[str, Any], clips: int, small: dict[str, Any], fewer: int) -> dict[str, float]:

@@ -19,9 +19,9 @@ from data_shards.footage import UnusableError
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
 FITS = ("crop", "stretch")
 MAX_SIDE = 8192
+"""Longest side of one frame, pixels."""
 MOST_FRAMES = 65_536
 """Of a strip: far longer ones are thin pictures that mean something else."""
-"""Longest side of one frame, pixels."""
 MAX_FILE_BYTES = 1 << 30
 
 _FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "PPM", "TIFF")

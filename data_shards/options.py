@@ -10,7 +10,7 @@ from data_shards.errors import UserError
 from data_shards.footage import SourceOptions
 from data_shards.frames import WINDOWS
 from data_shards.images import FITS, MAX_SIDE
-from data_shards.manifest import plain
+from data_shards.manifest import MOST_BYTES, plain
 from data_shards.payloads import CODECS
 from data_shards.sources import SOURCES
 
@@ -74,6 +74,11 @@ class Options:
             _at_least(name, getattr(self, name), 0)
         if max(self.height, self.width) > MAX_SIDE:
             raise UserError(f"--size: at most {MAX_SIDE} pixels a side")
+        if 3 * self.frames * self.height * self.width > MOST_BYTES:
+            raise UserError(
+                f"--frames, --size: clips of more than {MOST_BYTES >> 30} GiB when decoded; give "
+                "fewer frames or smaller ones"
+            )
         if SOURCES[self.source].rooted and not self.root:
             raise UserError(f"--root: {self.source} needs the folder with the footage")
         if not plain(self.title):

@@ -25,12 +25,12 @@ import torch
 
 from trainer.comm import Comm
 from trainer.latents_config import LatentsConfig, Promise, check_scratch, promise_bytes
-from trainer.lowrank import FOLDS, Basis, find_basis, truncate
+from trainer.lowrank import Basis, find_basis, truncate
 from trainer.prefetch import Prefetcher
 from trainer.projections import project_rows
 from trainer.reshard import Reader, Restored, restore_table
 from trainer.snapshot import Pages
-from trainer.spread import AT_ONCE, Spread
+from trainer.spread import Spread, spread_over
 from trainer.table import Route, ShardedTable, TableSpec
 
 __all__ = ["KINDS", "LatentDictionary", "Latents", "LatentsConfig", "Promise", "unit_ball"]
@@ -103,7 +103,7 @@ class LatentDictionary:
         self._period = low.period(rows=rows, clips=clips)
         self._search = (
             Spread(self.tables["transient"], method=low.method, period=self._period)
-            if low.of_dictionary and low.method in FOLDS and rows > AT_ONCE else None
+            if spread_over(low, rows) else None
         )  # fmt: skip
         self._prefetcher: Prefetcher | None = None
 

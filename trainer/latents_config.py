@@ -17,6 +17,7 @@ from trainer.lowrank import LowRankConfig
 from trainer.residence import NO_SCRATCH, RESIDENCES
 from trainer.rowfile import record_bytes
 from trainer.rowopt import RULES
+from trainer.spread import spread_over
 from trainer.staging import KEPT
 from trainer.table import replicated
 
@@ -118,6 +119,8 @@ def promise_bytes(
             place["host"] += KEPT * batch * row
         place["saving"] = max(place["saving"], 2 * ownership.depth(count) * row)
         place["aside"] += _aside(slots, row, step=min(batch, slots))
+    if spread_over(config.low_rank, transient_rows):  # sums of pages
+        place["host"] += -(-ownership.PAGES // world) * 8 * config.transient**2
     return Promise(**place)
 
 

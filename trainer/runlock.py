@@ -90,6 +90,8 @@ def _take(folder: Path) -> RunLock:
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
     except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise UserError(f"{path}: a link; remove it, a run's lock is a file") from None
         raise UserError(f"{path}: {error.strerror}; a run folder must be writable") from None
     felt = True
     try:

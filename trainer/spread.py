@@ -17,7 +17,7 @@ import torch
 
 from data_shards.errors import UserError
 from trainer import lowrank
-from trainer.lowrank import CHUNK, FOLDS, Basis
+from trainer.lowrank import CHUNK, FOLDS, Basis, LowRankConfig
 from trainer.ownership import PAGES, depth, page_rows
 from trainer.table import ShardedTable
 
@@ -26,6 +26,11 @@ AT_ONCE = PAGES * CHUNK
 TURN = 37
 """Pages that are read one after the other are so far apart, so that ranks take turns."""
 Reader = Callable[[str], torch.Tensor]
+
+
+def spread_over(low: LowRankConfig, rows: int) -> bool:
+    """Whether searches in a table of so many rows are spread over steps."""
+    return low.of_dictionary and low.method in FOLDS and rows > AT_ONCE
 
 
 class Spread:

@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 import pytest
 
@@ -27,6 +26,7 @@ from data_shards.sources.tree import Tree
 from data_shards.store import Store
 from tests.data_shards.test_cache import shard, writes
 from tests.support.footage import tiny_set
+from tests.support.raw_footage import write_video
 
 EDITS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "shard elsewhere": (
@@ -47,7 +47,7 @@ EDITS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "identity": (lambda m: m["videos"][0].update(identity=99), "an identity that is not in the"),
     "action": (lambda m: m["videos"][0].update(action=-2), "an action that is not in the table"),
     "name": (lambda m: m.update(name="../runs"), "is not a plain one"),
-    "format": (lambda m: m.update(format="other/1"), "other/1"),
+    "format": (lambda m: m.update(format="other/1"), "not a manifest of format"),
 }  # fmt: skip
 
 
@@ -81,14 +81,7 @@ def test_a_cache_counts_and_drops_its_own_copies_alone(tmp_path: Path) -> None:
 def test_a_path_is_never_an_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A folder called `http:` is a folder, and `file:/x.mp4` no file of the root."""
     place = tmp_path / "http:" / "a.mp4"
-    place.parent.mkdir()
-    with av.open(str(place), "w") as film:
-        stream: Any = film.add_stream("mpeg4", rate=25)
-        stream.width = stream.height = 32
-        for _ in range(3):
-            picture = av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), np.uint8), format="rgb24")
-            film.mux(stream.encode(picture))
-        film.mux(stream.encode())
+    write_video(place, np.zeros((3, 32, 32, 3), np.uint8))
     monkeypatch.chdir(tmp_path)
     assert len(list(open_video(Path("http:/a.mp4")).frames)) == 3
     (tmp_path / "file:").mkdir()
@@ -125,7 +118,7 @@ def test_a_pipe_is_no_footage(tmp_path: Path) -> None:
     (tmp_path / "b.mp4").write_bytes(b"")
     tree = Tree(tmp_path, (".mp4",))
     assert tree.files == ["b.mp4"]
-    assert [item.name for item in tree.refused] == ["a"]
+    assert [item.name for item in tree.refused] == ["a.mp4"]
 
 
 def test_an_address_with_a_password_is_refused() -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from data_shards.prepare import main as prepare
 from launch.chaos.processes import children, kill
-from tests.support.training import differing, environment, launch, run_script, tensors, train
+from tests.support.training import differing, environment, run_script, tensors, train
 from trainer import commit
 from trainer.saved import damage_of
 
@@ -71,13 +71,22 @@ def test_a_disk_that_fails(
     assert differing(tensors(run, 12), tensors(tmp_path / "straight", 12)) == []
 
 
+FULL_DISK = """
+import errno, os
+
+def full(descriptor, data, at):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+os.pwrite = full
+"""
+
+
 def test_a_disk_that_is_full_when_the_run_begins(tmp_path: Path, data: Path) -> None:
-    """Every write is refused by /dev/full: one line that names the file, and code 2."""
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "run.lock").symlink_to("/dev/full")
-    ended = launch(tmp_path, data, "train.steps=2")
+    """The first write of a run, of its lock, is refused: one line that names the file, and code
+    2."""
+    ended = run_script(tmp_path / "full.py", FULL_DISK, tmp_path, data, "train.steps=2")
     assert ended.returncode == 2 and ended.stderr.count("\n") == 1
-    assert "run.lock" in ended.stderr or "/dev/full" in ended.stderr
+    assert "run.lock: No space left on device" in ended.stderr
 
 
 JUMPING_CLOCK = """

@@ -63,7 +63,7 @@ def test_a_lock_that_is_a_link_is_refused(tmp_path: Path) -> None:
     precious.write_text("mine")
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / LOCK).symlink_to(precious)
-    with pytest.raises(UserError, match=r"run\.lock: "):
+    with pytest.raises(UserError, match=r"run\.lock: a link; remove it"):
         take_lock(tmp_path / "run", comm=Comm())
     assert precious.read_text() == "mine"
     (tmp_path / "run" / LOCK).unlink()
