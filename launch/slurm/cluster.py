@@ -38,7 +38,7 @@ def call(*command: str) -> str:
     """Output of a SLURM command.
 
     Raises:
-        UserError: there is no SLURM here, or it refused; its first line is told.
+        UserError: there is no SLURM here, or it refused; the last line of what it said is told.
     """
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from launch.chaos.processes import children
+from launch.chaos.processes import alive, children, kill
 from launch.slurm.inside import verdict
 from tests.support.cluster import wait_for
 from tests.support.training import command, environment, launch, run_script, tensors, train
@@ -203,6 +203,38 @@ def test_a_killed_rank_comes_back_under_torchrun(tmp_path: Path, data: Path) -> 
     assert len(record(run)["starts"]) == 2 and record(run)["status"] == "done"
     one, other = (tensors(tmp_path / name, 40) for name in ("straight", "run"))
     assert [key for key in one if not torch.equal(one[key], other[key])] == []
+
+
+@pytest.mark.slow
+@pytest.mark.ranks
+def test_ranks_whose_launcher_is_killed_save_and_leave(tmp_path: Path, data: Path) -> None:
+    """kill -9, after which the launcher asks nobody: both ranks are asked by the system, and do not
+    hold the run's folder for ever."""
+    words = ("train.steps=1000000", "train.log_steps=1")
+    run, log = tmp_path / "run", tmp_path / "log"
+    with log.open("wb") as out:
+        started = subprocess.Popen(
+            command(tmp_path, data, *words, ranks=2), env=environment(), stderr=out, stdout=out
+        )
+    ranks: list[int] = []
+    try:
+        metrics = run / "metrics.jsonl"
+        wait_for(
+            lambda: started.poll() is not None or (metrics.exists() and metrics.stat().st_size),
+            "the first steps",
+        )
+        ranks += children(started.pid)
+        assert len(ranks) == 2, log.read_text()
+        started.kill()
+        started.wait()
+        wait_for(lambda: not any(map(alive, ranks)), "the ranks to leave", seconds=60)
+    finally:
+        started.kill()
+        started.wait()
+        for pid in filter(alive, ranks):
+            kill(pid)
+    assert record(run)["status"] == "preempted" and record(run)["code"] == 6, log.read_text()
+    assert commit.committed(run / "checkpoints")[-1] == record(run)["step"]
 
 
 @pytest.mark.ranks

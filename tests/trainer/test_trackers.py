@@ -14,9 +14,11 @@ import pytest
 from accelerate.tracking import GeneralTracker, register_tracker_class
 
 from data_shards.errors import UserError
+from tests.support.cluster import wait_for
 from tests.support.footage import tiny_set
 from tests.support.gateway import gateway
 from tests.support.training import launch
+from trainer import endpoint
 from trainer.telemetry import Telemetry, TelemetryConfig
 
 
@@ -140,6 +142,24 @@ def test_a_short_job_shows_its_figures_at_a_gateway(tmp_path: Path) -> None:
     assert "/job/navsynth/" in path and "/run/short" in path
     assert "navsynth_step 3.0" in text
     assert server.deleted == [path]
+
+
+def test_a_long_job_shows_its_figures_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are pushed again and again, each time as they are by then, and not at the end alone."""
+    monkeypatch.setattr(endpoint, "PUSH_EVERY", 0.05)
+    with gateway() as server:
+        config = TelemetryConfig(log="none", endpoint=False, push=server.url)
+        telemetry = Telemetry(tmp_path, config, info={"run": "long"})
+        try:
+            wait_for(lambda: server.last[1], "a first push", seconds=60)
+            assert "navsynth_step 3.0" not in server.last[1]
+            telemetry.step(3, {"psnr": 20.0}, seconds=1, done=0.5)
+            wait_for(lambda: "navsynth_step 3.0" in server.last[1], "another", seconds=60)
+            assert "/run/long" in server.last[0] and not server.deleted
+        finally:
+            telemetry.close()
 
 
 def test_a_gateway_that_is_gone_costs_a_warning(

@@ -44,6 +44,20 @@ dog.stop()
 """
 
 
+DEAF = """
+import ctypes, sys, time
+from pathlib import Path
+from trainer import watchdog
+watchdog.BACKSTOP_SECONDS = 1.0
+dog = watchdog.Watchdog(Path(sys.argv[1]), hang_seconds=3.0)
+def never_lets_a_python_thread_run():
+    ctypes.PyDLL(None).sleep(60)
+dog.start()
+time.sleep(1.5)
+never_lets_a_python_thread_run()
+"""
+
+
 class Clock:
     now = 0.0
 
@@ -76,6 +90,18 @@ def test_a_process_that_was_stopped_does_not_hang(tmp_path: Path) -> None:
         time.sleep(6.5)
         run.send_signal(signal.SIGCONT)
         assert run.wait(60) == 0
+    assert not hang_file(tmp_path, 0).exists()
+
+
+def test_a_process_whose_watchdog_never_runs_is_ended_all_the_same(tmp_path: Path) -> None:
+    """Foreign code keeps Python's lock for a minute: code 1 a second after the limit, with the
+    stacks on stderr, since nobody was there to write a file."""
+    run = subprocess.run(
+        [sys.executable, "-c", DEAF, str(tmp_path)], capture_output=True, text=True, timeout=50,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert run.returncode == 1, run.stderr
+    assert "Timeout (0:00:04)!" in run.stderr and "never_lets_a_python_thread_run" in run.stderr
     assert not hang_file(tmp_path, 0).exists()
 
 

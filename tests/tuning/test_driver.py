@@ -135,6 +135,40 @@ def test_a_search_that_ray_has_no_room_for_leaves_no_study(
     assert not (out / STUDY).exists() and not Ledger(out).account().budget
 
 
+EMPTIED = "Expecting value: line 1 column 1 (char 0)"
+"""What Python says of a JSON file that lost its contents."""
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("study.json", "", f"not readable ({EMPTIED}); choose another --out"),
+        ("driver.json", "", f"not readable ({EMPTIED}); remove it"),
+        ("trials/t0000/trial.json", "", f"not a trial's record ({EMPTIED}); remove its folder"),
+        ("trials/t0000/trial.json", "{}", "not a trial's record ('words'); remove its folder"),
+    ],
+)
+def test_a_damaged_file_of_a_study_is_named(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+    name: str,
+    text: str,
+    said: str,
+) -> None:
+    """One line that says what to do about it, before anything is started, charged or written."""
+    data, out = tiny_set(tmp_path, size=32), tmp_path / "study"
+    damaged = out / name
+    damaged.parent.mkdir(parents=True)
+    damaged.write_text(text)
+    monkeypatch.setattr(engine, "import_ray", lambda *, local: None)
+    capsys.readouterr()
+    assert main(words(data, out)) == 2
+    assert capsys.readouterr().err == f"error: {damaged}: {said}\n"
+    assert {path.name for path in out.rglob("*.*")} == {damaged.name, "study.lock"}
+    assert damaged.read_text() == text
+
+
 LOST = """
 import sys
 from tuning import engine, search

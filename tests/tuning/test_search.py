@@ -277,6 +277,9 @@ def test_a_search_whose_workers_never_start_ends(tmp_path: Path, data: Path) -> 
         (("--searcher", "pb2", "--scheduler", "asha"), "asha: pb2 ranks its members itself"),
         (("--searcher", "pb2", "--population", "1"), "--population: 1: at least 2 members"),
         (("--objective", "speed"), "'speed' is none of"),
+        (("--objective", "psnr", "bytes", "psnr"), "psnr, bytes, psnr names one twice$"),
+        (("--steps", "2"), "--steps: 2 is below 3$"),
+        (("--searcher", "pb2", "--steps", "3"), "--steps: 3: pb2 needs at least 4$"),
         (("--trials", "-1"), "--trials: -1 is below 0$"),
         (("--interval", "nan"), "--interval: nan is not above 0$"),
         (

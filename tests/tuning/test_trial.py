@@ -23,6 +23,7 @@ from tuning.records import (
     DONE,
     FAILED,
     PENDING,
+    RUNNING,
     STOPPED,
     UNFINISHED,
     Record,
@@ -191,6 +192,31 @@ def test_a_training_that_somebody_else_stops_is_gone_on_with(
         trial.stop()
         if later is not None:
             later.stop()
+
+
+@pytest.mark.slow
+def test_a_trial_whose_ray_is_gone_saves_and_ends_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nursery: Nursery | None
+) -> None:
+    """Nobody waits for it any more: the training saves and leaves, nothing is held, and only then
+    its own process ends; the record still says that it runs, so that the next life goes on."""
+    study, settings = endless(tmp_path)
+    trial = Trial(study, settings, "t0000", nursery=nursery)
+    left: list[int] = []
+    try:
+        assert trial.start() and not trial.advance().over
+        known = running(study)
+        assert processes.alive(known) and Ledger(study).account().open()
+        monkeypatch.setattr(os, "_exit", left.append)  # it would end the tests
+        trial._parent = -1
+        until(lambda: left, "its process ends")
+        assert left == [1] and not processes.alive(known)
+        assert not Ledger(study).account().open() and charged(study) > 0
+        assert read_record(study, "t0000").status == RUNNING
+        assert state(study)["status"] == "preempted"
+        until(lambda: not trial._lease._thread.is_alive(), "the lease's thread ends")
+    finally:
+        trial.stop()
 
 
 @pytest.mark.parametrize(
