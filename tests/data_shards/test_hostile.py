@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -20,13 +21,15 @@ from data_shards.errors import UserError
 from data_shards.footage import UnusableError
 from data_shards.frames import open_video
 from data_shards.images import MOST_FRAMES, split_strip
-from data_shards.manifest import MANIFEST, read_manifest
+from data_shards.manifest import CLIPS, MANIFEST, read_manifest
 from data_shards.sources.golf_archive import MOST_REMARK, _Header
 from data_shards.sources.tree import Tree
 from data_shards.store import Store
+from data_shards.stream import open_manifest
 from tests.data_shards.test_cache import shard, writes
 from tests.support.footage import tiny_set
 from tests.support.raw_footage import write_video
+from tests.support.shards import write_set
 
 EDITS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "shard elsewhere": (
@@ -63,6 +66,31 @@ def test_facts_of_a_manifest_that_cannot_be(tmp_path: Path, what: str) -> None:
         read_manifest(folder)
     told = str(caught.value)
     assert MANIFEST in told and said in told and "\n" not in told
+
+
+TABLES: dict[str, tuple[Callable[[np.ndarray], object], str]] = {
+    "order": (lambda t: t["shard"].__setitem__(0, 2), "not in the order of"),
+    "far": (lambda t: t["offset"].__setitem__(0, 1 << 40), "a clip lies outside its shard"),
+    "before": (lambda t: t["offset"].__setitem__(0, -512), "a clip lies outside its shard"),
+    "small": (lambda t: t["size"].__setitem__(0, 1), "a clip lies outside its shard"),
+    "frames": (lambda t: t["frames"].__setitem__(0, 0), "a clip has fewer than"),
+    "video": (lambda t: t["video"].__setitem__(0, 99), "a clip of an unknown video"),
+}
+
+
+@pytest.mark.parametrize("what", list(TABLES))
+def test_a_clip_table_that_cannot_be(tmp_path: Path, what: str) -> None:
+    """Whoever can write a set can write a digest that fits: places are looked at, too."""
+    write_set(tmp_path, (5, 4, 3))
+    edit, said = TABLES[what]
+    table = np.load(tmp_path / CLIPS)
+    edit(table)
+    np.save(tmp_path / CLIPS, table)
+    facts = json.loads((tmp_path / MANIFEST).read_text())
+    facts["clips_sha256"] = hashlib.sha256((tmp_path / CLIPS).read_bytes()).hexdigest()
+    (tmp_path / MANIFEST).write_text(json.dumps(facts))
+    with pytest.raises(UserError, match=said):
+        assert len(open_manifest(str(tmp_path)).table)
 
 
 def test_a_cache_counts_and_drops_its_own_copies_alone(tmp_path: Path) -> None:

@@ -44,6 +44,23 @@ def test_inner_products_are_those_of_the_centred_footage() -> None:
         assert torch.allclose(code @ code.T, kept @ kept.T, atol=2e-2)
 
 
+def test_the_kept_directions_are_the_largest() -> None:
+    """Of 300 clips whose directions fall by a tenth each, 16 are kept: those of the SVD."""
+    draw = torch.Generator().manual_seed(3)
+    turn = torch.linalg.qr(torch.randn(192, 192, generator=draw)).Q[:40]
+    pixels = torch.randn(300, 40, generator=draw) * 0.9 ** torch.arange(40) @ turn
+    frames = (127.5 + 60 * pixels / pixels.abs().max()).round().to(torch.uint8)
+    frames = frames.reshape(300, 1, 3, 8, 8).expand(-1, 2, -1, -1, -1).contiguous()
+    rows = torch.arange(300)
+    got = codes(frames, rows, rows)
+    truth = frames[:, 0].flatten(1).float()
+    truth = truth - truth.mean(dim=0)
+    left, singular, _ = torch.linalg.svd(truth, full_matrices=False)
+    kept = (left * singular)[:, :16]
+    kept = kept / kept.norm(dim=1).max()
+    assert torch.allclose(got.static_NS @ got.static_NS.T, kept @ kept.T, atol=2e-2)
+
+
 def test_rows_shared_by_clips_are_their_mean() -> None:
     """With two identities and three actions, rows are averages over the clips that share them."""
     frames = footage()

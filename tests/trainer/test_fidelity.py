@@ -28,8 +28,8 @@ def test_of_a_set_that_is_not_large_all_are_looked_at() -> None:
     ids=["golf", "small shards", "one shard", "uneven", "a large one behind small ones"],
 )
 def test_few_shards_of_a_large_set_are_read(counts: list[int]) -> None:
-    """First and last shard among them, no more of them than hold that many clips, of which most of
-    `LARGEST` are looked at."""
+    """First and last shard among them, no more of them than hold that many clips; at least a third
+    of `LARGEST` clips are looked at, however uneven shards are, and hardly more than all of it."""
     clips_N = looked_at(shards_of(counts))
     assert (np.diff(clips_N) > 0).all() and clips_N[0] == 0 and clips_N[-1] == sum(counts) - 1
     shards = np.unique(np.repeat(np.arange(len(counts)), counts)[clips_N])

@@ -130,3 +130,10 @@ def test_a_truth_value_is_no_text(tmp_path: Path) -> None:
         resolve(file=str(file))
     file.write_text("train: {precision: 'no'}\n")
     assert resolve(file=str(file)).train.precision == "no"
+
+
+@pytest.mark.parametrize("name", ["../../x", "/x", "a/b", ".x", " x"])
+def test_a_run_stays_below_its_folder(name: str) -> None:
+    """Its name is that of a folder under runs/, and of no other."""
+    with pytest.raises(UserError, match=r"^name: .* is not the name of a folder under runs/$"):
+        resolve(["preset=folder", "data.manifest=any", f"name={name}"])
