@@ -113,7 +113,7 @@ class LatentDictionary:
         `UserError` when a row is not in its table (-1: the clip lacks the label of the layout).
         The first call looks for the directions of low rank over the dictionary.
         """
-        self._constrain()
+        self.constrain()
         static_BS, static_route = self.tables["static"].gather(static_rows_B)
         transient_BTM, transient_route = self.tables["transient"].gather(transient_rows_B)
         if self._basis_MR is not None:
@@ -176,8 +176,9 @@ class LatentDictionary:
             else:
                 self.find_basis()
 
-    def _constrain(self) -> None:
-        """Find directions where there are none yet: rows are never read without the constraint."""
+    def constrain(self) -> None:
+        """Find directions where there are none yet: rows are never read without the constraint.
+        That reads the whole table once; reading rows does it, too."""
         if self.config.low_rank.of_dictionary and self.basis is None:
             self.find_basis()
 
@@ -194,7 +195,7 @@ class LatentDictionary:
 
     def rows(self, kind: str, rows: torch.Tensor) -> torch.Tensor:
         """Values (n, ...) of any rows of the table `kind`, without gradient; on every rank."""
-        self._constrain()
+        self.constrain()
         values, _ = self.tables[kind].gather(rows)
         if kind == "transient" and self._basis_MR is not None:
             return project_rows(values, self._basis_MR)
@@ -230,7 +231,7 @@ class LatentDictionary:
 
     def snapshot(self) -> Pages:
         """This rank's pages as they are now, while training goes on: read it in any one thread."""
-        self._constrain()  # what is read back from a checkpoint has the constraint, too
+        self.constrain()  # what is read back from a checkpoint has the constraint, too
         shared: list[tuple[str, torch.Tensor]] = []
         if self.comm.rank == 0:
             shared.append(("dictionary.steps", torch.tensor([self.steps])))

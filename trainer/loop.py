@@ -160,6 +160,7 @@ def open_stream(parts: Parts, *, first: int) -> Stream:
             together=OneMachine(comm),
         )
         comm.barrier()  # each decodes what it holds itself
+        parts.engine.dictionary.constrain()  # low rank may read the whole dictionary once
     if device.type == "cuda" and fits_on(device, decoded_bytes(parts.opened)):
         stream.to_(device)
     return stream
