@@ -16,6 +16,7 @@ from data_shards import disk
 from data_shards.errors import UserError
 from data_shards.footage import Item, Listing
 from data_shards.options import Cell, Options
+from data_shards.progress import Bar, bar
 from data_shards.sources import SOURCES
 from data_shards.sources.synthetic import held_out
 
@@ -91,10 +92,27 @@ def _drawn(options: Options, listing: Listing, cache: Path) -> set[str]:
         if kept["key"] == key:
             return set(kept["names"])
     print(f"{options.root}: reading all names first, to draw from them", file=sys.stderr)
-    names = draw((item.name for item in listing.items), options.videos, options.seed)
+    with bar(f"names of {options.title}", listing.total, unit="bytes") as shown:
+        names = draw(_names(listing, shown), options.videos, options.seed)
     with disk.disk_errors(cache.parent):
         disk.write_whole(cache, disk.dump({"key": key, "names": sorted(names)}))
     return names
+
+
+def _names(listing: Listing, shown: Bar) -> Iterator[str]:
+    """Names of an archive's videos, and on the way how far it has been read."""
+    assert listing.position is not None
+    for item in listing.items:
+        shown.at(listing.position())
+        yield item.name
+
+
+def unmatched(options: Options, found: Iterable[str]) -> list[str]:
+    """Entries of the list of videos that none of the videos `found` goes by, in order."""
+    names = read_list(Path(options.list_file), SOURCES[options.source].listed)
+    tails = {tail for name in found for tail in _tails(name)}
+    tails |= {_bare(tail) for tail in tails}
+    return sorted(name for name in names if name not in tails and _bare(name) not in tails)
 
 
 def draw(names: Iterable[str], count: int, seed: int) -> set[str]:

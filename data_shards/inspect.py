@@ -20,6 +20,7 @@ import numpy as np
 
 from data_shards import payloads, summary
 from data_shards.disk import disk_errors
+from data_shards.ending import ended
 from data_shards.errors import UserError
 from data_shards.images import contact_sheet
 from data_shards.manifest import (
@@ -152,6 +153,7 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+@ended
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns 0, or 2 where something is damaged or missing."""
     parser = argparse.ArgumentParser(
@@ -167,6 +169,8 @@ def main(argv: list[str] | None = None) -> int:
         if words.names:
             print("\n".join(video.name for video in read_manifest(words.dir).videos))
             return 0
+        if words.sheet and (words.sheet.is_dir() or not words.sheet.parent.is_dir()):
+            raise UserError(f"--sheet: {words.sheet}: no file in a folder that is there")
         damages = verify(words.dir, decode=words.decode)
         for line in damages:
             print(f"error: {line}", file=sys.stderr)

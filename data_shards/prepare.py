@@ -153,7 +153,21 @@ def _fill_sets(
             before += writer.items
     for writer in sets:
         _need_videos(writer, options)
+    if options.list_file and not (options.videos or options.limit or cells):
+        _tell_unmatched(options, sets[0])
     return sets
+
+
+def _tell_unmatched(options: Options, writer: SetWriter) -> None:
+    """Say which entries of a list of videos are none."""
+    found = [row[0] for rows in (writer.videos, writer.rejects) for row in rows]
+    missing = choice.unmatched(options, found)
+    if missing:
+        print(
+            f"warning: {options.list_file}: {len(missing)} of its names are no videos here, such "
+            f"as {missing[0]}",
+            file=sys.stderr,
+        )
 
 
 def _writer(options: Options, out: Path) -> SetWriter:

@@ -8,13 +8,14 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 
 import torch
 
 from data_shards.cores import cores
+from data_shards.ending import ended
+from launch.children import run_to_end
 
 ROOT = Path(__file__).resolve().parent.parent
 DEMO = Path("data/demo")
@@ -36,6 +37,7 @@ def launcher(*, processes: int) -> list[str]:
     ]
 
 
+@ended
 def main(argv: list[str] | None = None) -> int:
     """Entry point; returns the exit code of the training."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
@@ -46,6 +48,7 @@ def main(argv: list[str] | None = None) -> int:
     processes = args.processes or gpus or min(2, cores())
     env = {**os.environ}
     env.setdefault("OMP_NUM_THREADS", str(max(1, cores() // processes)))
+    env.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "3600")  # else a save has 30 s after Ctrl-C
     prepare = [sys.executable, "-m", "data_shards.prepare", "synthetic", "--out", str(DEMO)]
     words = args.words if any(w.startswith("preset=") for w in args.words) else [
         "preset=demo", f"data.manifest={DEMO}", "name=demo", *args.words,
@@ -53,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
     train = [*launcher(processes=processes), str(ROOT / "trainer" / "main.py"), *words]
     for command in (prepare, train):
         print(f"$ {shlex.join(command)}", file=sys.stderr, flush=True)
-        code = subprocess.run(command, env=env, check=False).returncode
+        code = run_to_end(command, env=env)
         if code:
             return code
     return 0

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import jinja2
 from PIL import Image
 
+from data_shards.ending import ended
 from data_shards.errors import UserError
 from launch import charts
 from launch.charts import Chart, Series, draw, duration, number, points_of, spread
@@ -278,6 +279,7 @@ def write_report(folders: list[Path], *, out: Path | None = None) -> Path:
     return target
 
 
+@ended
 def main(argv: list[str] | None = None) -> int:
     """Write a report and print where it is; 2 on bad input."""
     parser = argparse.ArgumentParser(prog="python -m launch.report", description=__doc__)

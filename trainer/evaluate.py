@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from data_shards.ending import ended
 from data_shards.errors import UserError
 from data_shards.manifest import MANIFEST
 from trainer import render, summary
@@ -182,6 +183,7 @@ def as_text(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+@ended
 def main(argv: list[str] | None = None) -> int:
     """Evaluate a run; 0 when evaluation.json is written, 2 on bad input."""
     parser = argparse.ArgumentParser(
@@ -226,9 +228,9 @@ def _evaluate(options: argparse.Namespace) -> dict[str, Any]:
     if options.seed < 0:
         raise UserError(f"--seed {options.seed}: must be at least 0")
     wanted = open_wanted(options)
+    run = open_run(options.run, checkpoint=render.checkpoint_of(options.checkpoint))
     vgg, why = (None, "--no-mcs") if options.no_mcs else find_vgg(options.vgg)
     check_wanted(wanted, vgg=vgg, videos=[options.videos, *filter(None, [options.random])])
-    run = open_run(options.run, checkpoint=render.checkpoint_of(options.checkpoint))
     beside = Path(run.config.data.manifest.removesuffix(MANIFEST)) / "held-out"
     held_out = options.held_out or (str(beside) if beside.is_dir() else None)
     if options.fit and not held_out:

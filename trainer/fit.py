@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from data_shards.ending import ended
 from data_shards.errors import UserError
 from trainer import render
 from trainer.fitted import Fitted, check_name, open_like, place_of, read_footage, write_fitted
@@ -91,6 +92,7 @@ def as_text(fitted: Fitted) -> str:
     return "\n".join([*lines, f"{'mean':{width}}  {next(means):5.2f} dB  {next(means):5.2f} dB"])
 
 
+@ended
 def main(argv: list[str] | None = None) -> int:
     """Fit videos; 0 when RUN/fitted/NAME is written, 2 on bad input."""
     parser = argparse.ArgumentParser(

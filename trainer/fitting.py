@@ -191,7 +191,7 @@ def fit(run: Run, frames_VTCHW: torch.Tensor, *, config: FitConfig) -> tuple[Fou
     run.networks.motion.train()
     done = []
     parts = torch.arange(len(frames_VTCHW)).split(VIDEOS_AT_ONCE)
-    for part in progress(parts, label="fitting"):
+    for part in parts:
         at = part.numpy()
         picked = near._replace(clip_V=near.clip_V[at], psnr_V=near.psnr_V[at])
         done.append(_fit_part(run, frames_VTCHW[part], picked, config))
@@ -216,7 +216,7 @@ def _descend(
 ) -> Rows:  # fmt: skip
     """Take steps; returns the rows with the best latents seen at a look."""
     rows, stale = _look(run, frames_XTCHW, rows), 0
-    for step in steps:
+    for step in progress(steps, label="fitting"):
         factor = schedule.rate_factor(step / config.steps, curve="cosine")
         _step_(run, frames_XTCHW, rows.states, rate=config.rate * factor, draw=config.frames,
                generator=generator)  # fmt: skip

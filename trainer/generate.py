@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from data_shards.ending import ended
 from data_shards.errors import UserError
 from trainer import explorer, pictures, render
 from trainer.progress import progress
@@ -225,6 +226,7 @@ COMMANDS: dict[str, Callable[[Run, Output, argparse.Namespace], None]] = {
 COUNTS = {"sheet": 8, "sample": 16, "recombine": 6, "random": 500, "explore": 8}
 
 
+@ended
 def main(argv: list[str] | None = None) -> int:
     """Run one command; 0 when its files are written, 2 on bad input."""
     options = _parser().parse_args(argv)

@@ -35,6 +35,7 @@ def parser() -> argparse.ArgumentParser:
         prog="trainer/main.py",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
         epilog=f"presets: {', '.join(PRESETS)}\n\nsettings:\n" + "\n".join(lines),
     )
     made.add_argument("words", nargs="*", metavar="setting=value", help="see the list below")
@@ -50,7 +51,6 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--ranks",
         type=int,
-        default=int(os.environ.get("WORLD_SIZE", "1")),
         help="with --dry-run: processes to reckon with (default: those launched)",
     )
     made.add_argument(
@@ -85,14 +85,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise UserError(
                 "data.manifest: not set; give the folder that data_shards.prepare wrote"
             )
+        if not args.dry_run and (args.ranks is not None or args.gpus is not None):
+            raise UserError("--ranks, --gpus: with --dry-run alone; accelerate says how many train")
         config = anchored(config)
         opened = open_manifest(config.data.manifest, config=config.data)
         if args.dry_run:
             from trainer.estimate import estimate  # measures what a training imports
 
-            if args.ranks < 1:
-                raise UserError(f"--ranks: {args.ranks} is below 1")
-            told = estimate(config, opened, ranks=args.ranks, gpu=args.gpus).text()
+            ranks = int(os.environ.get("WORLD_SIZE", "1")) if args.ranks is None else args.ranks
+            if ranks < 1:
+                raise UserError(f"--ranks: {ranks} is below 1")
+            told = estimate(config, opened, ranks=ranks, gpu=args.gpus).text()
             if first:
                 print(settings.to_yaml(config))
                 print(told)

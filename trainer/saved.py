@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import sys
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,8 @@ from trainer import commit
 from trainer.comm import Comm
 from trainer.streamed import check_header
 
+LARGE = 2.0
+"""GiB of a checkpoint whose verification takes so long that it is told."""
 PATIENCE = 60.0
 """Seconds for which a disk that refuses to read a checkpoint is asked again."""
 
@@ -158,6 +161,9 @@ def _damage_of(path: Path, *, part: int, parts: int) -> str | None:
     try:
         manifest = commit.read_manifest(path)
         mine = sorted(manifest.files.items())[part::parts]
+        whole = sum(facts.bytes for facts in manifest.files.values()) / 2**30
+        if whole > LARGE and not part:
+            print(f"{path}: verifying {whole:.1f} GiB", file=sys.stderr, flush=True)
         commit.check_files(path, mine)
         pages = defaultdict(list)
         for tensor, file in manifest.index.items():

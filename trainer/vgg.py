@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import NamedTuple
@@ -112,6 +113,7 @@ def _download() -> Path:
     name = VGG16_Weights.IMAGENET1K_FEATURES.url.rpartition("/")[2]
     path = Path(torch.hub.get_dir()) / "checkpoints" / name
     if not path.exists():
+        print(f"VGG16: downloading to {path}, once", file=sys.stderr, flush=True)
         _downloaded_weights()
     # The name ends in the first digits of the file's SHA-256, which torch checks only on arrival.
     elif not _digest(path).startswith(path.stem.rpartition("-")[2]):

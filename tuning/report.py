@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import jinja2
 from markupsafe import Markup
 
+from data_shards.ending import ended
 from data_shards.errors import UserError
 from trainer import journal
 from trainer.commit import replace_durable
@@ -170,7 +171,10 @@ def write_sheets(study: Path, best: Sequence[Record]) -> None:
             from trainer.run import open_run
             from trainer.summary import write_sheet
 
-            write_sheet(open_run(folder))
+            try:
+                write_sheet(open_run(folder))
+            except UserError as error:  # as where a study was copied without its footage
+                print(f"warning: no samples of {folder.name}: {error}", file=sys.stderr)
 
 
 def samples(study: Path, best: Sequence[Record]) -> list[tuple[str, Any]]:
@@ -184,6 +188,7 @@ def samples(study: Path, best: Sequence[Record]) -> list[tuple[str, Any]]:
     return found
 
 
+@ended
 def main(argv: list[str] | None = None) -> int:
     """Write all three and print where the page is; 2 on bad input."""
     parser = argparse.ArgumentParser(prog="python -m tuning.report", description=__doc__)

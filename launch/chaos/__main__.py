@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from data_shards.ending import ended
 from data_shards.errors import UserError
 from data_shards.prepare import main as prepare
 from launch.chaos.processes import PATIENCE, Training, kill
@@ -195,6 +196,7 @@ def _finish(run: Path, common: Sequence[str], ranks: int) -> None:
         raise UserError(f"{run}: does not finish when left alone ({' | '.join(told)}); see {log}")
 
 
+@ended
 def main(argv: list[str] | None = None) -> int:
     """Entry point: 0 where every promise was kept, 1 where not."""
     parser = argparse.ArgumentParser(

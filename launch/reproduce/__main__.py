@@ -20,6 +20,7 @@ from pathlib import Path
 
 import torch
 
+from data_shards.ending import ended
 from data_shards.errors import UserError
 from data_shards.manifest import Manifest
 from launch.reproduce import digests, extras, planner, report, state, trainings
@@ -116,6 +117,7 @@ def reproduce(
     return files
 
 
+@ended
 def main(argv: list[str] | None = None) -> int:
     """Reproduce; 0 when the report is written, 2 on bad input or a training that failed."""
     parser = argparse.ArgumentParser(

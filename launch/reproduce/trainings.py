@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +17,7 @@ from typing import NamedTuple
 
 from data_shards.cores import cores
 from data_shards.errors import UserError
+from launch.children import run_to_end
 from launch.reproduce.context import Context, seeds_on
 from launch.reproduce.footage import FootageSet, manifest_of, prepared
 from launch.reproduce.planner import Plan
@@ -56,7 +56,7 @@ def start_process(module: str, words: list[str], log: Path) -> int:
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(
         [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])}  # fmt: skip
     with log.open("ab") as file:
-        return subprocess.run(command, stdout=file, stderr=file, env=env, check=False).returncode
+        return run_to_end(command, stdout=file, stderr=file, env=env)
 
 
 def threads_of(plan: Plan) -> int:

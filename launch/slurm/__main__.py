@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from data_shards.ending import ended
 from data_shards.errors import UserError
 from launch.slurm.script import JobConfig, option
 from trainer import settings
@@ -22,6 +23,7 @@ from trainer import settings
 RUNS = Path("runs")
 
 
+@ended
 def main(argv: list[str] | None = None) -> int:
     """Entry point; 2 for a mistake, told in one line."""
     given = sys.argv[1:] if argv is None else argv

@@ -38,7 +38,11 @@ def check(words: Sequence[str]) -> Checked:
     Raises:
         UserError: what is wrong with them and would stop the training before its first step.
     """
-    args = parser().parse_intermixed_args(words)
+    args, rest = parser().parse_known_intermixed_args(words)
+    if rest or args.dry_run:
+        raise UserError(
+            f"{rest[0] if rest else '--dry-run'}: no option of a job; see submit --help"
+        )
     config = resolve(args.words, file=args.config)
     if not config.data.manifest:
         raise UserError("data.manifest: not set; give the folder that data_shards.prepare wrote")

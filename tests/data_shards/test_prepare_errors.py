@@ -207,6 +207,22 @@ def test_list_that_leads_out(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert said == f"{root}: no video is left; check --list, --limit and --hold-out"
 
 
+def test_names_of_a_list_that_are_no_videos_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The others are prepared; a list that fits says nothing."""
+    root, wanted = raw.strips(tmp_path / "in"), tmp_path / "list.txt"
+    words = ["strips", "--root", str(root), "--list", str(wanted), "--frames", "4", "--size", "16",
+             "--workers", "0"]  # fmt: skip
+    for name, more in (("a", ""), ("b", "action0/persno1\naction9/person0.png\n")):
+        wanted.write_text(f"action0/person0\naction1/person2.png\n{more}")
+        capsys.readouterr()
+        assert main([*words, "--out", str(tmp_path / name)]) == 0
+        told = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
+        said = "2 of its names are no videos here, such as action0/persno1"
+        assert told == ([f"warning: {wanted}: {said}"] if more else [])
+
+
 def test_rejects_beside_good_videos(tmp_path: Path) -> None:
     """Videos that cannot be used are listed with their reasons, the others are prepared."""
     root = raw.strips(tmp_path / "in", people=1, actions=1)

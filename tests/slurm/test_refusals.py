@@ -47,6 +47,20 @@ def test_a_script_that_slurm_refuses_can_be_handed_in_again(
     assert read_json(Path("runs", "x", FOLDER, JOB))["job"] == "7"
 
 
+@pytest.mark.parametrize(
+    ("word", "said"), [("--dry", "--dry"), ("--node", "--node"), ("--gpu", "--gpu")]
+)
+def test_a_misspelt_option_is_no_job(
+    data: Path, commands: Path, capsys: pytest.CaptureFixture, word: str, said: str
+) -> None:
+    """What `submit` does not know is no option of the training either: `--dry` would have been a
+    job that trains nothing and is queued again."""
+    known_cluster(commands, "PENDING")
+    assert main(["submit", word, f"data.manifest={data}", "name=x"]) == 2
+    assert capsys.readouterr().err == f"error: {said}: no option of a job; see submit --help\n"
+    assert not (commands / "asked").exists()
+
+
 def test_a_machine_without_slurm_can_only_show_the_script(
     data: Path, commands: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
