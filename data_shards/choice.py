@@ -110,9 +110,13 @@ def _names(listing: Listing, shown: Bar) -> Iterator[str]:
 def unmatched(options: Options, found: Iterable[str]) -> list[str]:
     """Entries of the list of videos that none of the videos `found` goes by, in order."""
     names = read_list(Path(options.list_file), SOURCES[options.source].listed)
-    tails = {tail for name in found for tail in _tails(name)}
-    tails |= {_bare(tail) for tail in tails}
-    return sorted(name for name in names if name not in tails and _bare(name) not in tails)
+    whole = set(found)
+    tails = {tail for name in whole for tail in _tails(name)}
+
+    def met(form: str) -> bool:
+        return form in tails or any(tail in whole for tail in _tails(form))
+
+    return sorted(name for name in names if not met(name) and not met(_bare(name)))
 
 
 def draw(names: Iterable[str], count: int, seed: int) -> set[str]:

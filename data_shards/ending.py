@@ -23,7 +23,9 @@ def ended(main: Callable[..., int]) -> Callable[..., int]:
     @functools.wraps(main)
     def wrapped(argv: Sequence[str] | None = None) -> int:
         try:
-            return main(argv)
+            code = main(argv)
+            sys.stdout.flush()  # what nobody reads is an error here and not at the very end
+            return code
         except BrokenPipeError:
             # Python would complain about what it has not written yet.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -229,12 +229,12 @@ def _evaluate(options: argparse.Namespace) -> dict[str, Any]:
         raise UserError(f"--seed {options.seed}: must be at least 0")
     wanted = open_wanted(options)
     run = open_run(options.run, checkpoint=render.checkpoint_of(options.checkpoint))
-    vgg, why = (None, "--no-mcs") if options.no_mcs else find_vgg(options.vgg)
-    check_wanted(wanted, vgg=vgg, videos=[options.videos, *filter(None, [options.random])])
     beside = Path(run.config.data.manifest.removesuffix(MANIFEST)) / "held-out"
     held_out = options.held_out or (str(beside) if beside.is_dir() else None)
     if options.fit and not held_out:
         raise UserError(f"--fit: no {beside}; give --held-out DIR, a prepared set of new videos")
+    vgg, why = (None, "--no-mcs") if options.no_mcs else find_vgg(options.vgg)
+    check_wanted(wanted, vgg=vgg, videos=[options.videos, *filter(None, [options.random])])
     found = evaluate(
         run,
         videos=options.videos,

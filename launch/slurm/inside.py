@@ -39,10 +39,11 @@ def check(words: Sequence[str]) -> Checked:
         UserError: what is wrong with them and would stop the training before its first step.
     """
     args, rest = parser().parse_known_intermixed_args(words)
-    if rest or args.dry_run:
-        raise UserError(
-            f"{rest[0] if rest else '--dry-run'}: no option of a job; see submit --help"
-        )
+    gpus = {True: "--gpus", False: "--no-gpus"}.get(args.gpus)
+    local = ["--dry-run"] * args.dry_run + ["--ranks"] * (args.ranks is not None)
+    wrong = [*rest, *local, *filter(None, [gpus])]
+    if wrong:
+        raise UserError(f"{wrong[0]}: no option of a job; see submit --help")
     config = resolve(args.words, file=args.config)
     if not config.data.manifest:
         raise UserError("data.manifest: not set; give the folder that data_shards.prepare wrote")

@@ -215,7 +215,7 @@ def test_names_of_a_list_that_are_no_videos_are_told(
     words = ["strips", "--root", str(root), "--list", str(wanted), "--frames", "4", "--size", "16",
              "--workers", "0"]  # fmt: skip
     for name, more in (("a", ""), ("b", "action0/persno1\naction9/person0.png\n")):
-        wanted.write_text(f"action0/person0\naction1/person2.png\n{more}")
+        wanted.write_text(f"action0/person0\nstrips/action1/person2.png\n{more}")
         capsys.readouterr()
         assert main([*words, "--out", str(tmp_path / name)]) == 0
         told = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -27,9 +28,11 @@ Path(sys.argv[1]).write_text("ready")
 time.sleep(600)
 """
 WAITS = """
-import sys
+import signal, sys
 from data_shards.ending import ended
 from launch.children import run_to_end
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have it ignored
 
 @ended
 def main(argv=None):
@@ -60,7 +63,7 @@ def test_a_program_that_saves_is_waited_for(tmp_path: Path) -> None:
         while not (file.exists() and file.read_text() == "ready"):
             assert time.monotonic() < end and started.poll() is None
             time.sleep(0.05)
-        subprocess.run(["kill", "-s", "INT", "--", f"-{started.pid}"], check=True)
+        os.killpg(started.pid, signal.SIGINT)
         _, told = started.communicate(timeout=60)
     finally:
         started.send_signal(signal.SIGKILL)

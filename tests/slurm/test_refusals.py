@@ -48,13 +48,21 @@ def test_a_script_that_slurm_refuses_can_be_handed_in_again(
 
 
 @pytest.mark.parametrize(
-    ("word", "said"), [("--dry", "--dry"), ("--node", "--node"), ("--gpu", "--gpu")]
+    ("word", "said"),
+    [
+        ("--dry", "--dry"),
+        ("--node", "--node"),
+        ("--gpu", "--gpu"),
+        ("--ranks=8", "--ranks"),
+        ("--gpus", "--gpus"),
+        ("--no-gpus", "--no-gpus"),
+    ],
 )
-def test_a_misspelt_option_is_no_job(
+def test_a_wrong_option_is_no_job(
     data: Path, commands: Path, capsys: pytest.CaptureFixture, word: str, said: str
 ) -> None:
-    """What `submit` does not know is no option of the training either: `--dry` would have been a
-    job that trains nothing and is queued again."""
+    """What `submit` does not know is no option of a job: `--dry` would have been one that trains
+    nothing and is queued again."""
     known_cluster(commands, "PENDING")
     assert main(["submit", word, f"data.manifest={data}", "name=x"]) == 2
     assert capsys.readouterr().err == f"error: {said}: no option of a job; see submit --help\n"

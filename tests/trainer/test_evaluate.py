@@ -31,7 +31,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TinyRun:
     opened = ModuleType("trainer.run")
     opened.open_run = lambda folder, checkpoint="latest": tiny  # pyright: ignore
     monkeypatch.setitem(sys.modules, "trainer.run", opened)
-    monkeypatch.setattr(vgg, "_downloaded_weights", offline)
+    monkeypatch.setattr(vgg, "_download", offline)
     monkeypatch.delenv(vgg.ENVIRONMENT, raising=False)
     return tiny
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import rich.progress  # noqa: F401  # else it keeps the clock of the test
 
 from trainer import progress
 
