@@ -102,12 +102,13 @@ def sparkline(values: Sequence[float], *, width: int) -> str:
 
 
 def remaining(run: RunRecord) -> tuple[float, float] | None:
-    """Share done and seconds left of a running training, by its limit of minutes or of steps."""
+    """Share done and seconds left of a running training, by its limit of minutes or of steps, which
+    `run.json` knows where settings give passes."""
     if run.status != "running" or not run.metrics:
         return None
-    last = run.metrics[-1]
+    last, starts = run.metrics[-1], run.info.get("starts") or [{}]
     goals = [
-        (run.config.get("train.steps"), last["step"]),
+        (run.config.get("train.steps") or starts[-1].get("steps"), last["step"]),
         (60 * (run.config.get("train.minutes") or 0), last.get("seconds", 0.0)),
     ]
     shares = [min(1.0, now / goal) for goal, now in goals if goal]

@@ -34,7 +34,8 @@ def claim(config: Config, opened: OpenManifest, folder: Path, engine: Engine) ->
                 f"; gradients: {way['gradients']}, and {last['gradients']} before: their sums "
                 "may differ in the last bit"
             )
-        start = {**way, "command": sys.argv}
+        steps = length(config, opened.manifest.clips)  # None: minutes decide
+        start = {**way, "command": sys.argv, "steps": steps}
         lives.begin(folder, start=start, fingerprint=opened.manifest.fingerprint)
         replace_durable(folder / CONFIG, to_yaml(config).encode())
     comm.barrier()

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 from rich.console import Console
 
 from launch import top
@@ -33,6 +34,20 @@ def test_a_run_that_goes_on_shows_what_is_left(tmp_path: Path):
     assert done == pytest.approx(59 / 240)
     assert seconds == pytest.approx(59 * (1 - done) / done)
     assert "25 %" in shown(folder)
+
+
+def test_a_run_of_passes_shows_what_is_left(tmp_path: Path):
+    """Its settings give neither steps nor minutes: run.json has what they come to."""
+    folder = write_run(tmp_path / "demo", status="running", samples=False)
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    config["train"] |= {"minutes": None, "steps": None}
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    assert top.remaining(read_run(folder)) is None
+    info = json.loads((folder / "run.json").read_text())
+    info["starts"] = [{**start, "steps": 1180} for start in info["starts"]]
+    (folder / "run.json").write_text(json.dumps(info))
+    done, seconds = top.remaining(read_run(folder)) or (0, 0)
+    assert done == pytest.approx(590 / 1180) and seconds == pytest.approx(59)
 
 
 def test_a_run_without_metrics(tmp_path: Path):
