@@ -293,4 +293,4 @@ def count(footage: FootageSet, plan: Plan) -> int:
     return own + (0 if footage.root else len(plan.grown))
 
 
-STAGE = Stage("Unseen footage", count, run, (8.0, 0.0), fitting=5.0)
+STAGE = Stage("Unseen footage", count, run, (8.0, 0.0), fitting=6.5)
