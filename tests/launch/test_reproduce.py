@@ -304,8 +304,9 @@ def test_a_killed_reproduction_leaves_no_training_behind(tmp_path: Path) -> None
     parent = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "log")])
     try:
         until = time.monotonic() + 60
-        while not (found := psutil.Process(parent.pid).children()) or "http.server" not in (
-            " ".join(found[0].cmdline()[:3])
+        # Before it is that program, a child is a copy of its parent, whose words name it, too.
+        while not (found := psutil.Process(parent.pid).children()) or (
+            found[0].cmdline()[1:3] != ["-m", "http.server"]
         ):
             assert time.monotonic() < until, "no child"
             time.sleep(0.05)
