@@ -15,11 +15,10 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from data_shards.footage import UnusableError
+from data_shards.manifest import MAX_SIDE
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
 FITS = ("crop", "stretch")
-MAX_SIDE = 8192
-"""Longest side of one frame, pixels."""
 MOST_FRAMES = 65_536
 """Of a strip: far longer ones are thin pictures that mean something else."""
 MAX_FILE_BYTES = 1 << 30

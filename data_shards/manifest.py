@@ -149,7 +149,7 @@ def plain(name: str) -> bool:
     return name not in ("", ".", "..") and Path(name).name == name and name.isprintable()
 
 
-MOST_SIDE, MOST_BYTES = 8192, 1 << 31
+MAX_SIDE, MOST_BYTES = 8192, 1 << 31
 """Pixels of a frame's side, and bytes of a decoded clip, that a set may have."""
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -173,10 +173,10 @@ def check(manifest: Manifest) -> None:
     if min(manifest.height, manifest.width, manifest.frames, manifest.stride) < 1:
         raise ValueError("height, width, frames and stride must be positive")
     decoded = 3 * manifest.frames * manifest.height * manifest.width
-    if max(manifest.height, manifest.width) > MOST_SIDE or decoded > MOST_BYTES:
+    if max(manifest.height, manifest.width) > MAX_SIDE or decoded > MOST_BYTES:
         raise ValueError(
             f"clips of {manifest.frames} frames of {manifest.width}x{manifest.height} are larger "
-            f"than {MOST_BYTES >> 30} GiB, or {MOST_SIDE} pixels a side"
+            f"than {MOST_BYTES >> 30} GiB, or {MAX_SIDE} pixels a side"
         )
     for video in manifest.videos:
         if not -1 <= video.identity < len(manifest.identities):

@@ -9,8 +9,8 @@ from pathlib import Path
 from data_shards.errors import UserError
 from data_shards.footage import SourceOptions
 from data_shards.frames import WINDOWS
-from data_shards.images import FITS, MAX_SIDE
-from data_shards.manifest import MOST_BYTES, plain
+from data_shards.images import FITS
+from data_shards.manifest import MAX_SIDE, MOST_BYTES, plain
 from data_shards.payloads import CODECS
 from data_shards.sources import SOURCES
 
