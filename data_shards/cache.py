@@ -118,6 +118,11 @@ class NodeCache:
             "shard again, or set data.on_damage=quarantine"
         )
 
+    def has(self, shard: Shard) -> bool:
+        """Whether a shard's copy is there, so that it needs no download (UserError)."""
+        with self._named():
+            return self._ready(shard) is not None
+
     def keep(self, shards: Iterable[Shard]) -> None:
         """Have copies that will be read soon count as just used; else what was fetched ahead would
         be older than what has been read. One that cannot be reached is its reader's to find."""

@@ -9,8 +9,9 @@ anywhere in a clip is found before its pixels go anywhere. What is found is not 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -22,6 +23,10 @@ from data_shards.manifest import digest_of
 from data_shards.payloads import decode
 from data_shards.shards import OpenManifest, open_manifest
 
+T = TypeVar("T")
+U = TypeVar("U")
+_AT_ONCE = 8
+"""Shards of a remote store whose single clips are asked for at a time."""
 _BLOCK = 512
 _NAME, _SIZE, _MAGIC = slice(0, 100), slice(124, 136), slice(257, 262)
 """Fields of a ustar header."""
@@ -67,14 +72,20 @@ def problem_of(part: Part, *, on_damage: str) -> str:
 
 
 class ClipReader(torch.utils.data.Dataset):
-    """Reads clips of one data set; safe to share by threads and to send to other processes."""
+    """Reads clips of one data set; safe to share by threads and to send to other processes.
 
-    def __init__(self, opened: OpenManifest) -> None:
-        self.opened = opened
+    Args:
+        opened: from `open_manifest`.
+        whole: fetch shards of a remote store whole, as a stream does, which reads all of each;
+            otherwise single clips come by their byte ranges (`single.Singles`).
+    """
+
+    def __init__(self, opened: OpenManifest, *, whole: bool = False) -> None:
+        self.opened, self.whole = opened, whole
 
     def __reduce__(self) -> tuple:
         """Another process opens the manifest itself: files and locks do not travel."""
-        return _reopen, (self.opened.where, self.opened.config)
+        return _reopen, (self.opened.where, self.opened.config, self.whole)
 
     def __getitem__(self, request: Request) -> Part:
         """Read a request; damage takes its place as zeros with `valid_B` False."""
@@ -108,12 +119,28 @@ class ClipReader(torch.utils.data.Dataset):
         records_B = self.opened.table[clip_B]
         slots = np.lexsort((records_B["offset"], records_B["shard"]))
         bounds = np.flatnonzero(np.diff(records_B["shard"][slots])) + 1
-        for group in np.split(slots, bounds) if len(slots) else ():
+        groups = np.split(slots, bounds) if len(slots) else []
+
+        def read(group: np.ndarray) -> list[tuple[bytes, str]]:
             records_G = records_B[group]
-            spans = self._spans(int(records_G["shard"][0]), clip_B[group], records_G)
-            for slot, record, (span, problem) in zip(group, records_G, spans, strict=True):
+            return self._spans(int(records_G["shard"][0]), clip_B[group], records_G)
+
+        for group, spans in zip(groups, self._ahead(read, groups), strict=True):
+            for slot, record, (span, problem) in zip(group, records_B[group], spans, strict=True):
                 clip = int(clip_B[slot])
                 yield int(slot), self._verified(clip, record, span, problem), len(span)
+
+    def _ahead(self, read: Callable[[T], U], groups: Sequence[T]) -> Iterator[U]:
+        """`read` of each group in order; of a remote store several at a time, since each waits for
+        it rather than for this machine."""
+        if self.whole or self.opened.shards.singles is None or len(groups) < 2:
+            yield from map(read, groups)
+            return
+        pool = ThreadPoolExecutor(min(_AT_ONCE, len(groups)), "navsynth-ranges")
+        try:
+            yield from pool.map(read, groups)
+        finally:
+            pool.shutdown(cancel_futures=True)
 
     def _spans(
         self, number: int, clip_G: np.ndarray, records_G: np.ndarray
@@ -122,15 +149,19 @@ class ClipReader(torch.utils.data.Dataset):
         has changed since it was made is made anew and read once more."""
         shards = self.opened.shards
 
-        def read(descriptor: int) -> tuple[list[tuple[bytes, str]], bool]:
-            spans = [_pread(descriptor, record) for record in records_G]
-            problems = [
-                span_problem(span, int(clip), record)
-                for span, clip, record in zip(spans, clip_G, records_G, strict=True)
-            ]
-            again = any(problems) and shards.renew(number, descriptor)
-            return list(zip(spans, problems, strict=True)), again
+        def judged(spans: list[bytes]) -> list[tuple[bytes, str]]:
+            of = zip(spans, clip_G, records_G, strict=True)
+            return [(span, span_problem(span, int(clip), record)) for span, clip, record in of]
 
+        def read(descriptor: int) -> tuple[list[tuple[bytes, str]], bool]:
+            found = judged([_pread(descriptor, record) for record in records_G])
+            again = any(problem for _, problem in found) and shards.renew(number, descriptor)
+            return found, again
+
+        if not self.whole and (singles := shards.singles):
+            shard = shards.manifest.shards[number]
+            if found := singles.read(shard, records_G, judged):
+                return found
         found, again = shards.read(number, read)
         return shards.read(number, read)[0] if again else found
 
@@ -180,8 +211,8 @@ def _stacked(windows: list[np.ndarray], shape_THWC: tuple[int, ...]) -> torch.Te
     return frames_BTCHW
 
 
-def _reopen(where: str, config: DataConfig) -> ClipReader:
-    return ClipReader(open_manifest(where, config=config))
+def _reopen(where: str, config: DataConfig, whole: bool) -> ClipReader:
+    return ClipReader(open_manifest(where, config=config), whole=whole)
 
 
 def _pread(descriptor: int, record: Any) -> bytes:

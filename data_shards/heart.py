@@ -12,6 +12,22 @@ import tenacity
 from data_shards.errors import UserError
 
 
+def heartbeat(beat: Callable[[], None], *, most: int, error: UserError) -> Any:
+    """What fsspec tells of bytes that come: each is a `beat`, and one more than `most` an error."""
+    from fsspec.callbacks import Callback
+
+    class Heartbeat(Callback):
+        came = 0
+
+        def relative_update(self, inc: int = 1) -> None:
+            self.came += inc
+            if self.came > most:
+                raise error
+            beat()
+
+    return Heartbeat()
+
+
 class Failure:
     """The end of a guarded call that has no result; `error` is None for silence."""
 

@@ -84,7 +84,7 @@ class Resident:
         self.valid_N = torch.zeros(manifest.clips, dtype=torch.bool)
         self.damages: list[Damage] = []
         self.bytes = 0
-        reader, clip_N = ClipReader(opened), np.arange(manifest.clips)
+        reader, clip_N = ClipReader(opened, whole=True), np.arange(manifest.clips)
         if together is None:
             self._load(reader, clip_N, threads=threads, progress=progress)
         else:

@@ -98,7 +98,9 @@ class _Counted(torch.utils.data.Dataset):
         part = self.reader[request]
         info = get_worker_info()
         self.done[info.id if info else 0] += 1
-        return part
+        # An array travels inside the message; a tensor, however small, has shared memory of its
+        # own, for which both processes wait on each other.
+        return part._replace(valid_B=part.valid_B.numpy())  # type: ignore[arg-type]
 
 
 class Processes:
@@ -116,6 +118,7 @@ class Processes:
             prefetch_factor=config.prefetch,
             multiprocessing_context=config.worker_start,
             worker_init_fn=_deaf,
+            generator=torch.Generator(),  # the seeds of its processes are not to be torch's next
         )
         self._iterator: Iterator[Part] | None = iter(loader)
         # The processes do not hear SIGTERM, with which multiprocessing would end them at exit; so
@@ -136,7 +139,7 @@ class Processes:
                 "if memory ran out, lower data.workers or data.prefetch"
             ) from error
         self._taken += 1
-        return part
+        return part._replace(valid_B=torch.from_numpy(part.valid_B))  # type: ignore[arg-type]
 
     def ready(self) -> int:
         """Batches decoded."""

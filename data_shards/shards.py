@@ -18,6 +18,7 @@ from data_shards.cache import AlteredError, NodeCache
 from data_shards.config import DataConfig
 from data_shards.errors import UserError
 from data_shards.manifest import CLIP_RECORD, CLIPS, MANIFEST, Manifest, Shard, loads
+from data_shards.single import Singles
 from data_shards.store import Store
 
 T = TypeVar("T")
@@ -78,12 +79,11 @@ class Shards:
         self.cache: NodeCache | None = None
         if not store.local:
             self.cache = NodeCache(
-                config.cache_folder(),
-                limit=int(config.cache_gib * 2**30),
-                timeout=config.timeout_seconds,
-                keep_damaged=not self.strict,
-            )
+                config.cache_folder(), limit=int(config.cache_gib * 2**30),
+                timeout=config.timeout_seconds, keep_damaged=not self.strict,
+            )  # fmt: skip
             self._check_room(config)
+        self.singles = Singles(store, self.cache) if self.cache else None
         self._files: OrderedDict[int, _File] = OrderedDict()
         self._held: _File | None = None
         """The copy of the clip table, which must not be dropped while it is mapped."""
@@ -110,8 +110,8 @@ class Shards:
 
     def place(self, number: int) -> str:
         """Where the bytes of a shard are read, for errors."""
-        shard = self.manifest.shards[number]
-        copy = f" (copy {shard.sha256} in {self.cache.folder})" if self.cache else ""
+        shard, cache = self.manifest.shards[number], self.cache
+        copy = f" (copy {shard.sha256} in {cache.folder})" if cache and cache.has(shard) else ""
         return self.store.url(shard.file) + copy
 
     def table(self) -> Path:

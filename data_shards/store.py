@@ -19,7 +19,8 @@ from typing import Any, TypeVar
 import tenacity
 
 from data_shards.errors import UserError
-from data_shards.heart import Failure, Watch
+from data_shards.heart import Failure, Watch, heartbeat
+from data_shards.single import byte_range
 
 T = TypeVar("T")
 _PERMANENT = (FileNotFoundError, PermissionError, IsADirectoryError, ImportError, UserError)
@@ -127,6 +128,18 @@ class Store:
         most = 2 * size + (1 << 20)
         self._guarded(name, lambda beat: self._download(name, into, beat, most=most), stop=stop)
 
+    def span(self, name: str, *, start: int, size: int) -> bytes:
+        """Some bytes of a file of a remote store, fewer where it ends before.
+
+        Raises:
+            NoRangesError: the server gives whole files alone.
+            UserError: missing or out of reach.
+        """
+        return self._guarded(
+            name,
+            lambda beat: byte_range(self._fs(), self.url(name), start=start, size=size, beat=beat),
+        )
+
     def patient(self, call: Callable[[], T]) -> T:
         """What a call gives that reads a disk; a refusal that may pass costs another try.
 
@@ -169,21 +182,11 @@ class Store:
         setting: str = "data.cache_dir",
     ) -> None:  # fmt: skip
         """Fetch a file of at most `most` bytes; `setting` is what puts `into` where it is."""
-        from fsspec.callbacks import Callback
-
         where = self.url(name)
-
-        class Heartbeat(Callback):
-            came = 0
-
-            def relative_update(self, inc: int = 1) -> None:
-                self.came += inc
-                if self.came > most:
-                    raise UserError(f"{where}: more than {most} bytes, and it should have fewer")
-                beat()
-
+        more = UserError(f"{where}: more than {most} bytes, and it should have fewer")
+        told = heartbeat(beat, most=most, error=more)
         try:
-            self._fs().get_file(self.url(name), str(into), callback=Heartbeat())
+            self._fs().get_file(where, str(into), callback=told)
         except OSError as error:
             if error.errno not in _FULL:
                 raise

@@ -203,7 +203,7 @@ class Stream:
             self._bytes = self.resident.bytes
             self._report(self.resident.damages)
             return Memory(self.resident, self._requests())
-        reader = ClipReader(self.opened)
+        reader = ClipReader(self.opened, whole=True)
         if config.workers:
             return Processes(reader, self._requests(), config)
         return Threads(reader, self._requests(), config)

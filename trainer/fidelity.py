@@ -20,7 +20,7 @@ LARGEST = 1024
 """Clips of a larger set that are looked at: about that many."""
 SHARDS = 64
 """Shards of a larger set that they lie in, if these have clips enough: evenly spread over the whole
-set, each would lie in a shard of its own, and a remote store gives whole ones."""
+set, each would lie in a shard of its own."""
 
 
 class Fidelity(NamedTuple):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 
-from data_shards.dataset import ClipReader, Request
+from data_shards.dataset import ClipReader, Part, Request
 from data_shards.rows import rows_of
+from data_shards.shards import OpenManifest, Shards
 from trainer import pictures
 from trainer.fidelity import to_uint8
 from trainer.latents import KINDS
@@ -17,6 +19,10 @@ from trainer.scores import video_psnr
 
 SHEET = 8
 """Clips of a sample sheet."""
+HELD = 8 << 20
+"""Bytes of frames, at most, that are kept from one sheet to the next."""
+_held: WeakKeyDictionary[Shards, Part] = WeakKeyDictionary()
+"""The clips of a training's sheets, which are always the same, for as long as its set is open."""
 
 log = logging.getLogger("navsynth")
 
@@ -32,7 +38,7 @@ def write_sheet(parts: Parts, at: Progress, *, count: int = SHEET) -> None:
     codes = [engine.dictionary.rows(kind, row_B) for kind, row_B in zip(KINDS, rows, strict=True)]
     if engine.ranks.comm.rank:
         return
-    part = ClipReader(opened)[Request(0, clips, np.zeros_like(clips))]
+    part = _read(opened, clips)
     whole_B = part.valid_B.numpy()
     if part.error or not whole_B.any():
         why = part.error or part.damages[0].reason
@@ -59,3 +65,14 @@ def write_sheet(parts: Parts, at: Progress, *, count: int = SHEET) -> None:
         pictures.write_png(path, sheet)
     except OSError as error:
         log.warning("%s: not written (%s); training goes on", path, error.strerror)
+
+
+def _read(opened: OpenManifest, clips: np.ndarray) -> Part:
+    """Some clips, read once: other ranks wait for a sheet, and a store may be far away."""
+    held = _held.get(opened.shards)
+    if held is not None and np.array_equal(held.request.clip_B, clips):
+        return held
+    part = ClipReader(opened)[Request(0, clips, np.zeros_like(clips))]
+    if not part.error and part.frames_BTCHW.nbytes <= HELD:
+        _held[opened.shards] = part
+    return part

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import io
 import itertools
+import re
 import socket
 import sys
 import threading
@@ -17,8 +19,9 @@ import numpy as np
 import pytest
 import torch
 
+from data_shards import single, store
 from data_shards.config import DataConfig
-from data_shards.dataset import ClipReader, Damage
+from data_shards.dataset import ClipReader, Damage, Request
 from data_shards.errors import UserError
 from data_shards.manifest import CLIP_RECORD, CLIPS, MANIFEST
 from data_shards.store import Store
@@ -30,7 +33,8 @@ SHARDS = tuple(f"shard-{number:05d}.tar" for number in range(len(COUNTS)))
 
 
 class Handler(SimpleHTTPRequestHandler):
-    """Serves a folder, counts what is asked for and fails as often as it is told to."""
+    """Serves a folder and ranges of its files, counts what is asked for and sent, and fails as
+    often as it is told to."""
 
     def do_GET(self) -> None:
         name = Path(self.path).name
@@ -39,7 +43,26 @@ class Handler(SimpleHTTPRequestHandler):
             self.server.failures[name] -= 1  # type: ignore[attr-defined]
             self.send_error(503)
             return
-        super().do_GET()
+        asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+        if asked is None or not self.server.ranges:  # type: ignore[attr-defined]
+            super().do_GET()
+            return
+        first, last = int(asked[1]), int(asked[2])
+        data = Path(self.translate_path(self.path)).read_bytes()
+        part = data[first : last + 1]
+        if not part:
+            self.send_error(416)
+            return
+        self.send_response(206)
+        self.send_header("Content-Range", f"bytes {first}-{first + len(part) - 1}/{len(data)}")
+        self.send_header("Content-Length", str(len(part)))
+        self.end_headers()
+        self.copyfile(io.BytesIO(part), self.wfile)
+
+    def copyfile(self, source, outputfile) -> None:
+        data = source.read()
+        self.server.sent[Path(self.path).name] += len(data)  # type: ignore[attr-defined]
+        outputfile.write(data)
 
     def log_message(self, format: str, *args: object) -> None:
         pass
@@ -59,6 +82,7 @@ def web(footage) -> Iterator[ThreadingHTTPServer]:
     handler = functools.partial(Handler, directory=str(footage))
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.asked, server.failures = Counter(), Counter()  # type: ignore[attr-defined]
+    server.sent, server.ranges = Counter(), True  # type: ignore[attr-defined]
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     yield server
@@ -110,13 +134,95 @@ def test_the_cache_serves_the_next_run_without_the_store(footage, web, settings)
 
 
 def test_only_shards_that_are_needed_are_fetched(footage, web, settings):
-    """Groups of one shard: a run of one step leaves the rest of the epoch in the store."""
-    config = settings(shuffle_shards=1, prefetch=1)
-    with Stream(open_manifest(str(footage)), config, seed=1, batch=1) as stream:
-        request = stream.request(0)
-    reader = ClipReader(open_manifest(address(web), config=config))
-    assert reader[request].valid_B.all()
-    assert sum(web.asked[shard] for shard in SHARDS) == 1
+    """Four groups of two shards: for one batch the store is asked for the shards of the group at
+    hand and of the one ahead, all four of them, and for no other."""
+    facts = write_set(footage, (4,) * 8)
+    config = settings(shuffle_shards=2, prefetch=1, threads=1)
+    opened = open_manifest(address(web), config=config)
+    names, until = [shard.file for shard in facts.shards], time.monotonic() + 30
+    with Stream(opened, config, seed=1, batch=1) as stream:
+        near = {names[number] for number in stream.plan.shards_ahead(0)}
+        assert next(stream).valid_B.all()
+        while not all(web.asked[name] for name in near) and time.monotonic() < until:
+            time.sleep(0.01)
+    assert len(near) == 2 * config.shuffle_shards
+    assert {name for name in names if web.asked[name]} == near
+
+
+def test_single_clips_cost_their_own_bytes(web, settings):
+    """Three clips of three shards: one request and the bytes of each, and no shard on this node; a
+    clip of a shard that is there costs nothing."""
+    opened, clip_B = open_manifest(address(web), config=settings()), np.array([1, 6, 10])
+    assert damaged(ClipReader(opened), clip_B) == []
+    assert [web.asked[shard] for shard in SHARDS] == [1, 1, 1]
+    assert [web.sent[shard] for shard in SHARDS] == opened.table["size"][clip_B].tolist()
+    assert not list(settings().cache_folder().glob("*.tar"))
+    assert damaged(ClipReader(opened, whole=True), np.array([0])) == []
+    assert damaged(ClipReader(opened), np.array([2])) == []
+    assert [web.asked[shard] for shard in SHARDS] == [2, 1, 1]
+
+
+def test_clips_of_several_shards_are_asked_for_at_a_time(web, settings, monkeypatch):
+    """Three ranges are under way before the first of them ends; the clips come in order."""
+    met, fetch = threading.Barrier(3, timeout=30), single.byte_range
+
+    def together(*args, **words):
+        met.wait()
+        return fetch(*args, **words)
+
+    opened = open_manifest(address(web), config=settings())
+    monkeypatch.setattr(store, "byte_range", together)
+    found = list(ClipReader(opened).clips(np.array([10, 1, 6])))
+    assert [slot for slot, _, _ in found] == [1, 2, 0]
+    assert not any(isinstance(pixels, Damage) for _, pixels, _ in found)
+
+
+def test_much_of_a_shard_is_fetched_whole(web, settings):
+    """A quarter of a shard, here two clips of five, comes clip by clip, whoever reads them; for the
+    next clip the shard is fetched, once."""
+    opened = open_manifest(address(web), config=settings())
+    for clip, asked in enumerate((1, 2, 3, 3, 3)):
+        assert damaged(ClipReader(opened), np.array([clip])) == []
+        assert web.asked[SHARDS[0]] == asked
+    shard, size = opened.manifest.shards[0], opened.table["size"][:2].sum()
+    assert web.sent[SHARDS[0]] == size + shard.bytes and 4 * size <= shard.bytes
+
+
+@pytest.mark.parametrize("place", [0, 520])
+def test_a_flipped_bit_of_a_single_clip_is_damage(footage, web, settings, caplog, place):
+    """In its header or its pixels: the whole shard is fetched and judged under either policy, which
+    a line says; the clip beside it is none the worse."""
+    flip(footage / SHARDS[1], place_of(6, footage) - 520 + place)
+    reader = ClipReader(open_manifest(address(web), config=settings()))
+    part = reader[Request(0, np.array([6]), np.array([0]))]
+    assert re.match(rf"{SHARDS[1]}: .*SHA-256", part.error) and not part.valid_B.any()
+    assert f"{SHARDS[1]}: a single clip: its bytes have changed (digest); " in caplog.text
+    assert damaged(reader, np.array([5])) == []
+    config = settings(on_damage="quarantine")
+    assert damaged(ClipReader(open_manifest(address(web), config=config)), np.array([6])) == [6]
+
+
+def test_a_single_clip_behind_the_end_of_its_shard_is_damage(footage, web, settings):
+    """A server has no such range: the shard is fetched and its clip cut short, at once."""
+    length = place_of(8, footage) - 600
+    with (footage / SHARDS[1]).open("r+b") as file:
+        file.truncate(length)
+    opened = open_manifest(address(web), config=settings(on_damage="quarantine"))
+    part = ClipReader(opened)[Request(0, np.array([8]), np.array([0]))]
+    assert not part.error and "cut short, 0 of " in part.damages[0].reason
+    assert opened.shards.store.retries == 0
+
+
+def test_a_server_without_ranges_is_asked_for_whole_shards(web, settings, caplog):
+    """It sends everything where a clip is asked for: a line says so, once, and from then on single
+    clips cost their shards."""
+    web.ranges = False
+    opened = open_manifest(address(web), config=settings())
+    for clip, asked in ((1, [2, 0, 0]), (6, [2, 1, 0])):
+        assert damaged(ClipReader(opened), np.array([clip])) == []
+        assert [web.asked[shard] for shard in SHARDS] == asked
+    assert caplog.text.count("the server ignores Range") == 1
+    assert opened.shards.store.retries == 0
 
 
 def test_a_run_that_resumes_in_a_group_fetches_what_is_left_of_it(
@@ -170,13 +276,13 @@ def test_nothing_is_fetched_ahead_after_the_end(web, settings):
     assert [web.asked[shard] for shard in SHARDS] == [1, 1, 1]
 
 
-def test_a_store_that_stumbles_is_tried_again(web, settings):
-    """Two refusals of a shard cost two retries and nothing else."""
+@pytest.mark.parametrize("clips", [COUNTS[0], 1])
+def test_a_store_that_stumbles_is_tried_again(web, settings, clips):
+    """Two refusals of a shard, or of a range of it, cost two retries and nothing else."""
     config = settings()
     opened = open_manifest(address(web), config=config)
     web.failures[SHARDS[0]] = 2
-    part = ClipReader(opened).clips(np.arange(COUNTS[0]))
-    assert len(list(part)) == COUNTS[0]
+    assert len(list(ClipReader(opened).clips(np.arange(clips)))) == clips
     assert opened.shards.store.retries == 2
 
 
@@ -300,7 +406,7 @@ def test_a_full_disk_under_the_cache_is_no_dead_store(web, settings):
     part = settings().cache_folder() / f"{shard.sha256}.{shard.bytes}.part"
     part.symlink_to("/dev/full")
     with pytest.raises(UserError, match=r"^data\.cache_dir: .*: No space left on device; "):
-        list(ClipReader(opened).clips(np.arange(2)))
+        list(ClipReader(opened).clips(np.arange(COUNTS[0])))
     assert web.asked[SHARDS[0]] == 1
 
 
@@ -376,6 +482,20 @@ def test_s3_gives_what_the_disk_gives(footage, bucket, settings):
     assert same(take(bucket, settings()), take(str(footage), settings()))
     with pytest.raises(UserError, match=r"s3://golf/nothing/manifest\.json: not in the store"):
         open_manifest("s3://golf/nothing", config=settings())
+
+
+def test_single_clips_of_s3_cost_their_own_bytes(footage, bucket, settings, monkeypatch):
+    """Ranges through s3fs, a large one in pieces, and no shard on this node; a clip behind the end
+    of an object is damage, at once, and no dead store."""
+    monkeypatch.setattr(single, "_PIECE", 1000)
+    opened = open_manifest(bucket, config=settings(on_damage="quarantine"))
+    assert damaged(ClipReader(opened), np.array([1, 6, 10])) == []
+    assert not list(settings().cache_folder().glob("*.tar"))
+    short = (footage / SHARDS[1]).read_bytes()[: place_of(8, footage) - 600]
+    session = pytest.importorskip("botocore.session").get_session()
+    session.create_client("s3").put_object(Bucket="golf", Key=f"set/{SHARDS[1]}", Body=short)
+    assert damaged(ClipReader(opened), np.array([8])) == [8]
+    assert opened.shards.store.retries == 0
 
 
 def test_a_large_object_of_s3_comes_in_pieces_that_are_seen(bucket, tmp_path):
