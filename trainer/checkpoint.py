@@ -9,7 +9,7 @@ safetensors and JSON; nothing is ever unpickled.
         common-NAME.safetensors         tensors that are equal on all ranks, written by rank 0
         own-RANK-of-WORLD.safetensors   latent pages of one rank, streamed (then .1, .2, ...)
         state.json                      step, counters, fingerprints
-        MANIFEST.json                   size and SHA-256 of every file; file of every page
+        MANIFEST.json                   size and SHA-256 of every file; file and digests of pages
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ class Checkpointer:
         return self._commit(job, future.result())
 
     def latest(self) -> Path | None:
-        """The newest checkpoint that is whole, the same on all ranks; changes nothing on disk.
+        """For readers, alike on all ranks: the newest whole checkpoint; `Held` verifies its rows.
 
         Raises:
             UserError: there are checkpoints and none is whole; the run folder is not shared.
@@ -154,15 +154,15 @@ class Checkpointer:
         return self._newest(set_aside=False)
 
     def recover(self) -> Path | None:
-        """Before training, under the run's lock: clean up after dead runs, then as `latest`;
-        a damaged checkpoint is renamed to `step-N.damaged`."""
+        """Before training, under the run's lock: clean up after dead runs, then as `latest`, but
+        every byte is verified; a damaged checkpoint is renamed to `step-N.damaged`."""
         errors = self._on_first(self._clean)
         if errors:
             raise UserError(f"{self._folder}: cannot be cleaned up: {errors}")
         return self._newest(set_aside=True)
 
     def at(self, step: int) -> Path:
-        """The checkpoint of one step.
+        """The checkpoint of one step, for readers as `latest`.
 
         Raises:
             UserError: there is none, or it is damaged.
@@ -172,7 +172,7 @@ class Checkpointer:
         if step not in steps:
             has = ", ".join(map(str, steps)) or "none"
             raise UserError(f"{self._folder}: no checkpoint of step {step}; there are: {has}")
-        reason = agreed_damage(self._folder / name, comm=self._comm)
+        reason = agreed_damage(self._folder / name, comm=self._comm, whole=False)
         if reason:
             raise UserError(f"{self._folder / name}: damaged ({reason}); choose another step")
         return self._folder / name
@@ -220,6 +220,7 @@ class Checkpointer:
                 job.step, self._comm.world, job.score,
                 {name: facts for s in shares for name, facts in s.files.items()},
                 {name: file for s in shares for name, file in s.index.items()},
+                {name: told for s in shares for name, told in s.digests.items()},
             )  # fmt: skip
             self.last_bytes = sum(file.bytes for file in manifest.files.values())
             publish = partial(commit.publish, job.folder, target, manifest, drop=self._drop)
@@ -262,7 +263,7 @@ class Checkpointer:
         damaged = []
         for step in reversed(steps):
             name = commit.step_name(step)
-            reason = agreed_damage(self._folder / name, comm=self._comm)
+            reason = agreed_damage(self._folder / name, comm=self._comm, whole=set_aside)
             if reason is None:
                 # Later ones will be made again, and what rank 0 dropped is known to it alone.
                 self._known = {known for known in self._known if known < step} | {step}

@@ -86,7 +86,7 @@ def write(
             beat()
     except Exception as error:
         getattr(own, "close", lambda: None)()
-        return Share({}, {}, explain(error, folder))
+        return Share({}, {}, {}, explain(error, folder))
     blobs = {commit.STATE: commons.state} if commons.state else {}
     share = write_share(folder, stem, blobs, own, beat=beat)
     return share if share.error else share._replace(files=files | share.files)

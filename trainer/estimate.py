@@ -1,4 +1,4 @@
-"""What a run will take, before it starts: parameters, dictionary, memory of each rank.
+"""What a run will take, before it starts: parameters, dictionary, memory of each rank, disk.
 
 A promise: a training stays within it (`tests/trainer/test_estimate.py` measures real ones).
 """
@@ -21,6 +21,7 @@ from trainer.footprint import FLOAT
 from trainer.latents import LatentDictionary, Promise
 from trainer.networks import parameter_counts
 from trainer.parallel import DEEPSPEED
+from trainer.room import Room, room_of
 from trainer.schedule import pace
 from trainer.shared import kinds_of
 
@@ -47,6 +48,9 @@ class Estimate(NamedTuple):
     device: dict[str, int]
     """GPU memory; empty without one, where everything is in `memory`."""
     disk: int
+    """Of a rank, in `latents.scratch`."""
+    room: Room
+    """Of the run's folder."""
     ranks: int
     warning: str = ""
     """Of ranks without a clip; empty where each has one."""
@@ -56,8 +60,8 @@ class Estimate(NamedTuple):
         """Host memory of a rank, without what ranks share."""
         return sum(self.memory.values()) + max(self.passing.values())
 
-    def text(self) -> str:
-        """Lines for people."""
+    def text(self, folder: str | Path = "the run folder") -> str:
+        """Lines for people; `folder` is the run's."""
         tables = ", ".join(f"{count:,} {kind} rows" for kind, count in self.rows.items())
         most = max(self.passing, key=lambda name: self.passing[name])
         lines = [
@@ -75,7 +79,8 @@ class Estimate(NamedTuple):
             lines.append("memory of each GPU:")
             lines += [_line(name, size) for name, size in self.device.items()]
             lines.append(_line("all", sum(self.device.values())))
-        lines.append(f"disk of each rank: {self.disk / 2**20:.1f} MiB")
+        lines.append(f"disk of each rank, in latents.scratch: {self.disk / 2**20:.1f} MiB")
+        lines.append(f"checkpoints: {self.room.text(folder)}")
         return "\n".join([*lines, f"warning: {self.warning}"] if self.warning else lines)
 
     @property
@@ -133,7 +138,8 @@ def estimate(
     return Estimate(
         counts["theta"], counts["gamma"], rows, memory | {"footage": footage}, working,
         common + (weights * len(kinds_of(ranks)) if together else 0), placed if gpu else {},
-        promise.disk, ranks, setup.without_clips(config, ranks),
+        promise.disk, room_of(config, manifest, parameters=counts["theta"] + counts["gamma"]),
+        ranks, setup.without_clips(config, ranks),
     )  # fmt: skip
 
 

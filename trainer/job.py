@@ -18,7 +18,7 @@ from data_shards.dataset import ClipReader, Request, problem_of
 from data_shards.errors import UserError
 from data_shards.rows import rows_of
 from data_shards.stream import OpenManifest
-from trainer import beginning, lives, other_footage, setup
+from trainer import beginning, lives, other_footage, room, setup
 from trainer.checkpoint import Checkpointer
 from trainer.claim import claim, open_telemetry
 from trainer.commit import read_json
@@ -40,7 +40,7 @@ from trainer.leaving import (
     one_line,
     signals,
 )
-from trainer.loop import Parts, Progress, save
+from trainer.loop import Parts, Progress, finished, length, save
 from trainer.observe import Observer
 from trainer.parallel import Ranks, start
 from trainer.rollback import train_with_rollbacks
@@ -181,6 +181,9 @@ def _open(
     elif config.begin.latents == "footage":
         with watchdog.patience(3600):
             _begin_at_footage(config, opened, engine)
+    if not finished(config, length(config, opened.manifest.clips), begin.step, begin.seconds):
+        weights = sum(weight.numel() for weight in networks.parameters())
+        room.require(config, opened.manifest, folder, parameters=weights, comm=comm)
     # Only now, when nothing can be wrong with the settings any more, is the run this config's.
     changed = claim(config, opened, folder, engine) + rows
     telemetry = open_telemetry(config, opened, folder, ranks, begin)
@@ -206,7 +209,7 @@ def _begin_at_footage(config: Config, opened: OpenManifest, engine: Engine) -> N
     codes, colour_C, problem = None, torch.zeros(3), ""
     if comm.rank == 0:
         clips = np.arange(manifest.clips)
-        part = ClipReader(opened)[Request(0, clips, np.zeros_like(clips))]
+        part = ClipReader(opened, whole=True)[Request(0, clips, np.zeros_like(clips))]
         problem = problem_of(part, on_damage=config.data.on_damage)
         clips, frames_NTCHW = clips[part.valid_B.numpy()], part.frames_BTCHW[part.valid_B]
         problem = problem or ("" if len(clips) else "data.manifest: every clip is damaged")

@@ -46,7 +46,9 @@ def parser() -> argparse.ArgumentParser:
         help="resume a run on other footage: what is in both keeps its rows, the rest begins anew",
     )  # fmt: skip
     made.add_argument(
-        "--dry-run", action="store_true", help="print config, sizes and memory per rank, and leave"
+        "--dry-run",
+        action="store_true",
+        help="print config, sizes, memory per rank and disk, and leave",
     )
     made.add_argument(
         "--ranks",
@@ -89,20 +91,20 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise UserError("--ranks, --gpus: with --dry-run alone; accelerate says how many train")
         config = anchored(config)
         opened = open_manifest(config.data.manifest, config=config.data)
+        folder = args.runs / run_name(config, opened.manifest.name)
         if args.dry_run:
             from trainer.estimate import estimate  # measures what a training imports
 
             ranks = int(os.environ.get("WORLD_SIZE", "1")) if args.ranks is None else args.ranks
             if ranks < 1:
                 raise UserError(f"--ranks: {ranks} is below 1")
-            told = estimate(config, opened, ranks=ranks, gpu=args.gpus).text()
+            told = estimate(config, opened, ranks=ranks, gpu=args.gpus).text(folder)
             if first:
                 print(settings.to_yaml(config))
                 print(told)
             return DONE.code
         from trainer.job import run_job  # torch's process group is not needed before
 
-        folder = args.runs / run_name(config, opened.manifest.name)
         return run_job(config, opened, folder=folder, change_footage=args.change_footage).code
     except UserError as error:
         if first or os.environ.get("LOCAL_RANK") == "0":  # of each machine: others may be well

@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,8 @@ from trainer.comm import Comm
 from trainer.config import Config, resolve
 from trainer.devices import own_device
 from trainer.networks import NavSynth
-from trainer.reshard import Reader, saved_rows
+from trainer.reshard import saved_rows
+from trainer.saved import Held
 
 CONFIG = "config.yaml"
 READ_AT_ONCE = 64
@@ -41,9 +43,9 @@ class Run:
     manifest: Manifest
     opened: OpenManifest
     networks: NavSynth
-    pages: Reader
-    """Pages of the checkpoint's dictionary by name; only rows that are asked for are read, and its
-    files stay open, also where a training replaces the checkpoint."""
+    pages: Held
+    """Pages of the checkpoint's dictionary by name; only rows that are asked for are verified and
+    read, and its files stay open, also where a training replaces the checkpoint."""
     step: int
 
     def latents(
@@ -53,7 +55,7 @@ class Run:
         generator the static ones have the rows' labels behind them (`NavSynth.told`).
 
         Raises:
-            UserError: a row that the dictionary does not have.
+            UserError: a row that the dictionary does not have, or that is damaged.
         """
         found = []
         layout = self.config.latents
@@ -67,6 +69,7 @@ class Run:
                     f"latents: row {int(rows_B.min())}..{int(rows_B.max())} of the {kind} table, "
                     f"which has {count} rows; is a label absent?"
                 )
+            self.pages.check(kind, rows_B)
             found.append(saved_rows(self.pages, kind, rows_B))
         return self.networks.told(found[0], static_rows_B, transient_rows_B), found[1]
 
@@ -123,11 +126,18 @@ class Run:
         Raises:
             UserError: no such video; the nearest name is given.
         """
-        names = [video.name for video in self.manifest.videos]
-        if name not in names:
-            near = difflib.get_close_matches(name, names, n=1, cutoff=0.0)
+        first = self._first_clips
+        if name not in first:
+            near = difflib.get_close_matches(name, first, n=1, cutoff=0.0)
             raise UserError(f"{name}: no such video in this run; did you mean {near[0]}?")
-        return int(np.flatnonzero(self.opened.table["video"] == names.index(name))[0])
+        return first[name]
+
+    @cached_property
+    def _first_clips(self) -> dict[str, int]:
+        """First clip of each video, found for all of them at once."""
+        videos_V, first_V = np.unique(self.opened.table["video"], return_index=True)
+        names = [self.manifest.videos[video].name for video in videos_V.tolist()]
+        return dict(zip(names, first_V.tolist(), strict=True))
 
 
 def open_run(folder: str | Path, checkpoint: str | int = "latest") -> Run:

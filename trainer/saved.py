@@ -15,10 +15,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from data_shards.errors import UserError
-from trainer import commit
+from trainer import commit, ownership
 from trainer.comm import Comm
-from trainer.streamed import check_header
+from trainer.share import DIRECTIONS
+from trainer.streamed import block_rows, check_header, digest_of
 
+DIGEST = 64
+"""Characters of a SHA-256."""
 LARGE = 2.0
 """GiB of a checkpoint whose verification takes so long that it is told."""
 PATIENCE = 60.0
@@ -64,8 +67,8 @@ class Saved:
         # A file of its own for each page: the mapping of what was read goes with the tensor.
         return self._map(self._file_of(name)).get_tensor(name)
 
-    def held(self) -> Callable[[str], torch.Tensor]:
-        """`read`, from files that are all opened now and stay so: a training that goes on may
+    def held(self) -> Held:
+        """The pages, from files that are all opened now and stay so: a training that goes on may
         replace the checkpoint meanwhile.
 
         Raises:
@@ -76,7 +79,9 @@ class Saved:
             if file not in files:
                 files[file] = self._map(file)
                 files[file].get_tensor(name)  # so that it is mapped for certain; nothing is copied
-        return lambda name: files[self._file_of(name)].get_tensor(name)
+        return Held(
+            self.path, self.manifest, lambda name: files[self._file_of(name)].get_tensor(name)
+        )
 
     @property
     def names(self) -> list[str]:
@@ -111,8 +116,66 @@ class Saved:
         )
 
 
-def agreed_damage(folder: Path, *, comm: Comm) -> str | None:
-    """Why a checkpoint must not be loaded, the same on all ranks; each verifies its part of it.
+class Held:
+    """Latent pages of a checkpoint, whatever becomes of its folder. Called with a name it gives the
+    page, as `Saved.read`; rows of it are to be trusted after `check`."""
+
+    def __init__(
+        self,
+        path: Path,
+        manifest: commit.CheckpointManifest,
+        read: Callable[[str], torch.Tensor],
+    ) -> None:
+        """`read` gives a page by its name.
+
+        Raises:
+            UserError: the directions that transient rows are read in are not what was saved.
+        """
+        self._path, self._manifest, self._read = path, manifest, read
+        self._sound: set[tuple[str, int]] = set()
+        if DIRECTIONS in manifest.digests:
+            self._check(DIRECTIONS, torch.arange(len(self(DIRECTIONS))))
+
+    def __call__(self, name: str) -> torch.Tensor:
+        """A page, as it lies there."""
+        return self._read(name)
+
+    def check(self, kind: str, rows: torch.Tensor) -> None:
+        """See that the values of rows (n,) of a table, and of those beside them, are what was
+        saved; each block of rows is read once. Older checkpoints have no digests of rows, and were
+        verified whole when they were opened.
+
+        Raises:
+            UserError: they are not; names the file and the page.
+        """
+        if not self._manifest.digests:
+            return
+        rows = rows.to("cpu", torch.int64)
+        page = ownership.page_of(rows)
+        for number in page.unique().tolist():
+            at = torch.div(rows[page == number], ownership.PAGES, rounding_mode="floor")
+            self._check(f"{kind}.value.{number:02d}", at)
+
+    def _check(self, name: str, at: torch.Tensor) -> None:
+        """Verify the blocks that rows at (n,) of a page lie in."""
+        page, told = self(name), self._manifest.digests[name]
+        size = block_rows(len(page), len(told) // DIGEST)
+        for block in sorted({row // size for row in at.tolist()}):
+            if (name, block) in self._sound:
+                continue
+            digest = told[block * DIGEST : (block + 1) * DIGEST]
+            if digest_of(page[block * size : (block + 1) * size]) != digest:
+                raise UserError(
+                    f"{self._path / self._manifest.index[name]}: damaged (rows of {name} do not "
+                    "match their SHA-256); choose an older checkpoint by --checkpoint, or start "
+                    "the training again, which goes on from one that is whole"
+                )
+            self._sound.add((name, block))
+
+
+def agreed_damage(folder: Path, *, comm: Comm, whole: bool = True) -> str | None:
+    """Why a checkpoint must not be loaded, the same on all ranks; each verifies its part of it as
+    `damage_of` does.
 
     Raises:
         UserError: a rank does not see it, or its disk refuses to read it.
@@ -120,7 +183,7 @@ def agreed_damage(folder: Path, *, comm: Comm) -> str | None:
     there, mine, refusal = False, None, ""
     try:
         there = folder.is_dir()
-        mine = damage_of(folder, part=comm.rank, parts=comm.world)
+        mine = damage_of(folder, part=comm.rank, parts=comm.world, whole=whole)
     except OSError as error:
         refusal = error.strerror or str(error)
     told = comm.gather_json([there, mine, refusal])
@@ -135,10 +198,13 @@ def agreed_damage(folder: Path, *, comm: Comm) -> str | None:
     return next((reason for _, reason, _ in told if reason), None)
 
 
-def damage_of(path: Path, *, part: int = 0, parts: int = 1) -> str | None:
+def damage_of(path: Path, *, part: int = 0, parts: int = 1, whole: bool = True) -> str | None:
     """Why a checkpoint must not be loaded, None if it is whole. Each of `parts` callers verifies
     every `parts`-th file. A disk that refuses to read is asked again for `PATIENCE` seconds; one
     that then still cannot read a file (EIO) has lost it.
+
+    Args:
+        whole: every byte. Else, of files of rows that `Held.check` can verify, size and header.
 
     Raises:
         OSError: the disk is out of reach.
@@ -150,21 +216,22 @@ def damage_of(path: Path, *, part: int = 0, parts: int = 1) -> str | None:
         reraise=True,
     )
     try:
-        return again(_damage_of, path, part=part, parts=parts)
+        return again(_damage_of, path, part=part, parts=parts, whole=whole)
     except OSError as error:
         if error.errno != errno.EIO:
             raise
         return f"{error.filename or path.name}: {error.strerror}"
 
 
-def _damage_of(path: Path, *, part: int, parts: int) -> str | None:
+def _damage_of(path: Path, *, part: int, parts: int, whole: bool) -> str | None:
     try:
         manifest = commit.read_manifest(path)
         mine = sorted(manifest.files.items())[part::parts]
-        whole = sum(facts.bytes for facts in manifest.files.values()) / 2**30
-        if whole > LARGE and not part:
-            print(f"{path}: verifying {whole:.1f} GiB", file=sys.stderr, flush=True)
-        commit.check_files(path, mine)
+        later = set() if whole or not manifest.digests else set(manifest.index.values())
+        now = sum(facts.bytes for name, facts in manifest.files.items() if name not in later)
+        if now > LARGE * 2**30 and not part:
+            print(f"{path}: verifying {now / 2**30:.1f} GiB", file=sys.stderr, flush=True)
+        commit.check_files(path, mine, later=later)
         pages = defaultdict(list)
         for tensor, file in manifest.index.items():
             pages[file].append(tensor)

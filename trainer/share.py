@@ -12,12 +12,14 @@ import torch
 
 from data_shards.errors import UserError
 from trainer import commit
-from trainer.streamed import StreamedSafetensors
+from trainer.streamed import StreamedSafetensors, digests_of
 
 BUG = "bug: "
 STOP = "training cannot go on: "
 """What begins the reason of a rank that has lost rows, whatever `checkpoint.on_full` says."""
 MEND = "free some space or mend the disk, and run the same command again"
+DIRECTIONS = "dictionary.basis"
+"""What transient rows are read inside of (see `reshard.saved_rows`)."""
 log = logging.getLogger("navsynth")
 
 
@@ -35,6 +37,7 @@ class Share(NamedTuple):
 
     files: dict[str, commit.FileFacts]
     index: dict[str, str]
+    digests: dict[str, str]
     error: str = ""
 
     def to_json(self) -> dict[str, Any]:
@@ -45,7 +48,7 @@ class Share(NamedTuple):
 def read_share(raw: Mapping[str, Any]) -> Share:
     """The share that another rank sent."""
     files = {name: commit.FileFacts(*facts) for name, facts in raw["files"].items()}
-    return Share(files, dict(raw["index"]), raw["error"])
+    return Share(files, dict(raw["index"]), dict(raw["digests"]), raw["error"])
 
 
 def write_share(
@@ -60,17 +63,20 @@ def write_share(
     writer = StreamedSafetensors(folder, stem)
     try:
         files = {}
+        digests: dict[str, str] = {}
         for name, data in blobs.items():
             files[name] = commit.write_durable(folder / name, data)
             beat()
         for name, tensor in own:
             writer.add(name, tensor)
+            if ".value." in name or name == DIRECTIONS:  # what a reader takes without the rest
+                digests[name] = digests_of(tensor)
             beat()
         files |= writer.close()
         commit.sync_folder(folder)
-        return Share(files, writer.index)
+        return Share(files, writer.index, digests)
     except Exception as error:
-        return Share({}, {}, explain(error, folder))
+        return Share({}, {}, {}, explain(error, folder))
     finally:
         writer.abandon()
         close = getattr(own, "close", None)

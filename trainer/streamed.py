@@ -7,6 +7,7 @@ format allows. When the room is used up, it goes on in a further file.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
@@ -22,6 +23,8 @@ from trainer.commit import Damage, FileFacts, facts_of
 
 ROOM = 1 << 16
 """Bytes left for the header of a streamed file: about 500 tensors."""
+BLOCK = 4 << 20
+"""Bytes, about, of a page's rows that have a digest of their own; of one row where that is more."""
 DTYPES = {
     torch.float64: "F64",
     torch.float32: "F32",
@@ -115,6 +118,24 @@ def serialise(tensors: Mapping[str, torch.Tensor]) -> bytes:
     return safetensors.torch.save(
         {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     )
+
+
+def digests_of(page: torch.Tensor) -> str:
+    """SHA-256 (hex) of each block of a page's rows, one behind the other."""
+    blocks = -(-page.numel() * page.element_size() // BLOCK)
+    size = block_rows(len(page), blocks)
+    return "".join(digest_of(page[at : at + size]) for at in range(0, max(1, len(page)), size))
+
+
+def block_rows(rows: int, blocks: int) -> int:
+    """Rows of a block of a page, whose last block may have fewer. So a reader, who counts digests,
+    need not know `BLOCK`."""
+    return max(1, -(-rows // max(1, blocks)))
+
+
+def digest_of(rows: torch.Tensor) -> str:
+    """SHA-256 (hex) of rows' bytes."""
+    return hashlib.sha256(_as_bytes(rows).data).hexdigest()
 
 
 def check_header(path: Path, names: Iterable[str]) -> None:

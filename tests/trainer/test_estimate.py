@@ -30,6 +30,7 @@ WIDE = (
     "train.steps=10",
 )
 """Rows of 188 KiB with their moments, each visited once by 10 steps of 20 clips."""
+STREAMED = ("data.cache_mib=0", "checkpoint.steps=4")
 
 
 @pytest.fixture(scope="module")
@@ -42,15 +43,20 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="resident memory is read from /proc")
 @pytest.mark.parametrize(
-    ("residence", "ranks", "first"),
-    [("device", 1, "footage"), ("disk", 1, "random"), ("host", 2, "footage")],
-)
+    ("residence", "ranks", "first", "more"),
+    [
+        ("device", 1, "footage", ()), ("disk", 1, "random", ()), ("host", 2, "footage", ()),
+        ("host", 2, "random", STREAMED), ("disk", 1, "random", (*STREAMED, "data.workers=1")),
+    ],
+)  # fmt: skip
 def test_a_training_takes_what_was_promised(
-    residence: str, ranks: int, first: str, tmp_path: Path, data: Path
+    residence: str, ranks: int, first: str, more: tuple[str, ...], tmp_path: Path, data: Path
 ) -> None:
-    """No rank takes more than 1.1 times what was promised, nor was twice too much promised."""
+    """No rank takes more than 1.1 times what was promised, nor was twice too much promised; with
+    footage in memory, and as the full golf set is trained: footage read ahead and saves beside
+    training."""
     words = (f"latents.residence={residence}", f"latents.scratch={tmp_path}",
-             f"begin.latents={first}")  # fmt: skip
+             f"begin.latents={first}", *more)  # fmt: skip
     facts = measure(tmp_path, data, *WIDE, *words, ranks=ranks)
     assert (tmp_path / "run" / "checkpoints" / "step-00000010").is_dir()
     for told in facts:

@@ -105,12 +105,13 @@ def test_the_same_command_on_a_finished_run_does_nothing_more(tmp_path: Path, da
 def test_dry_run_writes_nothing(
     tmp_path: Path, data: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """--dry-run prints config, parameters, dictionary and memory, and leaves no trace."""
+    """--dry-run prints config, parameters, dictionary, memory and disk, and leaves no trace."""
     monkeypatch.chdir(tmp_path)
     assert main(["--dry-run", "preset=weizmann", f"data.manifest={data}"]) == 0
     told = capsys.readouterr().out
     for text in ("lambda_triplet: 0.1", "parameters: ", "3 static rows, 2 transient rows", "MiB"):
         assert text in told
+    assert "checkpoints: up to 4 x " in told and " in runs/weizmann-synthetic" in told
     assert main(["--dry-run", "--gpus", "preset=weizmann", f"data.manifest={data}"]) == 0
     assert "memory of each GPU:" in capsys.readouterr().out
     assert not list(tmp_path.iterdir())
