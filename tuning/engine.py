@@ -96,12 +96,14 @@ def clear_up(study: Path) -> list[str]:
     except (ValueError, TypeError) as error:
         raise UserError(f"{study / DRIVER}: not readable ({error}); remove it") from None
     trainings = [record.process for record in read_records(study) if record.process]
-    ended = processes.end([processes.Process(*known) for known in trainings])
+    ended = processes.end(
+        [processes.Process(*known) for known in trainings], patience=processes.PATIENCE
+    )
     # Ray's own have nothing to save, and its agents wait for a raylet that is gone.
     ended += processes.end(left, patience=2.0)
-    Ledger(study).settle()
     (study / DRIVER).unlink(missing_ok=True)
     shutil.rmtree(study / SCRATCH, ignore_errors=True)
+    Ledger(study).settle()  # it writes: after what may have filled the disk is gone
     return [str(known.pid) for known in ended]
 
 

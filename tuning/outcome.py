@@ -81,7 +81,8 @@ def best_yaml(study: Path, record: Record, settings: Settings) -> str:
     """Config of a trial as a file to train with; above it the command that trains it and, where the
     objectives come from an evaluation, the one that gives them."""
     config = resolve(file=str(folder_of(study, record.id) / "config.yaml"))
-    title = f"{study.name}-best"
+    # Of its own: another winner of the study is no continuation of what this one has trained.
+    title = f"{study.name}-{record.id}"
     scores = ", ".join(f"{name} {record.scores[name]!r}" for name in settings.objectives)
     launch = "accelerate launch --config_file accelerate_config.yaml --num_processes "
     head = [

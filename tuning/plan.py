@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from data_shards.errors import UserError
-from data_shards.manifest import Manifest
+from data_shards.manifest import MANIFEST, Manifest, read_manifest
 from data_shards.stream import open_manifest
 from trainer.config import Config, resolve
 from tuning.engine import Way
@@ -21,9 +22,11 @@ from tuning.vgg_file import require_weights, weights_of
 
 OURS = (
     "name", "data.manifest", "train.steps", "train.minutes", "train.threads", "train.pictures",
-    "seed", "telemetry.targets", "telemetry.labels",
+    "seed", "telemetry.targets", "telemetry.labels", "train.until",
 )  # fmt: skip
 """Settings that the search itself gives to every trial."""
+OF_PB2 = ("train.changes",)
+"""Those that searcher `pb2` gives, too."""
 KEYS = ("latents.static_key", "latents.transient_key")
 
 
@@ -56,19 +59,12 @@ def plan(args: argparse.Namespace) -> Planned:
         )
     # argparse gives words that follow --objective to it.
     given = [*args.words, *(word for word in args.objective if "=" in word)]
-    for word in given:
-        if word.partition("=")[0] in OURS:
-            raise UserError(f"{word}: the search sets {word.partition('=')[0]} itself")
+    space = _space(args, given)
     opened = open_manifest(args.manifest)
     where = opened.where if "://" in args.manifest else str(Path(args.manifest).resolve())
     objectives = tuple(name for name in args.objective if "=" not in name)
     vgg = weights_of(objectives, args.vgg)
     require(objectives, opened.manifest, where=where, vgg=vgg)
-    space = (
-        load_space(args.space, total=args.total)
-        if args.space
-        else default_space(rates=args.rates, total=args.total)
-    )
     workers = _workers(args, gpus)
     words = (
         *given, f"data.manifest={where}", f"train.steps={args.steps}", f"seed={args.seed}",
@@ -90,12 +86,50 @@ def plan(args: argparse.Namespace) -> Planned:
         interval=args.interval, seed=args.seed, vgg=vgg,
         space={"total": space.total, "ranges": [r._asdict() for r in space.ranges]},
         cap=args.trial_cap, population=args.population if args.searcher == "pb2" else 0,
+        footage=footage_of(opened.manifest, where=where),
     )  # fmt: skip
     way = Way(
         args.searcher, scheduler, args.max_concurrent, args.trials, args.address,
         targets=require_targets(args.targets, args.out),
     )  # fmt: skip
     return Planned(settings, space, way, hours * 3600)
+
+
+def _space(args: argparse.Namespace, given: Sequence[str]) -> Space:
+    """What is searched; refuses what the search itself gives to trials, in it and among the words
+    that were `given`: trials would not be what they are taken for.
+
+    Raises:
+        UserError: naming the option, the word, or the file and the setting.
+    """
+    ours = (*OURS, *(OF_PB2 if args.searcher == "pb2" else ()))
+    for word in given:
+        path = word.partition("=")[0]
+        if path in ours:
+            raise UserError(f"{word}: the search sets {path} itself")
+    if not args.space:
+        return default_space(rates=args.rates, total=args.total)
+    if args.rates:
+        raise UserError(
+            f"--rates: {args.space} says what is searched; put the rates in there instead"
+        )
+    space = load_space(args.space, total=args.total)
+    for item in space.ranges:
+        if item.path in ours:
+            raise UserError(f"{args.space}: {item.path}: the search sets it itself; leave it out")
+    return space
+
+
+def footage_of(manifest: Manifest, *, where: str) -> str:
+    """Fingerprint of a set, and of the cells that are held out beside it where there are any: a
+    study's scores are of both.
+
+    Raises:
+        UserError: the manifest of the cells is damaged.
+    """
+    cells = Path(where.removesuffix(MANIFEST)) / "held-out"
+    beside = [read_manifest(cells).fingerprint] if (cells / MANIFEST).is_file() else []
+    return " ".join([manifest.fingerprint, *beside])
 
 
 def _require_numbers(args: argparse.Namespace) -> None:

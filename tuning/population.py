@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from data_shards.errors import UserError
 from trainer.changes import CHANGING, Change, parse, write
 from tuning.objectives import OBJECTIVES
-from tuning.records import DONE, PART, UNFINISHED, Record, Settings, name_of, next_number
+from tuning.records import DONE, PART, UNFINISHED, Record, Settings, name_of, next_number, number_of
 from tuning.sampling import INSTALL, Drawn, Sampler
 from tuning.space import Range, Space, gap_of
 
@@ -89,19 +89,19 @@ class Population:
     def draw(self) -> Drawn | Wait | None:
         """A new trial; `WAIT`, or None at the end of the way."""
         records = self._read()
-        name, before = name_of(next_number(records)), []
-        for until in self._ends:
-            part = [record for record in records if record.until == until]
-            if len(part) < self._size:
-                break
-            before = part
-        else:
+        name = name_of(next_number(records))
+        parts = [[r for r in records if r.until == until] for until in self._ends]
+        # The last part that has begun: what is missing in those before it, a user has removed.
+        at = max((number for number, part in enumerate(parts) if part), default=0)
+        at += len(parts[at]) >= self._size
+        if at == len(parts):
             return None
-        if until == self._ends[0]:
-            return self._founder(name, records, until)
+        if at == 0:
+            return self._founder(name, records, self._ends[0])
+        before = parts[at - 1]
         if any(r.status in UNFINISHED and r.id not in self._lost for r in before):
             return WAIT
-        return self._child(name, len(part), before, part, records, until)
+        return self._child(name, before, parts[at], records, self._ends[at])
 
     def _founder(self, name: str, records: list[Record], until: int) -> Drawn:
         sampler = Sampler(
@@ -113,18 +113,18 @@ class Population:
         return drawn._replace(name=name, until=until)
 
     def _child(
-        self, name: str, place: int, before: list[Record], part: list[Record],
-        records: list[Record], until: int,
+        self, name: str, before: list[Record], part: list[Record], records: list[Record],
+        until: int,
     ) -> Drawn | None:  # fmt: skip
         ranked = sorted((r for r in before if r.status in (DONE, PART)), key=self._score)
         if not ranked:
             return None
-        own = before[place]
         count = min(max(1, self._size // REPLACED), len(ranked) - 1)
-        last = [r.id for r in ranked[:count]]
-        if own.status in (DONE, PART) and own.id not in last:
+        going_on = {r.id for r in ranked[count:]}
+        own = _left_of(before, part, going_on)
+        if own is not None and own.id in going_on:
             return Drawn(name, own.values, own.id, until, own.changes)
-        donor = ranked[-1 - place % max(1, count)]
+        donor = ranked[-1 - len(part) % max(1, count)]
         new = self._choose(donor, part, records)
         follows = gap_of(new, fixed=self._settings.words, searched=donor.values)
         change = Change(donor.until, tuple({**new, **follows}.items()))
@@ -139,8 +139,7 @@ class Population:
     def _choose(self, donor: Record, part: list[Record], records: list[Record]) -> dict[str, Any]:
         """Values of what may change, for one who takes over the donor's weights."""
         points = self._points(records)
-        new = [r for r in part if r.parent and r.values != _of(records, r.parent).values]
-        taken = [self._numbers(r) for r in new]
+        taken = [self._numbers(r) for r in part if _took_over(r, donor.until)]
         if points:
             numbers = select(
                 points, taken, self._changing, until=donor.until, before=self._score(donor),
@@ -165,15 +164,38 @@ class Population:
         return tuple(math.log(value) if r.log else value for r, value in pairs)
 
     def _points(self, records: list[Record]) -> list[Point]:
-        found = []
+        found, known = [], {record.id: record for record in records}
         for record in records:
-            if record.parent and record.status in (DONE, PART):
-                parent = _of(records, record.parent)
+            parent = known.get(record.parent)  # None, too, where its folder was removed
+            if parent and record.status in (DONE, PART):
                 gain = self._score(record) - self._score(parent)
                 gain /= record.until - parent.until
                 point = Point(parent.until, self._score(parent), self._numbers(record), gain)
                 found.append(point)
         return sorted(found)
+
+
+def _took_over(record: Record, since: int) -> bool:
+    """Whether a member of the part that begins at step `since` took over another one's weights."""
+    changes = parse(record.changes)
+    return bool(changes) and changes[-1].step == since
+
+
+def _left_of(before: Sequence[Record], part: Sequence[Record], going_on: set[str]) -> Record | None:
+    """The first member of a part for whom nobody of the next one stands yet; None: for all of them
+    somebody does. By who goes on from whom and not by place, since folders may have been removed.
+
+    Args:
+        before: members of the part that has ended.
+        part: those of the next one that have been drawn.
+        going_on: names of those of `before` that are to go on as they are.
+    """
+    took = [_took_over(record, before[0].until) for record in part]
+    continued = {r.parent for r, other in zip(part, took, strict=True) if not other}
+    left = [record for record in before if record.id not in continued]
+    # Who took over stands for one that was not to go on, as far as there are such.
+    left.sort(key=lambda record: record.id in going_on)
+    return min(left[sum(took) :], key=lambda record: number_of(record.id), default=None)
 
 
 def select(
@@ -199,6 +221,9 @@ def select(
     from sklearn.exceptions import ConvergenceWarning
 
     known = np.array([(p.until, p.before, *p.values) for p in points])
+    # Ray asks at one of the points it knows, whose ranges are its measure. Ours is later, perhaps
+    # better: beyond them its process is blind, and quite so where all that is known is of one step.
+    at = np.clip([until, before], known[:, :2].min(axis=0), known[:, :2].max(axis=0))
     left = np.random.get_state()  # Ray draws from numpy's own generator
     try:
         np.random.seed(seed % 2**32)
@@ -209,7 +234,7 @@ def select(
                 known,
                 np.array([p.gain for p in points]),
                 np.array(taken) if taken else None,  # pyright: ignore
-                np.array([until, before]),
+                at,
                 {r.path: _limits(r) for r in ranges},
                 num_f=2,
             )
@@ -221,7 +246,3 @@ def select(
 
 def _limits(item: Range) -> tuple[float, float]:
     return (math.log(item.low), math.log(item.high)) if item.log else (item.low, item.high)
-
-
-def _of(records: Sequence[Record], name: str) -> Record:
-    return next(record for record in records if record.id == name)

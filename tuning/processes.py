@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 PROC = Path("/proc")
+PATIENCE = 120.0
+"""Seconds that a training may take to save after SIGTERM, before it is killed."""
 
 
 class Process(NamedTuple):
@@ -55,7 +57,7 @@ def alive(known: Process) -> bool:
     return process(known.pid) == known
 
 
-def end(processes: Iterable[Process], *, patience: float = 30.0) -> list[Process]:
+def end(processes: Iterable[Process], *, patience: float = PATIENCE) -> list[Process]:
     """Ask processes of this machine to stop, then stop them; returns those that were alive, without
     those of other accounts, which are none of ours."""
     living = [known for known in processes if alive(known)]

@@ -55,6 +55,8 @@ class Settings(NamedTuple):
     """Most accelerator-seconds that one trial may hold; 0: no cap."""
     population: int = 0
     """Members of a population (searcher `pb2`)."""
+    footage: str = ""
+    """Fingerprint of the set, held-out cells included; empty: the study is older than this."""
 
     @property
     def width(self) -> float:
@@ -157,7 +159,7 @@ def require_same(study: Path, settings: Settings) -> bool:
     """Refuse settings that are not those of the study that is there; whether there is one.
 
     Raises:
-        UserError: the folder is another study's; says which setting differs.
+        UserError: the folder is another study's, or the footage is; says which setting differs.
     """
     fresh = json.loads(json.dumps(settings._asdict()))
     try:
@@ -166,6 +168,11 @@ def require_same(study: Path, settings: Settings) -> bool:
         raise UserError(f"{study / STUDY}: not readable ({error}); choose another --out") from None
     for name in known:
         if known[name] != fresh.get(name):
+            if name == "footage":
+                raise UserError(
+                    f"{settings.manifest}: not the footage of {study}, whose scores are of what "
+                    "was there before; choose another --out, or prepare that again"
+                )
             raise UserError(
                 f"{study}: a study with {name} {known[name]!r}, not {fresh.get(name)!r}; choose "
                 "another --out"

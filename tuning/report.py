@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import base64
 import itertools
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -23,7 +24,9 @@ from data_shards.ending import ended
 from data_shards.errors import UserError
 from trainer import journal
 from trainer.commit import replace_durable
+from trainer.leaving import one_line
 from tuning import drawing
+from tuning.command import HIDDEN
 from tuning.ledger import Account, Ledger
 from tuning.objectives import OBJECTIVES
 from tuning.outcome import front, ranked, write_outcome
@@ -35,6 +38,9 @@ REPORT = "report.html"
 SHEET = Path("samples") / "sheet.png"
 SHOWN = 4
 """Best trials whose samples are shown side by side."""
+BETTER = 5
+"""Trials that importance rests on at least where there are twice as many: of fewer, as its authors
+say, it is mostly chance."""
 
 
 class Written(NamedTuple):
@@ -58,7 +64,7 @@ def write_down(study: Path, *, sheets: bool = True) -> Written:
     settings, records, account = read_settings(study), read_records(study), Ledger(study).account()
     winner = write_outcome(study, settings, records, account)
     if sheets:
-        write_sheets(study, ranked(records, settings.objectives)[:SHOWN])
+        write_sheets(study, settings, ranked(records, settings.objectives)[:SHOWN])
     replace_durable(study / REPORT, page(study, settings, records, account).encode())
     return Written(settings, records, account, winner)
 
@@ -146,8 +152,10 @@ def spell(value: Any) -> str:
 
 def importance(settings: Settings, records: Sequence[Record]) -> list[tuple[str, float]]:
     """How much each setting tells the better trials by the first objective from the others
-    (PED-ANOVA, shares of 1), largest first; empty with too few finished trials."""
-    if len(ranked(records, settings.objectives)) < 4:
+    (PED-ANOVA, shares of 1), largest first; empty with too few finished trials. The better ones are
+    a tenth, or five where that is more, but no more than half."""
+    finished = len(ranked(records, settings.objectives))
+    if finished < 4:
         return []
     optuna = import_optuna()
     sign = -1 if OBJECTIVES[settings.objectives[0]].direction == "maximize" else 1
@@ -157,24 +165,32 @@ def importance(settings: Settings, records: Sequence[Record]) -> list[tuple[str,
         warnings.simplefilter("ignore", UserWarning)  # it looks at the lowest, and says so
         found = optuna.importance.get_param_importances(
             study,
-            evaluator=optuna.importance.PedAnovaImportanceEvaluator(),
+            evaluator=optuna.importance.PedAnovaImportanceEvaluator(
+                target_quantile=min(0.5, max(0.1, BETTER / finished))
+            ),
             target=lambda trial: sign * trial.values[0],
         )
     return sorted(found.items(), key=lambda item: -item[1])
 
 
-def write_sheets(study: Path, best: Sequence[Record]) -> None:
-    """Have the best trials show what they generate: trials write no samples themselves."""
+def write_sheets(study: Path, settings: Settings, best: Sequence[Record]) -> None:
+    """Have the best trials show what they generate: trials write no samples themselves. Under a
+    budget of cores that is done on the CPU, too. What cannot be shown costs a warning."""
     folders = [folder_of(study, record.id) for record in best]
     for folder in folders:
         if not (folder / SHEET).is_file() and any((folder / "checkpoints").glob("step-*")):
-            from trainer.run import open_run
-            from trainer.summary import write_sheet
-
+            if not settings.gpus:
+                os.environ.update(HIDDEN)  # torch has not looked for GPUs yet
             try:
+                from trainer.run import open_run
+                from trainer.summary import write_sheet
+
                 write_sheet(open_run(folder))
-            except UserError as error:  # as where a study was copied without its footage
-                print(f"warning: no samples of {folder.name}: {error}", file=sys.stderr)
+            except Exception as error:  # the page stands without its pictures
+                # As where a study was copied without its footage, or a GPU is full.
+                kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+                why = f"{kind}{one_line(error)}"
+                print(f"warning: no samples of {folder.name}: {why}", file=sys.stderr)
 
 
 def samples(study: Path, best: Sequence[Record]) -> list[tuple[str, Any]]:

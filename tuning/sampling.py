@@ -9,6 +9,7 @@ count as failed.
 from __future__ import annotations
 
 import itertools
+import random
 import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -139,7 +140,8 @@ class Sampler:
         self, space: Space, objectives: Sequence[str], records: Sequence[Record], *,
         searcher: str, seed: int, first: dict[str, Any] | None = None,
     ) -> None:  # fmt: skip
-        """`first`: values of a study's first trial, None: drawn like all others."""
+        """`first`: values of a study's first trial, None: drawn like all others. Of a grid only
+        where they are one of its points."""
         self._first = first
         self._space, self._objectives = space, objectives
         self._study = replay(space, objectives, records, searcher=searcher, seed=seed)
@@ -150,7 +152,7 @@ class Sampler:
             chance = seed_of(seed, records) + 500
             self._chance = import_optuna().samplers.RandomSampler(seed=chance)
         self._asked: dict[str, Any] = {}
-        self._grid = self._points(records) if searcher == "grid" else None
+        self._grid = self._points(records, seed) if searcher == "grid" else None
         self._number = next_number(records)
 
     def draw(self) -> Drawn | None:
@@ -183,12 +185,15 @@ class Sampler:
         scores = [record.scores[name] for name in self._objectives] if done else None
         self._study.tell(trial, scores, state=state_of(self._objectives, record))
 
-    def _points(self, records: Sequence[Record]) -> list[dict[str, Any]]:
-        """Points of the grid that no trial has had."""
+    def _points(self, records: Sequence[Record], seed: int) -> list[dict[str, Any]]:
+        """Points of the grid that no trial has had: the configuration given first where it is one
+        of them, then the others in an order of the seed's, since few budgets bear them all."""
         known = [record.values for record in records]
         names = [item.path for item in self._space.ranges]
         points = itertools.product(*(item.grid() for item in self._space.ranges))
         every = [dict(zip(names, point, strict=True)) for point in points]
         total = self._space.total
         assert total is None or (STATIC in names and TRANSIENT not in names)
+        random.Random(seed).shuffle(every)
+        every.sort(key=lambda point: point != self._first)
         return [point for point in every if point not in known]

@@ -20,11 +20,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from data_shards.disk import DISK_ERRORS
 from data_shards.errors import UserError
 from tuning.guard import RayLost
 
 if TYPE_CHECKING:
     from tuning.records import Record
+    from tuning.report import Written
 
 SEARCHERS = ("optuna", "bohb", "random", "grid", "pb2")
 SCHEDULERS = ("asha", "hyperband", "none")
@@ -51,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
     add("--trial-cap", type=float, default=0, metavar="SECONDS", help="accelerator-seconds "
         "after which a trial is asked to leave, and cannot win (default: no cap)")  # fmt: skip
     add("--space", metavar="FILE", help="YAML of ranges (default: priors around Tab. 6)")
-    add("--rates", action="store_true", help="search learning rates too")
+    add("--rates", action="store_true", help="search learning rates too, not beside --space")
     add("--total", type=int, help="keep D_s + D_t at this sum (default: both are free)")
     add("--searcher", choices=SEARCHERS, default="optuna", help="default: optuna (TPE)")
     add("--population", type=int, default=4, help="members of a population, for pb2 (default: 4)")
@@ -100,6 +102,7 @@ def run(args: argparse.Namespace) -> int:
 
     Raises:
         UserError: one line.
+        OSError: a disk refuses; what trials have left is kept, and the same command goes on.
     """
     from tuning.engine import clear_up, import_ray, search
     from tuning.live import Live
@@ -125,18 +128,44 @@ def run(args: argparse.Namespace) -> int:
 
 def write_what_there_is(study: Path) -> None:
     """Write trials.csv, best.yaml and report.html of a search that ends before its end, if it has
-    begun; what keeps them from being written is told, and does not hide why it ends."""
+    begun."""
     from tuning.records import STUDY
-    from tuning.report import REPORT, write_down
+    from tuning.report import REPORT
 
-    if not (study / STUDY).exists():
-        return
+    # Whoever asked it to end may not wait long for sheets.
+    if (study / STUDY).exists() and written(study, sheets=False) is not None:
+        print(f"what there is: {study / REPORT}", flush=True)
+
+
+def written(study: Path, *, sheets: bool) -> Written | None:
+    """What trials.csv, best.yaml and report.html hold, written down. What keeps them from being
+    written is told, and does not hide how the search ends: None."""
+    from tuning.report import write_down
+
     try:
-        write_down(study, sheets=False)  # whoever asked it to end may not wait long
+        return write_down(study, sheets=sheets)
     except (UserError, OSError) as error:
-        print(f"error: not written down: {error}", file=sys.stderr)
-        return
-    print(f"what there is: {study / REPORT}", flush=True)
+        print(f"error: not written down: {in_a_line(error, study)}", file=sys.stderr)
+        return None
+
+
+def in_a_line(error: UserError | OSError, study: Path) -> str:
+    """An error in one line; a disk's with the file, or the study where it names none, and what
+    helps."""
+    if isinstance(error, UserError):
+        return str(error)
+    what = f"{error.filename2 or error.filename or study}: {error.strerror or error}"
+    return (
+        f"{what}; {DISK_ERRORS.get(error.errno or 0, 'mend that')} and run the same command again"
+    )
+
+
+def refusal_of(error: Exception) -> OSError | None:
+    """The refusal of a disk that an error is, or that it stands for: what is raised inside Ray's
+    loop comes out as an error of Ray's own, with it as context. None: any other error."""
+    # By its name: Ray may not be there.
+    cause = error.__context__ if type(error).__name__ == "TuneError" else error
+    return cause if isinstance(cause, OSError) and cause.errno in DISK_ERRORS else None
 
 
 def conclude(study: Path, *, gave_up: str = "") -> int:
@@ -146,15 +175,21 @@ def conclude(study: Path, *, gave_up: str = "") -> int:
         gave_up: why the search did not go on to its end; empty where it did.
 
     Returns:
-        The exit code: 1 without a winner, or where the search gave up.
+        The exit code: 1 without a winner, or where the search gave up; 2 where it could not be
+        written down.
     """
-    from tuning.report import REPORT, write_down
+    from tuning.report import REPORT
 
-    settings, records, account, winner = write_down(study)
-    print(f"{len(records)} trials, {account.spent:.0f} of {account.budget:.0f} accelerator-seconds")
-    print(f"{study / 'trials.csv'}\n{study / REPORT}")
+    found = written(study, sheets=True)
+    if found is not None:
+        spent, budget = found.account.spent, found.account.budget
+        print(f"{len(found.records)} trials, {spent:.0f} of {budget:.0f} accelerator-seconds")
+        print(f"{study / 'trials.csv'}\n{study / REPORT}")
     if gave_up:
         print(f"error: {gave_up}", file=sys.stderr)
+    if found is None:
+        return 2
+    settings, records, _, winner = found
     if winner is None:
         if not gave_up:
             print(without_winner(records))
@@ -180,8 +215,8 @@ def without_winner(records: Sequence[Record]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point: 0 done, 1 no trial finished or too many failed in a row, 2 bad input, 130
-    stopped (Ctrl-C, SIGTERM)."""
+    """Entry point: 0 done, 1 no trial finished or too many failed in a row, 2 bad input or a disk
+    that refuses, 130 stopped (Ctrl-C, SIGTERM)."""
     args = parser().parse_intermixed_args(argv)
     try:
         return run(args)
@@ -194,6 +229,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("stopped; the same command goes on", file=sys.stderr)
         return 130
+    except Exception as error:
+        refused = refusal_of(error)
+        if refused is None:
+            raise
+        print(f"error: {in_a_line(refused, args.out)}", file=sys.stderr)
+        return 2
 
 
 if __name__ == "__main__":

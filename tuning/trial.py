@@ -28,6 +28,7 @@ from tuning.halving import psnr_at
 from tuning.lease import Lease
 from tuning.nursery import Child, Nursery
 from tuning.objectives import scores_of
+from tuning.processes import PATIENCE
 from tuning.records import (
     BUDGET,
     DONE,
@@ -48,8 +49,8 @@ from tuning.records import (
 )
 
 POLL = 0.1
-PATIENCE = 120.0
-"""Seconds that a training may take to save after SIGTERM, before it is killed."""
+LAUNCHER = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"
+"""Seconds that torchrun gives its ranks to save (30 without a word), before it kills them."""
 LATE = "; killed, since it did not leave in time"
 
 
@@ -110,7 +111,7 @@ class Trial:
         """The rest of a start; the lease is held, and beats."""
         if self.record.process:  # of an earlier life, whose worker was killed
             self._known = processes.Process(*self.record.process)
-            processes.end([self._known])
+            processes.end([self._known], patience=PATIENCE)
             elsewhere.wait(self._run, patience=PATIENCE, unless=lambda: self._lease.refused)
         try:
             inherit(self._study, self.record)
@@ -218,7 +219,8 @@ class Trial:
 
     def _spawn(self, words: list[str]) -> None:
         self._run.mkdir(parents=True, exist_ok=True)
-        around = environment(self._settings)
+        # A launcher that is killed first would leave ranks behind that hang.
+        around = {LAUNCHER: f"{PATIENCE - 10:.0f}", **environment(self._settings)}
         if self._nursery is not None:
             self._spawning = True
             self._process = self._nursery.spawn(

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import csv
+import errno
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -16,10 +19,18 @@ from tests.support.training import environment
 from tests.tuning.test_search import words
 from trainer.config import resolve
 from trainer.settings import to_yaml
-from tuning import engine
+from tuning import engine, outcome
 from tuning.ledger import Ledger
 from tuning.plan import Planned
-from tuning.records import DONE, STUDY, Record, folder_of, settle_settings, write_record
+from tuning.records import (
+    DONE,
+    STUDY,
+    Record,
+    Settings,
+    folder_of,
+    settle_settings,
+    write_record,
+)
 from tuning.search import main, only_driver
 
 ALONE = """
@@ -133,6 +144,111 @@ def test_a_search_that_ray_has_no_room_for_leaves_no_study(
     told = capsys.readouterr().err
     assert told == "error: --cpus-per-trial: 48, and no node has more than 2\n"
     assert not (out / STUDY).exists() and not Ledger(out).account().budget
+
+
+def test_other_footage_in_the_same_folder_does_not_go_on_with_a_study(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """Prepared anew with a cell held out, the same command is refused in a line and changes
+    nothing; with the old footage back, it goes on."""
+    data, out = tiny_set(tmp_path, size=32), tmp_path / "study"
+    monkeypatch.setattr(engine, "import_ray", lambda *, local: None)
+    monkeypatch.setattr(engine, "search", stopped(KeyboardInterrupt()))
+    assert main(words(data, out)) == 130
+    before = (out / STUDY).read_text()
+    shutil.rmtree(data)
+    tiny_set(tmp_path, size=32, hold_out=(("red-disc", "turn"),))
+    capsys.readouterr()
+    assert main(words(data, out)) == 2
+    assert capsys.readouterr().err == (
+        f"error: {data}: not the footage of {out}, whose scores are of what was there before; "
+        "choose another --out, or prepare that again\n"
+    )
+    shutil.rmtree(data)
+    tiny_set(tmp_path, size=32)
+    assert main(words(data, out)) == 130
+    assert (out / STUDY).read_text() == before
+
+
+FULL = "No space left on device; free some space and run the same command again\n"
+
+
+class TuneError(Exception):
+    """As Ray's: its loop raises one for what the search's own code has raised in it."""
+
+
+def refusal(file: Path | None = None) -> OSError:
+    """A full disk; the system names a file where it is opened, and none where it is written."""
+    return OSError(errno.ENOSPC, "No space left on device", *([str(file)] if file else []))
+
+
+@pytest.mark.parametrize("named", [False, True])
+@pytest.mark.parametrize("in_ray", [False, True])
+def test_a_full_disk_ends_a_search_in_a_line(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+    named: bool,
+    in_ray: bool,
+) -> None:
+    """Code 2 and the file, or the study; what Ray has left is cleared up as at any other end."""
+    data, out = tiny_set(tmp_path, size=32), tmp_path / "study"
+    file = out / STUDY if named else None
+
+    def settle(study: Path, _: Settings) -> None:
+        (study / engine.DRIVER).write_text("{}")
+        (study / engine.SCRATCH).mkdir()
+        try:
+            raise refusal(file)
+        except OSError:
+            if in_ray:
+                raise TuneError("a traceback")  # noqa: B904
+            raise
+
+    ray = SimpleNamespace(shutdown=lambda: None)
+    monkeypatch.setattr(engine, "import_ray", lambda *, local: ray)
+    monkeypatch.setattr(engine, "_connect", lambda *_: None)
+    monkeypatch.setattr(engine, "rays_own", dict)
+    monkeypatch.setattr(engine, "settle_settings", settle)
+    capsys.readouterr()
+    assert main(words(data, out)) == 2
+    assert capsys.readouterr().err == f"error: {file or out}: {FULL}"
+    assert not (out / engine.DRIVER).exists() and not (out / engine.SCRATCH).exists()
+
+
+def test_any_other_error_of_a_search_comes_out_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bug is to have its traceback: no disk has refused anything."""
+    monkeypatch.setattr(engine, "import_ray", lambda *, local: None)
+    data = tiny_set(tmp_path, size=32)
+    for error in (TuneError("a bug"), BrokenPipeError(errno.EPIPE, "Broken pipe")):
+        monkeypatch.setattr(engine, "search", stopped(error))
+        with pytest.raises(type(error)):
+            main(words(data, tmp_path / "study"))
+
+
+def test_a_page_that_a_full_disk_refuses_hides_nothing_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """A search that has come to its end says why it gave up, and what it could not write."""
+
+    def search(study: Path, planned: Planned, *, on_change: Callable) -> str:
+        settle_settings(study, planned.settings)
+        return "5 trials in a row failed"
+
+    def full(path: Path, data: bytes) -> None:
+        raise refusal()
+
+    data, out = tiny_set(tmp_path, size=32), tmp_path / "study"
+    monkeypatch.setattr(engine, "import_ray", lambda *, local: None)
+    monkeypatch.setattr(engine, "search", search)
+    monkeypatch.setattr(outcome, "replace_durable", full)
+    capsys.readouterr()
+    assert main(words(data, out)) == 2
+    told = capsys.readouterr()
+    assert told.err == f"error: not written down: {out}: {FULL}error: 5 trials in a row failed\n"
+    assert not told.out and not (out / "report.html").exists()
 
 
 EMPTIED = "Expecting value: line 1 column 1 (char 0)"

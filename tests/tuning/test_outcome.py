@@ -16,7 +16,15 @@ from trainer.config import resolve
 from trainer.settings import to_yaml
 from tuning import processes
 from tuning.ledger import fold
-from tuning.outcome import best, best_yaml, front, goodness, ranked, trials_csv
+from tuning.outcome import (
+    best,
+    best_yaml,
+    front,
+    goodness,
+    ranked,
+    trials_csv,
+    write_outcome,
+)
 from tuning.records import (
     DONE,
     FAILED,
@@ -25,6 +33,8 @@ from tuning.records import (
     Settings,
     folder_of,
     read_records,
+    read_settings,
+    require_same,
     settle_settings,
 )
 from tuning.records import write_record as write
@@ -89,6 +99,23 @@ def test_records_and_settings_come_back(tmp_path: Path) -> None:
         settle_settings(tmp_path, SETTINGS._replace(steps=10))
 
 
+def test_a_study_goes_on_with_its_own_footage_alone(tmp_path: Path) -> None:
+    """Scores of two sets are not mixed, where the folder is the same; a study from before footage
+    was kept goes on."""
+    settle_settings(tmp_path, SETTINGS._replace(footage="old"))
+    with pytest.raises(UserError) as error:
+        require_same(tmp_path, SETTINGS._replace(footage="new"))
+    assert str(error.value) == (
+        f"/set: not the footage of {tmp_path}, whose scores are of what was there before; choose "
+        "another --out, or prepare that again"
+    )
+    known = json.loads((tmp_path / "study.json").read_text())
+    assert known.pop("footage") == "old"
+    (tmp_path / "study.json").write_text(json.dumps(known))
+    assert require_same(tmp_path, SETTINGS._replace(footage="new"))
+    assert read_settings(tmp_path) == SETTINGS
+
+
 def test_only_the_very_process_is_ended() -> None:
     """A pid with another start time is another process, and is left alone."""
     import os
@@ -114,12 +141,25 @@ def test_the_best_file_says_how_its_figures_come_about(tmp_path: Path) -> None:
         "# accelerate launch --config_file accelerate_config.yaml --num_processes 2 "
         "trainer/main.py --config best.yaml",
         "# Then have it judged as the trial was:",
-        "# OMP_NUM_THREADS=2 python -m trainer.evaluate runs/mine-best --videos 1 --fit 200 "
+        "# OMP_NUM_THREADS=2 python -m trainer.evaluate runs/mine-t0001 --videos 1 --fit 200 "
         "--no-mcs",
-        "name: mine-best",
+        "name: mine-t0001",
     ]
     trained = record._replace(scores={"psnr": 20.5, "bytes": 9.0})
     assert "trainer.evaluate" not in best_yaml(study, trained, SETTINGS)
+
+
+def test_each_winner_of_a_study_trains_into_a_folder_of_its_own(tmp_path: Path) -> None:
+    """A larger budget has found a better trial: the same command trains that one from its beginning
+    and touches nothing of the one before."""
+    study, asked = tmp_path / "mine", SETTINGS._replace(objectives=("psnr",))
+    names = []
+    for number, psnr in enumerate((20.0, 21.0)):
+        record = write(study, Record(f"t{number:04d}", {}, (), DONE, scores={"psnr": psnr}))
+        (folder_of(study, record.id) / "config.yaml").write_text(to_yaml(resolve()))
+        assert write_outcome(study, asked, read_records(study), fold([])) == record
+        names.append(resolve(file=str(study / "best.yaml")).name)
+    assert names == ["mine-t0000", "mine-t0001"]
 
 
 def test_the_best_file_does_not_stay_a_target(tmp_path: Path) -> None:

@@ -128,6 +128,35 @@ def test_nobody_is_ranked_before_all_of_a_part_have_ended() -> None:
     assert made(records, 3).draw() is WAIT
 
 
+def test_a_removed_folder_costs_a_population_nobody_else() -> None:
+    """Neither one that somebody goes on from already, nor one that nobody does yet: the others go
+    on, each from its own, and what is gone is not missed or is drawn again."""
+    pytest.importorskip("sklearn", reason="scikit-learn: pip install 'navsynth[tune]'")
+    records: list[Record] = []
+
+    def go_on(count: int) -> list[str]:
+        """Parents of the next trials, each of which does better than all before it."""
+        first = len(records)
+        for _ in range(count):
+            drawn = draw(made(records, 4))
+            records.append(ended(drawn, float(drawn.name[1:])))
+        return [record.parent for record in records[first:]]
+
+    def remove(name: str) -> None:
+        records[:] = [record for record in records if record.id != name]
+
+    assert go_on(6) == ["", "", "", "", "t0003", "t0001"]
+    remove("t0001")  # t0005 goes on from it
+    assert go_on(6) == ["t0002", "t0003", "t0007", "t0005", "t0006", "t0007"]
+    remove("t0009")  # it went on from t0005
+    assert go_on(1) == ["t0005"] and records[-1].id == "t0012"
+    remove("t0008")  # it took over
+    assert go_on(1) == ["t0007"] and records[-1].changes
+    remove("t0007")  # two have gone on from it, and nobody will again
+    assert go_on(4) == ["t0013", "t0011", "t0012", "t0013"]
+    assert made(records, 4).draw() is None
+
+
 def test_lower_is_better_where_the_objective_says_so() -> None:
     """Bytes: the one that takes the most takes over the one that takes the least."""
     records: list[Record] = []
@@ -153,6 +182,21 @@ def test_the_bandit_goes_where_gains_are() -> None:
     assert select(points, [], ranges, until=60, before=22.0, seed=0) == [chosen]
     (other,) = select(points, [(chosen,)], ranges, until=60, before=22.0, seed=0)
     assert 0.5 <= other <= 2.0
+
+
+def test_the_bandit_sees_beyond_what_is_known() -> None:
+    """A population's third part: all that is known began at the end of the first, and the donor is
+    later than any of it and better. The choice lies where gains are, wherever the search for it
+    begins, and not where it begins."""
+    pytest.importorskip("sklearn", reason="scikit-learn: pip install 'navsynth[tune]'")
+    ranges = (changing(SPACE)[1],)
+    draws = np.random.default_rng(0).uniform(0.5, 2.0, 40)
+    points = sorted(
+        Point(20, 20.0 + i % 3, (float(x),), -((float(x) - 1.6) ** 2)) for i, x in enumerate(draws)
+    )
+    for seed in (1, 4):  # begins at 1.13 and at 1.95
+        (chosen,) = select(points, [], ranges, until=40, before=23.0, seed=seed)
+        assert 1.3 <= chosen <= 1.9
 
 
 def test_a_space_without_anything_that_changes_is_refused() -> None:
@@ -235,7 +279,7 @@ def test_what_a_population_ends_with_is_a_config(tmp_path: Path) -> None:
     assert [row["status"] for row in rows] == ["part"] * 6 + ["done"] * 2
     winner = max(records[-2:], key=lambda r: r.scores["psnr"])
     assert train(["--config", str(out / "best.yaml"), "--runs", str(tmp_path / "runs")]) == 0
-    again = json.loads((tmp_path / "runs" / "study-best" / "run.json").read_text())
+    again = json.loads((tmp_path / "runs" / f"study-{winner.id}" / "run.json").read_text())
     assert again["final"]["psnr"] == winner.scores["psnr"] and again["step"] == 12
 
 

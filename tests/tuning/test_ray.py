@@ -8,6 +8,9 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -71,7 +74,7 @@ sys.exit(search.main(line))
 
 
 def test_a_trial_stopped_at_a_rung_gives_back_all_that_it_held(tmp_path: Path, data: Path) -> None:
-    """A grid of one good rate, which is tried first, and three at which nothing is learnt: those
+    """A grid of one good rate, the one given, and three at which nothing is learnt: those
     are stopped at their first rung. One trial runs at a time, so there is one training at any
     moment, no more than its placement group and that of its successor, and nothing in the end."""
     needs_ray()
@@ -123,7 +126,7 @@ def test_a_trial_of_two_workers_is_repeated_through_accelerate(tmp_path: Path, d
         env=environment(), capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert again.returncode == 0, again.stderr
-    run = tmp_path / "runs" / "study-best"
+    run = tmp_path / "runs" / "study-t0000"
     assert starts(run) == [2]
     final = json.loads((run / "run.json").read_text())["final"]
     assert final["psnr"] == record.scores["psnr"]
@@ -146,6 +149,28 @@ def training(study: Path, *, other_than: processes.Process | None = None) -> pro
         return None
 
     return until(found, "a training at work")
+
+
+@contextmanager
+def side_by_side(study: Path, *, over: Callable[[], object]) -> Iterator[list[processes.Process]]:
+    """Two trainings of a study that run at the same time. Each is held (SIGSTOP) as soon as it is
+    seen, until both are: the first might be through before there is room for the second. Fewer than
+    two where the search is `over`, or after three minutes."""
+    held: list[processes.Process] = []
+    end = time.monotonic() + 180
+    try:
+        while len(held) < 2 and not over() and time.monotonic() < end:
+            for record in read_records(study):
+                known = processes.Process(*record.process) if record.process else None
+                if known and known not in held and processes.alive(known):
+                    os.kill(known.pid, signal.SIGSTOP)
+                    held.append(known)
+            time.sleep(0.1)
+        yield held
+    finally:
+        for known in held:
+            with suppress(ProcessLookupError):
+                os.kill(known.pid, signal.SIGCONT)
 
 
 @pytest.mark.skipif(not AVAILABLE, reason="who started a training: needs Linux")
@@ -182,7 +207,7 @@ def test_a_killed_worker_and_a_killed_raylet_cost_no_trial(tmp_path: Path, data:
     assert len(account.leases) >= 3 and not account.open()
     assert not (out / "driver.json").exists()
     assert train(["--config", str(out / "best.yaml"), "--runs", str(tmp_path / "runs")]) == 0
-    run = tmp_path / "runs" / "study-best"
+    run = tmp_path / "runs" / "study-t0000"
     assert len(starts(run)) == 1
     final = json.loads((run / "run.json").read_text())["final"]
     assert final["psnr"] == record.scores["psnr"]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 import html
+import os
 import re
 from pathlib import Path
 
 import pytest
+import torch
 
 from trainer.config import resolve
 from trainer.settings import to_yaml
@@ -18,10 +20,11 @@ from tuning.records import (
     Record,
     Settings,
     folder_of,
+    read_records,
     settle_settings,
     write_record,
 )
-from tuning.report import main
+from tuning.report import main, write_sheets
 from tuning.space import space_of
 
 SPACE = space_of({"latents.static": {"low": 4, "high": 64}})
@@ -78,8 +81,9 @@ def test_a_page_of_one_objective_has_no_front(tmp_path: Path) -> None:
 
 
 def test_a_page_says_which_settings_tell_and_draws_every_value(tmp_path: Path) -> None:
-    """Eight finished trials whose score follows the margin alone: it leads the importance, whose
-    shares are of 1; each setting is an axis with the ends that were tried, each trial a line."""
+    """Eight finished trials whose score follows the margin alone: it leads the importance, which
+    says of how many it is and whose shares are of 1; each setting is an axis with the ends that
+    were tried, each trial a line."""
     space = space_of({"latents.static": {"low": 4, "high": 64}, "loss.margin": [0.5, 1.0, 2.0]})
     study = tmp_path / "mine"
     kept = [item._asdict() for item in space.ranges]
@@ -97,6 +101,7 @@ def test_a_page_says_which_settings_tell_and_draws_every_value(tmp_path: Path) -
     head, importance, *_ = page.split("<h2>Importance of settings</h2>")
     assert "<svg" not in head, "nothing was logged: there are no learning curves"
     importance, parallel = importance.split("<h2>Parallel coordinates</h2>")
+    assert "from 8 trials." in importance
     found = re.findall(r"<tr><td>([a-z._]+)</td><td>([\d.]+)</td>", importance)
     assert [name for name, _ in found] == ["loss.margin", "latents.static"]
     assert sum(float(share) for _, share in found) == pytest.approx(1, abs=0.02)
@@ -112,6 +117,35 @@ def test_a_page_of_few_trials_says_what_importance_needs(tmp_path: Path) -> None
     made(tmp_path / "mine", {f"t000{n}": (20.0 + n,) for n in range(3)}, "psnr")
     assert main([str(tmp_path / "mine")]) == 0
     assert "Needs four finished trials." in (tmp_path / "mine" / "report.html").read_text()
+
+
+def test_a_sheet_that_cannot_be_made_costs_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """As where a GPU is full: the page comes without that one. Trials of cores are shown on the
+    CPU, and those of GPUs on what there is."""
+    study, seen = tmp_path / "mine", []
+
+    def sheet(run: Path) -> None:
+        seen.append((run.name, os.environ["CUDA_VISIBLE_DEVICES"]))
+        if run.name == "t0001":
+            raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2 GiB")
+        (run / "samples").mkdir()
+        (run / "samples" / "sheet.png").write_bytes(b"a picture")
+
+    made(study, {"t0000": (20.0,), "t0001": (21.0,)}, "psnr")
+    for trial in ("t0000", "t0001"):
+        (folder_of(study, trial) / "checkpoints" / "step-00000009").mkdir(parents=True)
+    monkeypatch.setattr("trainer.run.open_run", lambda folder: folder)
+    monkeypatch.setattr("trainer.summary.write_sheet", sheet)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    assert main([str(study)]) == 0
+    why = "OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB"
+    assert capsys.readouterr().err == f"warning: no samples of t0001: {why}\n"
+    assert (study / "report.html").read_text().count("data:image/png;base64,") == 1
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    write_sheets(study, SETTINGS._replace(gpus=1), read_records(study)[1:2])
+    assert seen == [("t0001", ""), ("t0000", ""), ("t0001", "0")]
 
 
 def test_a_folder_that_is_no_study_is_named(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

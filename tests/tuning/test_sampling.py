@@ -26,7 +26,7 @@ from tuning.records import (
     write_record,
 )
 from tuning.sampling import Sampler, replay
-from tuning.space import default_space, values_of, words_of
+from tuning.space import Space, default_space, space_of, values_of, words_of
 
 SPACE = default_space(rates=True)
 SETTINGS = Settings(
@@ -113,6 +113,36 @@ def test_every_setting_of_a_model_is_named(
     known = inspect.signature(made.__init__).parameters.values()
     rest = {item.name: item.default for item in known if item.name not in (*asked, "self")}
     assert set(rest.values()) == {None}, "new settings, which nobody has chosen"
+
+
+def tried(space: Space, count: int, *known: Record, seed: int = 0) -> list[dict[str, Any]]:
+    """What a grid's next trials are; the configuration given lies in the middle of each range."""
+    given = {item.path: item.grid()[1] for item in space.ranges}
+    sampler = Sampler(space, ("psnr",), known, searcher="grid", seed=seed, first=given)
+    return [drawn.values for _ in range(count) if (drawn := sampler.draw())]
+
+
+def test_a_grid_is_tried_all_over_and_not_corner_by_corner() -> None:
+    """A budget bears a few of 972 points: the configuration given, which is one of them, comes
+    first, then any, so that every setting is tried; a study that goes on keeps to the order, and
+    another seed has another."""
+    pytest.importorskip("optuna", reason="optuna is not installed: pip install 'navsynth[tune]'")
+    space = default_space()
+    seen = tried(space, 12)
+    assert seen[0] == {item.path: item.grid()[1] for item in space.ranges}
+    assert all(len({values[item.path] for values in seen}) > 1 for item in space.ranges)
+    known = [Record(f"t{number:04d}", seen[number], (), FAILED) for number in range(5)]
+    assert tried(space, 7, *known) == seen[5:]
+    other = tried(space, 12, seed=1)
+    assert other[0] == seen[0] and other != seen
+
+
+def test_a_grid_ends_when_every_point_has_been_tried_once() -> None:
+    """Six points, six trials, whatever their order."""
+    pytest.importorskip("optuna", reason="optuna is not installed: pip install 'navsynth[tune]'")
+    space = space_of({"loss.radius": [1, 2], "loss.margin": {"low": 0.5, "high": 2.0, "log": True}})
+    points = sorted((values["loss.radius"], values["loss.margin"]) for values in tried(space, 9))
+    assert points == [(1, 0.5), (1, 1.0), (1, 2.0), (2, 0.5), (2, 1.0), (2, 2.0)]
 
 
 EIGHTH: dict[str, dict[str, Any]] = {

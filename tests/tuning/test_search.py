@@ -114,7 +114,7 @@ def test_a_spent_budget_is_extended_and_ends_with_a_file_that_repeats_its_best(
     assert "<polyline" in page and "data:image/png" in page and "http" not in page
     winner = max((r for r in records if r.status == DONE), key=lambda r: r.scores["psnr"])
     assert train(["--config", str(out / "best.yaml"), "--runs", str(tmp_path / "runs")]) == 0
-    again = json.loads((tmp_path / "runs" / "study-best" / "run.json").read_text())
+    again = json.loads((tmp_path / "runs" / f"study-{winner.id}" / "run.json").read_text())
     assert again["final"]["psnr"] == winner.scores["psnr"]
     assert not (out / "driver.json").exists() and not (out / "ray").exists()
 
@@ -208,7 +208,7 @@ def test_a_trial_is_judged_by_every_objective(
         [sys.executable, *program], env=environment(), capture_output=True, text=True, check=False
     )
     assert judged.returncode == 0, judged.stderr
-    again = Path("runs", "study-best")
+    again = Path("runs", "study-t0000")
     assert {name: OBJECTIVES[name].read(again, str(data)) for name in names} == scores
 
 

@@ -276,11 +276,13 @@ def test_a_trial_whose_parent_is_gone_fails_and_gives_its_lease_back(tmp_path: P
 def test_the_lease_is_held_on_while_an_old_training_is_ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What an earlier life left behind may take long to save: more is reserved meanwhile."""
+    """What an earlier life left behind may take as long to save as any training that is asked to
+    leave: more is reserved meanwhile."""
     study, settings = endless(tmp_path)
     ended = []
 
-    def slow(known: list[processes.Process]) -> None:
+    def slow(known: list[processes.Process], *, patience: float) -> None:
+        assert patience == processes.PATIENCE
         held = lambda: Ledger(study).account().of_trial("t0001")  # noqa: E731
         until(lambda: held() > 1.2 * settings.interval, "more than the first interval")
         ended.extend(known)
