@@ -27,8 +27,9 @@ class Machine(NamedTuple):
 
 
 MACHINES: dict[str, Machine] = {
-    # Arithmetic and overhead as an H200 had them in bf16 with 512 clips a step: 11.6 of 20.9 ms at
-    # work on 1.76 TFLOP. Assumed: one 400 Gb/s link a rank, 16 cores a GPU that decode JPEG.
+    # Arithmetic and overhead as an H200 had them in bf16, compiled, with 512 clips a step: 11.6 of
+    # 20.9 ms at work on 1.76 TFLOP. Assumed: one 400 Gb/s link a rank, 16 cores a GPU that decode
+    # JPEG.
     "gpu": Machine(1.5e14, 4e10, 3e-5, 2000.0, 9.3e-3),
     # Round numbers for a rank of 2 threads and loopback gloo.
     "cpu": Machine(1.2e11, 1e9, 1e-3, 400.0, 1e-2),

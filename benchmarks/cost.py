@@ -1,9 +1,11 @@
 """A model of what a training costs on W ranks: compute, bytes per link, memory, storage, hours.
 
-    python -m benchmarks.cost [--figures FILE ...] [preset=golf schedule.clips=512 ...]
+    python -m benchmarks.cost [schedule.inner=2 ...] [--figures FILE ...]
 
-Prints the tables of docs/scaling.md for the full golf set on 8 and 64 GPUs, and which constants
-were measured; ends with one line of JSON. Constants of a machine are a row of
+Prints the tables of docs/scaling.md for the full golf set on 8 and 64 GPUs, trained by `preset=golf
+schedule.clips=512 latents.residence=host` (of itself the preset has 8 clips a step, and rows on the
+device) and the words that are given; which constants were measured; and what of the settings it
+knows nothing of. Ends with one line of JSON. Constants of a machine are a row of
 `benchmarks.constants.MACHINES`; `--figures` takes the lines of JSON that other benchmarks end with
 and puts what they measured in the place of what was assumed.
 """
@@ -41,18 +43,23 @@ FLOAT, ROW_NUMBER, FLAGS = 4, 8, 6 * 8
 
 
 class Cost(NamedTuple):
-    """What one rank of W does and holds. Seconds are of a step."""
+    """What one rank of W does and holds: the one with the most clips. What is said of a step is of
+    the mean step of a visit."""
 
     ranks: int
     flops: float
     bytes: dict[str, float]
+    """Sent, of all ranks on average."""
     compute: float
     communication: float
     loading: float
+    """Of a batch, which is loaded once a visit, the part of one of its steps."""
     step: float
     memory: dict[str, float]
     storage: dict[str, float]
     hours_per_pass: float
+    visit_steps: int
+    """Steps on each batch."""
     passes: int
     """That the preset asks for."""
 
@@ -107,6 +114,38 @@ def bytes_per_step(
     }
 
 
+def left_out(config: Config) -> list[str]:
+    """What these settings ask for that the model knows nothing of."""
+    latents, networks, train = config.latents, config.networks, config.train
+    layout = latents.static_key, latents.transient_key
+    asked = {
+        "sums of `networks.norm=batch` over ranks": networks.norm == "batch",
+        "labels of `networks.generator=conditional`": networks.generator == "conditional",
+        "`latents.low_rank`": latents.low_rank.rank > 0,
+        "rows by anything but `dataset` and `clip`": layout != ("dataset", "clip"),
+        "an end by `train.steps`, `train.minutes` or `train.until`": any(
+            end is not None for end in (train.steps, train.minutes, train.until)
+        ),
+    }
+    return [what for what, is_asked in asked.items() if is_asked]
+
+
+def mean_step(
+    config: Config, footage: Footage, *, ranks: int, gradients: str = "send"
+) -> tuple[float, dict[str, float]]:
+    """Operations for a clip, and bytes that a rank sends, of the mean step of a visit: its stages
+    move different things."""
+    speed = pace(config.schedule)
+    flops, sent = 0.0, dict.fromkeys(("gradients", "rows", "flags", "handed over"), 0.0)
+    for stage, steps in speed.stages:
+        share = steps / speed.visit_steps
+        flops += share * flops_per_clip(config, footage, moves=stage.moves)
+        found = bytes_per_step(config, footage, ranks=ranks, moves=stage.moves, gradients=gradients)
+        for name, count in found.items():
+            sent[name] += share * count
+    return flops, sent
+
+
 def cost(
     config: Config,
     footage: Footage,
@@ -118,16 +157,16 @@ def cost(
 ) -> Cost:
     """What a rank of `ranks` does and holds, and how long a pass over the footage takes."""
     speed, width = pace(config.schedule), config.latents
-    clips = speed.clips / ranks
-    flops = clips * flops_per_clip(config, footage)
-    sent = bytes_per_step(config, footage, ranks=ranks, gradients=gradients)
+    clips = -(-speed.clips // ranks)  # the rank with the most is waited for
+    per_clip, sent = mean_step(config, footage, ranks=ranks, gradients=gradients)
+    flops = clips * per_clip
     collectives = 8 if ranks > 1 else 0
     compute = flops / machine.flops + machine.overhead
     # What is handed over is written by one rank and read by another.
     handed = sent["handed over"]
     communication = (sum(sent.values()) - handed) / machine.link + collectives * machine.latency
     communication += 2 * handed / machine.copy
-    loading = clips / machine.loader
+    loading = clips / machine.loader / speed.visit_steps
     # Batches are read ahead; rows and the last gradients are waited for.
     step = max(compute + communication, loading)
     counts = parameter_counts(
@@ -153,14 +192,15 @@ def cost(
             "shards": footage.clips * footage.clip_bytes,
             "checkpoint": rows * (2 if width.optimiser == "momentum" else 3),
         },
-        hours_per_pass=footage.clips / speed.clips * step / 3600,
+        hours_per_pass=footage.clips / speed.clips * speed.visit_steps * step / 3600,
+        visit_steps=speed.visit_steps,
         passes=speed.passes,
     )  # fmt: skip
 
 
 def table(costs: list[Cost]) -> str:
     """Markdown: one column for each number of ranks."""
-    mib, gib = 2**20, 2**30
+    mib, gib, visit = 2**20, 2**30, costs[0].visit_steps
     rows: dict[str, list[str]] = {
         "compute, GFLOP a rank and step": [f"{c.flops / 1e9:.1f}" for c in costs],
         **{f"{name}, MiB sent a rank and step": [f"{c.bytes[name] / mib:.2f}" for c in costs]
@@ -169,6 +209,8 @@ def table(costs: list[Cost]) -> str:
         "communication, ms": [f"{1e3 * c.communication:.2f}" for c in costs],
         "loading (beside the rest), ms": [f"{1e3 * c.loading:.2f}" for c in costs],
         "step, ms": [f"{1e3 * c.step:.2f}" for c in costs],
+        **({f"visit of {visit} steps, ms": [f"{1e3 * visit * c.step:.2f}" for c in costs]}
+           if visit > 1 else {}),
         **{f"{name}, GiB a rank": [f"{c.memory[name] / gib:.2f}" for c in costs]
            for name in costs[0].memory},
         **{f"{name}, GiB in all": [f"{c.storage[name] / gib:.1f}" for c in costs]
@@ -215,10 +257,12 @@ def main(argv: list[str] | None = None) -> int:
         cost(config, known.footage, known.machine, ranks=ranks, gpu=args.machine == "gpu")
         for ranks in args.ranks
     ]
-    text = f"{sources_table(known)}\n\n{table(costs)}"
+    unknown = left_out(config)
+    told = [f"Not in these figures: {'; '.join(unknown)}."] if unknown else []
+    text = "\n\n".join([sources_table(known), table(costs), *told])
     print(text)
     pages.put(args.write, "cost", text)
-    facts = {"machine": known.machine._asdict(), "sources": known.sources}
+    facts = {"machine": known.machine._asdict(), "sources": known.sources, "left_out": unknown}
     print(line("cost", **facts, costs=[c._asdict() for c in costs]))
     return 0
 

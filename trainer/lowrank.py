@@ -3,7 +3,7 @@
 `scope: clip` replaces the transient latents of a row (T, M), one video's, by their best rank-rho
 approximation whenever they move (Sec. 3.3.1). `scope: dictionary`, which is ours, constrains the
 matrix of all frames of all rows, (N T, M): its top right singular vectors are a basis (M, rho),
-found before the first step and then once a pass, and rows are projected on it when they are read.
+found before the first step and then about once a pass; rows are projected on it when they are read.
 What is read for it of a large table is spread over the steps (`spread`). Methods:
 
     gather   every rank collects all rows and takes the SVD (the reference; N T M floats move)
@@ -49,9 +49,10 @@ class LowRankConfig:
     method: str = "gram"
     """How the dictionary's directions are found: `gather`, `gram` or `tsqr`."""
     every: int = 0
-    """Steps between two searches for the dictionary's directions, each of which reads the whole
-    table, a part after every step; 0: as many as visit as many rows as the table has, once a
-    pass."""
+    """Steps that move rows between two searches for the dictionary's directions, each of which
+    reads the whole table, a part after every step; 0: as many as rows of the table / clips of a
+    step, rounded up, which is once a pass with rows by clip and one step a visit, and more often
+    where clips share rows or a visit has several such steps."""
 
     def __post_init__(self) -> None:
         """Check the ranges."""
