@@ -14,12 +14,13 @@ rows are fetched ahead, or are not.
 
 Prints the median step time per size, each rank's growth in resident memory beside
 `LatentDictionary.promise_bytes`, and bytes and seconds of the low-rank methods, each of which reads
-a whole table once; writes `dictionary.png`; ends with one line of JSON. `--rows` and
-`--low-rank-rows` without a number leave a part out. `gather` brings the whole table to every rank
-and is left out of tables in which it would take more than 2 GB there. Exit code 1 where, with rows
-of the default sizes, a step on the largest table takes more than 1.1 times as long as on the
-smallest (cold steps are the disk's and not judged), or memory exceeds the promise by more than a
-tenth.
+a whole table once, and milliseconds of a step where that is spread over a pass; writes
+`dictionary.png` (with `--write` beside the page, which shows it); ends with one line of JSON.
+`--rows` and `--low-rank-rows` without a number leave a part out. `gather` brings the whole table to
+every rank and is left out of tables in which it would take more than 2 GB there. Exit code 1 where,
+with rows of the default sizes, a step on the largest table takes more than 1.1 times as long as on
+the smallest (cold steps are the disk's and not judged), or memory exceeds the promise by more than
+a tenth.
 """
 
 from __future__ import annotations
@@ -34,7 +35,15 @@ from typing import Any
 
 from benchmarks import pages
 from benchmarks.constants import GOLF
-from benchmarks.dictionary_steps import FRAMES, WAYS, WIDTH, WORLD, measure, measure_low_rank
+from benchmarks.dictionary_steps import (
+    CLIPS,
+    FRAMES,
+    WAYS,
+    WIDTH,
+    WORLD,
+    measure,
+    measure_low_rank,
+)
 from benchmarks.machine import line
 from tests.support.ranks import run_ranks
 from trainer.lowrank import METHODS
@@ -46,6 +55,8 @@ LOW_RANK = {"gather": 3_000, "gram": 40_000, "tsqr": 20_000}
 """Rows a second, for the announced minutes."""
 MOST = 1.1
 """Of step time over the smallest table's, and of memory over its promise."""
+ALT = "Milliseconds a step, and MiB per rank beside what was promised, by rows of the table"
+"""What the picture shows, in words."""
 
 
 def plot(sizes: list[dict], path: Path) -> None:
@@ -136,8 +147,9 @@ def main(argv: list[str] | None = None) -> int:
     judged = {min(SIZES), max(SIZES)} <= set(args.rows)
     broken = broken_limits(grown) if judged else None
     if sizes:
-        plot(sizes, args.out / "dictionary.png")
-        text = sizes_table(sizes, grown, broken)
+        picture = (args.write.parent if args.write else args.out) / "dictionary.png"
+        plot(sizes, picture)
+        text = f"{sizes_table(sizes, grown, broken)}\n\n![{ALT}]({picture.name})"
         print(text)
         pages.put(args.write, "dictionary", text)
     if low:
@@ -183,14 +195,23 @@ def sizes_table(
 
 def low_rank_table(low: Sequence[dict[str, Any]], world: int) -> str:
     """Markdown: what each method sent and took, and what has not been measured."""
+
+    def spread(one: dict[str, Any], name: str) -> str:
+        return f"{one[name]:.1f}" if name in one else "at once"
+
     rows = [
         [f"`{one['method']}`", f"{one['rows']:,}", f"{one['mib']:.2f}", f"{one['seconds']:.2f}",
-         f"{one['first_seconds']:.2f}"]
+         f"{one['first_seconds']:.2f}",
+         *(spread(one, name) for name in ("step_ms", "longest_ms", "end_ms"))]
         for one in low
     ]  # fmt: skip
-    head = ["method", "rows", "MiB sent", "seconds", "seconds before any row is written"]
+    head = ["method", "rows", "MiB sent", "seconds", "seconds before any row is written",
+            "ms a step, spread over a pass", "the longest", "its end"]  # fmt: skip
     text = pages.table(head, rows)
-    text += f"\n\nOf {world} ranks, the first; one thread each."
+    text += (
+        f"\n\nOf {world} ranks, the first; one thread each. A pass is of steps of {CLIPS} clips, "
+        "whose ms are those of the last rank to be done."
+    )
     if not any(one["rows"] >= GOLF.clips for one in low):
         text += f" Not measured: {GOLF.clips:,} rows, those of the full golf set."
     return text

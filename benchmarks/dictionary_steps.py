@@ -16,9 +16,12 @@ import torch
 
 from trainer.comm import Comm
 from trainer.latents import LatentDictionary, LatentsConfig
-from trainer.lowrank import find_basis
+from trainer.lowrank import LowRankConfig, find_basis
+from trainer.spread import Spread, spread_over
 
-FRAMES, WIDTH, WORLD = 16, 200, 2
+FRAMES, WIDTH, WORLD, RANK = 16, 200, 2, 10
+CLIPS = 512
+"""Of a step of the full golf set on many GPUs (docs/scaling.md); a pass is rows / clips steps."""
 BLOCK = 16
 """Steps after which what they stored is written back; the first of them is not timed."""
 
@@ -152,13 +155,39 @@ def measure(
 
 def measure_low_rank(comm: Comm, rows: int, methods: list[str]) -> list[dict[str, Any]]:
     """Bytes sent and seconds of each way to find the dictionary's directions, on one rank: once
-    all rows are written, and before any is."""
+    all rows are written, and before any is; and what a step of it takes where it is spread."""
     found = [{"method": method, "rows": rows} for method in methods]
     for key, written in (("seconds", True), ("first_seconds", False)):
         for facts in found:
             dictionary = build(comm, rows, "host", "", written=written)
             comm.barrier()
-            basis = find_basis(dictionary.tables["transient"], rank=10, method=str(facts["method"]))
+            method = str(facts["method"])
+            basis = find_basis(dictionary.tables["transient"], rank=RANK, method=method)
             facts |= {"mib": basis.bytes_sent / 2**20, key: basis.seconds}
+            if written:
+                facts |= measure_spread(comm, dictionary, method)
             dictionary.close()
     return found
+
+
+def measure_spread(comm: Comm, dictionary: LatentDictionary, method: str) -> dict[str, float]:
+    """Milliseconds of a search's share of one step of `CLIPS` clips, until all ranks have read
+    theirs, over a whole pass; and of its end. Nothing where such a search reads all at once."""
+    table = dictionary.tables["transient"]
+    low = LowRankConfig(rank=RANK, scope="dictionary", method=method)
+    if not spread_over(low, table.count):
+        return {}
+    period, seconds = low.period(rows=table.count, clips=CLIPS), []
+    search = Spread(table, method=method, period=period)
+    for step in range(1, period + 1):
+        comm.barrier()
+        start = time.perf_counter()
+        search.read(step)
+        comm.barrier()
+        seconds.append(time.perf_counter() - start)
+    start = time.perf_counter()
+    search.finish(rank=RANK)
+    return {
+        "step_ms": 1e3 * statistics.median(seconds), "longest_ms": 1e3 * max(seconds),
+        "end_ms": 1e3 * (time.perf_counter() - start),
+    }  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -20,6 +21,22 @@ def gemm_peak(*, seconds: float = 2.0, size: int = 1536) -> float:
         torch.mm(a, b)
         best = max(best, 2 * size**3 / (time.perf_counter() - start) / 1e9)
     return best
+
+
+def work_of(seconds: float) -> Callable[[], None]:
+    """Matrix products that take so long on this machine now, with the current number of threads."""
+    a = torch.randn(512, 512)
+    torch.mm(a, a)  # what is made once is not work
+    start = time.perf_counter()
+    for _ in range(20):
+        torch.mm(a, a)
+    products = max(1, int(seconds * 20 / (time.perf_counter() - start)))
+
+    def work() -> None:
+        for _ in range(products):
+            torch.mm(a, a)
+
+    return work
 
 
 def describe() -> dict[str, object]:

@@ -1,17 +1,18 @@
 """Does saving a dictionary of full size hold training up?
 
-    python -m benchmarks.saving [--rows 583508] [--residence host] [--pause 0.25] [--out FOLDER]
-        [--write docs/dictionary.md]
+    python -m benchmarks.saving [--rows 583508] [--residence host] [--pause 0.25] [--busy]
+        [--unwritten] [--out FOLDER] [--write docs/dictionary.md]
 
 Two ranks step on random rows of (16, 200), all written before, with a pause between steps in place
-of the networks. In the midst of it they save in the background three times, as a training does:
-rows, and on rank 0 weights, Adam's moments and the average of networks of golf's size; the third
-commit drops the first checkpoint. Prints the usual step, and the worst of the steps in which a save
-begins, that run beside it, that commit it, and that follow while the old one's files are removed;
-beside them seconds and size of a save, and the memory that it took and was promised. Ends with one
-line of JSON. Exit code 1 where a save holds training up for more than one step: where the longest
-whole step of a save, pause and waiting for the other rank included, takes more than twice as long
-as a whole step usually does.
+of the networks, in which cores are idle as beside a GPU; with `--busy` each rank computes with one
+thread meanwhile, as a training on CPUs does, and saves take their time from that. In the midst of
+it they save in the background three times, as a training does: rows, and on rank 0 weights, Adam's
+moments and the average of networks of golf's size; the third commit drops the first checkpoint.
+Prints the usual step, and the worst of the steps in which a save begins, that run beside it, that
+commit it, and that follow while the old one's files are removed; beside them seconds and size of a
+save, and the memory that it took and was promised. Ends with one line of JSON. Exit code 1 where a
+save holds training up for more than one step: where the longest whole step of a save, pause and
+waiting for the other rank included, takes more than twice as long as a whole step usually does.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,7 +32,7 @@ import torch
 
 from benchmarks import pages
 from benchmarks.dictionary_steps import FRAMES, WIDTH, WORLD, build, one_step, resident_bytes
-from benchmarks.machine import line
+from benchmarks.machine import line, work_of
 from tests.support.ranks import run_ranks
 from trainer.checkpoint import CheckpointConfig, Checkpointer
 from trainer.comm import Comm
@@ -97,9 +99,10 @@ def save_once(
 
 def measure(
     comm: Comm, rows: int, where: str, batch: int, pause: float, weights: int, scratch: str,
-    folder: str, written: bool,
+    folder: str, written: bool, busy: bool,
 ) -> dict[str, float]:  # fmt: skip
     """The usual step and the worst of all saves, on one rank."""
+    networks = work_of(pause) if busy else partial(time.sleep, pause)
     dictionary = build(comm, rows, where, scratch, written=written)
     checkpoints = Checkpointer(folder, CheckpointConfig(minutes=0, keep=2), comm=comm)
     draw, common = np.random.default_rng(1), networks_of(weights, comm)
@@ -109,7 +112,7 @@ def measure(
         asked = torch.from_numpy(draw.choice(rows, batch, replace=False))
         begun = time.perf_counter()
         comm.barrier()
-        time.sleep(pause)
+        networks()
         start = time.perf_counter()
         one_step(dictionary, comm, asked)
         end = time.perf_counter()
@@ -163,7 +166,8 @@ def table(worst: dict[str, Any], args: argparse.Namespace) -> str:
     first = " of which hardly any is written yet" if args.unwritten else ""
     head = (
         f"{args.rows:,} rows on {args.residence}{first}, {args.weights:,} weights, {WORLD} ranks, "
-        f"{args.pause:g} s between steps, the worst of {SAVES} saves and of the ranks:"
+        f"{args.pause:g} s {'of work' if args.busy else 'of idle cores'} between steps, the worst "
+        f"of {SAVES} saves and of the ranks:"
     )
     tail = (
         f"A save: {worst['gib']:.1f} GiB in {worst['seconds']:.0f} s, with "
@@ -182,6 +186,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=64, help="clips of the global batch")
     parser.add_argument("--pause", type=float, default=0.25, help="seconds between steps")
     parser.add_argument("--weights", type=int, default=WEIGHTS, help="of the networks")
+    parser.add_argument("--busy", action="store_true", help="compute in the pauses")
     parser.add_argument(
         "--unwritten", action="store_true", help="of a table as in a run's first pass"
     )
@@ -193,7 +198,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Measure, print, judge."""
     args = parse(argv)
-    place = "saving-unwritten" if args.unwritten else "saving"
+    place = "-".join(["saving"] + ["busy"] * args.busy + ["unwritten"] * args.unwritten)
     if not pages.ready(args.write, place):
         return 2
     size = (args.rows * FRAMES * WIDTH * 8 + args.weights * 16) / 1e9
@@ -203,7 +208,7 @@ def main(argv: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(dir=args.out) as scratch:
         ranks = run_ranks(
             measure, WORLD, args.rows, args.residence, args.batch, args.pause, args.weights,
-            f"{scratch}/rows", f"{scratch}/run", not args.unwritten, timeout=7200,
+            f"{scratch}/rows", f"{scratch}/run", not args.unwritten, args.busy, timeout=7200,
         )  # fmt: skip
     worst: dict[str, Any] = {key: max(r[key] for r in ranks) for key in ranks[0]}
     text = table(worst, args)
@@ -212,7 +217,7 @@ def main(argv: list[str] | None = None) -> int:
     broken = [verdict(worst["held_up"])] if worst["held_up"] > HELD_UP else []
     broken += ["a save was not committed"] if worst["failed"] else []
     told = {"rows": args.rows, "residence": args.residence, "pause": args.pause,
-            "unwritten": args.unwritten}  # fmt: skip
+            "busy": args.busy, "unwritten": args.unwritten}  # fmt: skip
     print(line("saving", **told, **worst, most=HELD_UP, broken=broken))
     return 1 if broken else 0
 

@@ -77,13 +77,21 @@ class _Decode:
 
 
 def plain_loader(folder: Path, *, codec: str, size: int, batch: int, workers: int) -> Iterator:
-    """webdataset as its documentation has it: shuffle, decode, batch, loader processes."""
+    """webdataset as its documentation has it: shuffle, decode, batch, loader processes.
+
+    Shards never end and the buffer is filled before the first clip: one that fills while clips are
+    taken, and empties when shards end, reads two clips for one at first and none at last, and a
+    round would show which of these it was in.
+    """
     urls = [str(path) for path in sorted(folder.glob("*.tar"))]
-    data = webdataset.WebDataset(urls, shardshuffle=len(urls))  # type: ignore[attr-defined]
-    data = data.shuffle(BLOCK).map(_Decode(codec, size)).batched(batch, collation_fn=torch.stack)
+    data = webdataset.WebDataset(  # type: ignore[attr-defined]
+        urls, shardshuffle=False, resampled=True
+    )
+    data = data.shuffle(BLOCK, initial=BLOCK).map(_Decode(codec, size))
+    data = data.batched(batch, collation_fn=torch.stack)
     ahead = PREFETCH if workers else None
     loader = webdataset.WebLoader(  # type: ignore[attr-defined]
-        data.repeat(), batch_size=None, num_workers=workers, prefetch_factor=ahead
+        data, batch_size=None, num_workers=workers, prefetch_factor=ahead
     )
     return iter(loader)
 

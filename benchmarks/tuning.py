@@ -29,6 +29,7 @@ def run(bench: Bench) -> Found | None:
     args = bench.args
     found: Found = {
         "words": args.words, "objective": args.objective, "command": command_of(args),
+        "space": str(args.space or ""),
     }  # fmt: skip
     for name, stage in STAGES.items():
         found |= stage(bench, found)
@@ -58,6 +59,7 @@ def parser() -> argparse.ArgumentParser:
     add("--out", type=Path, required=True)
     add("--vgg", type=Path, required=True, help="VGG16 weights, for MCS")
     add("--objective", choices=JUDGED, default=JUDGED[0])
+    add("--space", type=Path, metavar="FILE", help="what is searched (default: priors and rates)")
     add("--minutes", type=float, default=110.0, help="of everything (110)")
     add("--trial-seconds", type=float, default=60.0)
     add("--steps", type=int, default=0, help="of a trial; default: as they fit")

@@ -115,10 +115,11 @@ def intro(found: Mapping[str, Any]) -> str:
     shared = " ".join(f"`{word}`" for word in found["words"])
     shared = f", and {shared} in all of them" if shared else ""
     aim = UNITS[found["objective"]]
+    searched = f"of `{found['space']}`" if found["space"] else "as above and the rates"
     return (
         f"Weizmann strips, 9 persons x 3 actions, one cell of each person held out: 4 cells choose "
         f"among trials (validation), 5 judge (test). Trials of {found['steps']} steps on one core, "
-        f"{minutes(found):.0f} CPU-minutes a study, settings as above and the rates"
+        f"{minutes(found):.0f} CPU-minutes a study, settings {searched}"
         f"{shared}; objective `{found['objective']}` ({aim} of the validation cells), no "
         f"halving: training PSNR says little about cells never seen. Made by "
         f"`{found['command']}`."

@@ -93,7 +93,9 @@ def calibrate(bench: Bench, found: Found) -> Found:
 
 def search_line(bench: Bench, data: str, out: Path, *words: str) -> list[str]:
     """Command line of a search as all of this bench share it."""
-    return ["tuning.search", "--manifest", data, "--out", str(out), "--rates", "--scheduler",
+    space = bench.args.space
+    searched = ["--space", str(space.resolve())] if space else ["--rates"]
+    return ["tuning.search", "--manifest", data, "--out", str(out), *searched, "--scheduler",
             "none", "--interval", str(INTERVAL), *words, "preset=weizmann", "telemetry.log=none",
             *bench.args.words]  # fmt: skip
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from benchmarks.machine import work_of
 from data_shards.config import DataConfig
 from data_shards.cores import cores
 from data_shards.stream import Stream, open_manifest
@@ -54,19 +55,14 @@ class Waited(NamedTuple):
 def rank_loop(rank: int, folder: str, loop: Loop, gate: Any, found: Any) -> None:
     """A training-like rank: wait for a batch, work, meet the other; tells its waiting share."""
     torch.set_num_threads(1)
-    a = torch.randn(512, 512)
-    started = time.perf_counter()
-    for _ in range(20):
-        torch.mm(a, a)
-    products = max(1, int(loop.step_ms / 1000 * 20 / (time.perf_counter() - started)))
+    work = work_of(loop.step_ms / 1000)
     config = DataConfig(cache_mib=0, prefetch=PREFETCH, threads=1)
     with Stream(
         open_manifest(folder), config, seed=0, batch=WORLD * loop.batch, rank=rank, world=WORLD
     ) as stream:
         waited = total = 0.0
         for step, _ in enumerate(itertools.islice(stream, loop.steps + 10)):
-            for _ in range(products):
-                torch.mm(a, a)
+            work()
             gate.wait()
             if step == 9:
                 waited, total = stream.wait_seconds, time.perf_counter()

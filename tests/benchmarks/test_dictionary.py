@@ -21,10 +21,11 @@ from benchmarks.dictionary import (
     methods,
     over_rounds,
 )
-from benchmarks.dictionary_steps import BLOCK, WAYS, measure
+from benchmarks.dictionary_steps import BLOCK, WAYS, build, measure, measure_spread
 from trainer.comm import Comm
 from trainer.latents import LatentDictionary
 from trainer.residence import Store
+from trainer.spread import AT_ONCE
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
 
@@ -104,7 +105,9 @@ def test_the_table_of_methods_says_what_was_not_measured() -> None:
     small = {"method": "gram", "rows": 20_268, "mib": 0.31, "seconds": 0.28,
              "first_seconds": 0.5}  # fmt: skip
     lines = low_rank_table([small], 2).splitlines()
-    assert lines[2] == "| `gram` | 20,268 | 0.31 | 0.28 | 0.50 |"
+    assert lines[2] == "| `gram` | 20,268 | 0.31 | 0.28 | 0.50 | at once | at once | at once |"
+    spread = {**small, "step_ms": 3.14, "longest_ms": 5.0, "end_ms": 12.25}
+    assert "| 0.50 | 3.1 | 5.0 | 12.2 |" in low_rank_table([spread], 2)
     assert lines[-1].endswith("Not measured: 583,508 rows, those of the full golf set.")
     assert "Not measured" not in low_rank_table([small, {**small, "rows": 583_508}], 2)
 
@@ -131,11 +134,24 @@ def test_it_runs_and_ends_with_its_figures(
     assert [(row["rows"], row["method"]) for row in told["low_rank"]] == [
         (100, "gram"), (100, "gather"), (300, "gram"), (300, "gather")
     ]  # fmt: skip
-    assert [path.name for path in out.iterdir()] == ["dictionary.png"]
+    assert (tmp_path / "dictionary.png").is_file() and not list(out.iterdir())
+    assert "](dictionary.png)" in page.read_text()
     first, second = page.read_text().split("between")
     assert f"| `disk` | 400 | {told['sizes'][1]['milliseconds']:.2f} (" in first
     assert "not of the default sizes, and so not judged" in first
     assert f"| `gather` | 300 | {told['low_rank'][3]['mib']:.2f} |" in second
+
+
+def test_what_a_spread_search_takes_is_measured_over_a_whole_pass() -> None:
+    """A table that is spread gives figures of its steps and its end; a small one gives none, since
+    it is read at once."""
+    rows = AT_ONCE + 1
+    large, small = build(Comm(), rows, "host", "", written=False), build(Comm(), 64, "host", "")
+    found = measure_spread(Comm(), large, "gram")
+    assert 0 < found["step_ms"] <= found["longest_ms"] and found["end_ms"] > 0
+    assert measure_spread(Comm(), small, "gram") == {}
+    for dictionary in (large, small):
+        dictionary.close()
 
 
 @LINUX

@@ -25,8 +25,9 @@ def test_it_saves_rows_and_networks_three_times(tmp_path: Path) -> None:
     """Two whole checkpoints are left, with weights, two moments and an average, and every kind of
     step has been timed."""
     found = measure(
-        Comm(), 300, "host", 16, 0.0, 1000, str(tmp_path / "rows"), str(tmp_path / "run"), True
-    )
+        Comm(), 300, "host", 16, 0.0, 1000, str(tmp_path / "rows"), str(tmp_path / "run"), True,
+        False,
+    )  # fmt: skip
     left = sorted((tmp_path / "run" / CHECKPOINTS).iterdir())
     assert [path.name for path in left] == [f"step-{SAVES - 1:08d}", f"step-{SAVES:08d}"]
     for path in left:
@@ -80,13 +81,14 @@ def test_it_runs_and_ends_with_its_figures(
     """Two ranks: a table for people and for a page, and a line of JSON; what was saved is gone
     again."""
     page = tmp_path / "page.md"
-    page.write_text("before\n{}\n{}\nafter\n".format(*pages.marks("saving")))
-    words = ["--rows", "300", "--batch", "16", "--pause", "0.02", "--weights", "1000"]
+    page.write_text("before\n{}\n{}\nafter\n".format(*pages.marks("saving-busy")))
+    words = ["--rows", "300", "--batch", "16", "--pause", "0.02", "--weights", "1000", "--busy"]
     code = main([*words, "--out", str(tmp_path / "out"), "--write", str(page)])
     told = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
     assert told["benchmark"] == "saving" and told["rows"] == 300 and told["cores"] > 0
     assert code == bool(told["broken"])
     assert told["begins_ms"] > 0 and list((tmp_path / "out").iterdir()) == []
     assert f"| the step that begins the save | {told['begins_ms']:.1f} |" in page.read_text()
+    assert "1,000 weights, 2 ranks, 0.02 s of work between steps, the worst" in page.read_text()
     assert main(["--write", str(tmp_path / "none.md")]) == 2
     assert capsys.readouterr().err == f"error: {tmp_path}/none.md: No such file or directory\n"

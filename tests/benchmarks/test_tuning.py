@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from trainer.config import resolve
 from tuning import processes
 from tuning.ledger import Ledger
 from tuning.records import DONE, Record, Settings, settle_settings, write_record
-from tuning.space import default_space, space_of, values_of
+from tuning.space import default_space, load_space, space_of, values_of
 
 AIM = "unseen-mcs"
 
@@ -65,7 +66,7 @@ def trained(test: float | None, validation: float | None) -> dict[str, Any]:
 
 def found() -> dict[str, Any]:
     return {
-        "words": [], "objective": AIM, "command": "python -m this", "steps": 90,
+        "words": [], "objective": AIM, "command": "python -m this", "steps": 90, "space": "",
         "cpu_hours": 0.1, "winner": "optuna-1",
         "kills": [], "ledger_intervals": [],
         "overhead": {"overhead": 0.12, "trials": 8, "trained": 480.0},
@@ -200,12 +201,25 @@ def test_the_documented_command_bears_thirty_minutes_a_study(tmp_path: Path) -> 
     assert line is not None
     words = line[1].replace("\\\n", " ").split()
     args = tuning.parser().parse_intermixed_args(words[3:])
-    assert (args.objective, args.words, args.seeds) == ("exchange", [], 3)
+    assert (args.objective, args.words, args.seeds) == ("unseen", [], 3)
+    space = load_space(str(ROOT / args.space))
+    assert values_of(space, resolve(["preset=weizmann"])) is not None  # its first trial
     share = tuning_stages.costs(args, 2)["studies"] / 6 - tuning_stages.START_SECONDS
     assert f"{share * 2 / 60:.1f}" == "30.0"
     assert tuning.command_of(args) == " ".join(words)
     args.words = ["networks.channels=32"]
     assert tuning.command_of(args).endswith(" --write docs/tuning.md networks.channels=32")
+
+
+def test_a_space_is_searched_and_named(tmp_path: Path) -> None:
+    """`--space` takes the place of priors and rates in every search, and the page names it."""
+    line = partial(tuning_stages.search_line, data="data", out=Path("study"))
+    assert "--rates" in line(Bench(asked(tmp_path / "a")))
+    words = line(Bench(asked(tmp_path / "b", "--space", "some.yaml")))
+    assert "--rates" not in words
+    assert words[words.index("--space") + 1] == str(Path("some.yaml").resolve())
+    assert "settings as above and the rates; objective" in as_text(found())
+    assert "settings of `some.yaml`; objective" in as_text({**found(), "space": "some.yaml"})
 
 
 def test_settings_that_all_share_are_named_and_the_bare_preset_trains_as_long() -> None:
@@ -421,6 +435,7 @@ def test_a_judgement_leaves_a_trials_evaluation_as_it_was(
 
 RUNS = """
 import argparse, sys
+from functools import partial
 from pathlib import Path
 from benchmarks.tuning_bench import Bench
 Bench(argparse.Namespace(out=Path(sys.argv[1]), vgg=Path("vgg"))).python("waiting")
