@@ -180,9 +180,9 @@ class ExtendedRun(Run):
     def clip_of_video(self, name: str) -> int:
         """First clip of a trained video, the clip of a fitted one."""
         trained = len(self.base.manifest.videos)
-        names = [video.name for video in self.manifest.videos]
-        if name in names[trained:]:
-            return self.base.manifest.clips + names[trained:].index(name)
+        fitted = [video.name for video in self.manifest.videos[trained:]]
+        if name in fitted:
+            return self.base.manifest.clips + fitted.index(name)
         return self.base.clip_of_video(name)
 
     def _rows(self) -> tuple[int, int]:

@@ -27,6 +27,7 @@ import torch
 from data_shards.ending import ended
 from data_shards.errors import UserError
 from trainer import explorer, pictures, render
+from trainer.generate_options import parser
 from trainer.progress import progress
 
 if TYPE_CHECKING:
@@ -223,13 +224,13 @@ COMMANDS: dict[str, Callable[[Run, Output, argparse.Namespace], None]] = {
     "interpolate": interpolate,
     "explore": explore,
 }
-COUNTS = {"sheet": 8, "sample": 16, "recombine": 6, "random": 500, "explore": 8}
 
 
 @ended
 def main(argv: list[str] | None = None) -> int:
     """Run one command; 0 when its files are written, 2 on bad input."""
-    options = _parser().parse_args(argv)
+    told = {name: (do.__doc__ or "").splitlines()[0] for name, do in COMMANDS.items()}
+    options = parser(told, description=__doc__ or "").parse_args(argv)
     try:
         return _generate(options)
     except UserError as error:
@@ -259,41 +260,6 @@ def _generate(options: argparse.Namespace) -> int:
     if len(out.written) > 12:
         print(f"... and {len(out.written) - 12} more in {folder}")
     return 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m trainer.generate",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("run", metavar="RUN", help="run folder")
-    parser.add_argument("--checkpoint", default="latest", help="latest, or a step")
-    parser.add_argument("--fitted", metavar="NAME", help="with the videos of trainer.fit's NAME")
-    parser.add_argument("--out", help="folder of the pictures (default: RUN/samples)")
-    parser.add_argument("--fps", type=float, default=8.0, help="frames per second (default: 8)")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    added = {
-        name: commands.add_parser(name, help=(do.__doc__ or "").splitlines()[0])
-        for name, do in COMMANDS.items()
-    }
-    for name, count in COUNTS.items():
-        added[name].add_argument("--count", type=int, default=count, help=f"default: {count}")
-    for name in ("sample", "random"):
-        added[name].add_argument("--seed", type=int, default=0, help="of the draw (default: 0)")
-    for name in ("sheet", "reconstruct"):
-        required = name == "reconstruct"
-        added[name].add_argument(
-            "--videos", nargs="+", required=required, metavar="NAME", help="names, or all"
-        )
-    for name in ("static", "transient"):
-        help_ = f"videos that give the {name} latents (default: evenly spread)"
-        added["recombine"].add_argument(f"--{name}", nargs="+", metavar="NAME", help=help_)
-    between = added["interpolate"]
-    between.add_argument("--video", required=True, metavar="NAME")
-    between.add_argument("--between", type=int, nargs=2, default=(2, 5), metavar="FRAME")
-    between.add_argument("--k", type=int, default=3, help="frames in between (default: 3)")
-    return parser
 
 
 if __name__ == "__main__":

@@ -127,7 +127,7 @@ def cell_scores(run: Run, held: HeldOut, found: dict[str, Any]) -> list[Score]:
 
 
 def new_pairs(
-    run: Run, facts: Manifest, index: int, trained: set[tuple[int, int]]
+    run: Run, facts: Manifest, index: int, trained: render.Pairs
 ) -> tuple[np.ndarray, str]:
     """Rows (static, transient) that make a held-out video, at most 8 pairs, int64 (P, 2), none of
     them among the `trained` ones (`render.trained_pairs`); or none, and why."""
@@ -146,10 +146,11 @@ def new_pairs(
         return none, UNSHARED
     static = np.unique(render.rows_of(run, same_identity).static_N)
     transient = np.unique(render.rows_of(run, same_action).transient_N)
-    grid = [(s, t) for s in static.tolist() for t in transient.tolist() if (s, t) not in trained]
-    if not grid:
+    grid_P2 = np.stack(np.meshgrid(static, transient, indexing="ij"), axis=-1).reshape(-1, 2)
+    new_P2 = grid_P2[~trained.hold(*grid_P2.T)]
+    if not len(new_P2):
         return none, NO_NEW_PAIR
-    return np.array(grid, np.int64)[render.spread(MOST_PAIRS, len(grid))], ""
+    return new_P2[render.spread(MOST_PAIRS, len(new_P2))], ""
 
 
 def _nearest(run: Run, frames_VTHWC: np.ndarray) -> Nearest:

@@ -265,7 +265,8 @@ class LatentDictionary:
         low = self.config.low_rank
         vectors, singular = reader("dictionary.basis"), reader("dictionary.singular")
         if vectors.shape[1] == min(low.rank, self.config.transient):
-            self._set_basis(Basis(vectors, singular, low.method, 0, 0.0))
+            # Copies: what is read is a view of the checkpoint's file, and would keep it there.
+            self._set_basis(Basis(vectors.clone(), singular.clone(), low.method, 0, 0.0))
         else:
             self.find_basis()
 

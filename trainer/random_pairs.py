@@ -42,8 +42,7 @@ def draw_random(run: Run, *, count: int, seed: int) -> Drawn:
     total = len(trained.static_N) * len(trained.transient_N)
     static, transient = generate.draw_pairs(run, count=min(count, total), seed=seed)
     known = render.trained_pairs(run)
-    shown = sum(pair in known for pair in zip(static.tolist(), transient.tolist(), strict=True))
-    return Drawn((static, transient), total, shown, seed)
+    return Drawn((static, transient), total, int(known.hold(static, transient).sum()), seed)
 
 
 def random_scores(run: Run, found: Scored, drawn: Drawn, *, vgg: Vgg | None) -> list[Score]:

@@ -79,12 +79,26 @@ def trained_rows(run: Run) -> TrainedRows:
     return TrainedRows(static[static >= 0], transient[transient >= 0])
 
 
-def trained_pairs(run: Run) -> set[tuple[int, int]]:
+class Pairs:
+    """A set of pairs of a static and a transient row, 8 bytes each."""
+
+    def __init__(self, static_N: np.ndarray, transient_N: np.ndarray) -> None:
+        """Pairs (static_N[i], transient_N[i]), but not those with an absent row (-1)."""
+        known_N = (static_N >= 0) & (transient_N >= 0)
+        self._width = int(transient_N.max(initial=-1)) + 1
+        self._codes = np.unique(static_N[known_N] * self._width + transient_N[known_N])
+
+    def hold(self, static_B: np.ndarray, transient_B: np.ndarray) -> np.ndarray:
+        """Which pairs of rows are in the set, bool (B,)."""
+        codes_B = static_B * self._width + transient_B
+        return np.isin(codes_B, self._codes) & (transient_B < self._width)
+
+
+def trained_pairs(run: Run) -> Pairs:
     """Pairs of a static and a transient row that some training clip has; those of fitted clips,
     which lie behind the training clips, are not among them."""
     static_N, transient_N = run.clip_rows(torch.arange(len(run.opened.table)))
-    pairs = zip(static_N.tolist(), transient_N.tolist(), strict=True)
-    return {pair for pair in pairs if min(pair) >= 0}
+    return Pairs(static_N.numpy(), transient_N.numpy())
 
 
 def row_name(manifest: Manifest, kind: str, row: int) -> str:

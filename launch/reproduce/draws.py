@@ -47,16 +47,15 @@ def new_pairs(run: Run, count: int, *, seed: int) -> Draw:
     static_X, transient_X = (
         grid.ravel() for grid in np.meshgrid(rows.static_N, rows.transient_N, indexing="ij")
     )
-    fresh = [n for n, pair in enumerate(_pairs(static_X, transient_X)) if pair not in cells]
-    order = np.random.default_rng(seed).permutation(len(fresh))[:count]
-    chosen = np.array(fresh, np.int64)[order]
+    fresh = np.flatnonzero(~cells.hold(static_X, transient_X))
+    chosen = fresh[np.random.default_rng(seed).permutation(len(fresh))[:count]]
     return Draw(static_X[chosen], transient_X[chosen], len(fresh), 0, new=True)
 
 
 def distinct(run: Run, static_B: np.ndarray, transient_B: np.ndarray) -> tuple[int, int]:
     """How many pairs of rows are different ones, and how many of these training shows."""
-    pairs = set(_pairs(static_B, transient_B))
-    return len(pairs), len(pairs & render.trained_pairs(run))
+    pairs_P2 = np.unique(np.stack((static_B, transient_B), axis=1), axis=0)
+    return len(pairs_P2), int(render.trained_pairs(run).hold(*pairs_P2.T).sum())
 
 
 def is_of_clips(draw: Draw, run: Run, clips: Sequence[int]) -> bool:

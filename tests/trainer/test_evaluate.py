@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -216,7 +217,7 @@ def test_consistency_of_held_out_cells_agrees_with_a_loop(tmp_path: Path):
     found = held_out.score_cells(run, truth)  # pyright: ignore
     consistency, bound = [], []
     for index, video in enumerate(truth.frames_BTHWC):
-        pairs, _ = held_out.new_pairs(run, missing, index, set())  # pyright: ignore
+        pairs, _ = held_out.new_pairs(run, missing, index, known())  # pyright: ignore
         fakes = render.render(run, *pairs.T)  # pyright: ignore
         consistency.append(np.mean([scores.fcs(fake[None])[0] for fake in fakes]))
         bound.append(scores.fcs(video[None])[0])
@@ -225,6 +226,11 @@ def test_consistency_of_held_out_cells_agrees_with_a_loop(tmp_path: Path):
     assert score.name == "FCS, held out" and score.value == pytest.approx(np.mean(consistency))
     assert score.distance == pytest.approx(abs(np.mean(consistency) - np.mean(bound)))
     assert score.protocol["footage"] == "tiny, " + "f" * 12
+
+
+def known(*pairs: tuple[int, int]) -> render.Pairs:
+    """A set of these pairs."""
+    return render.Pairs(*np.array(pairs, np.int64).reshape(-1, 2).T)
 
 
 def five_of_six(folder: Path, *keys: str) -> tuple[TinyRun, held_out.HeldOut]:
@@ -251,12 +257,26 @@ def test_cells_and_pairs_that_were_trained_on_are_not_called_new(tmp_path: Path)
 def test_pairs_of_rows_that_some_clip_trains_are_left_out_of_a_cell(tmp_path: Path):
     """Against a set of pairs that says that one of the two was trained."""
     run, others = five_of_six(tmp_path, "video", "video")
-    pairs, why = held_out.new_pairs(run, others.manifest, 1, set())  # pyright: ignore
+    new = partial(held_out.new_pairs, run, others.manifest, 1)  # pyright: ignore
+    pairs, why = new(known())
     assert pairs.tolist() == [[3, 2], [4, 2]] and not why
-    pairs, why = held_out.new_pairs(run, others.manifest, 1, {(3, 2)})  # pyright: ignore
+    pairs, why = new(known((3, 2)))
     assert pairs.tolist() == [[4, 2]] and not why
-    known = {(3, 2), (4, 2)}
-    assert held_out.new_pairs(run, others.manifest, 1, known)[1] == held_out.NO_NEW_PAIR  # pyright: ignore
+    assert new(known((3, 2), (4, 2)))[1] == held_out.NO_NEW_PAIR
+
+
+def test_a_set_of_pairs_agrees_with_a_set_of_tuples():
+    """Drawn pairs, with absent rows (-1) among those that make the set, and rows asked for that lie
+    behind its last one."""
+    draw = np.random.default_rng(0)
+    static_N, transient_N = draw.integers(-1, 6, 40), draw.integers(-1, 9, 40)
+    tuples = {pair for pair in zip(static_N.tolist(), transient_N.tolist(), strict=True)
+              if min(pair) >= 0}  # fmt: skip
+    asked_P2 = np.stack(np.meshgrid(np.arange(8), np.arange(12)), axis=-1).reshape(-1, 2)
+    held = render.Pairs(static_N, transient_N).hold(*asked_P2.T)
+    assert held.tolist() == [tuple(pair) in tuples for pair in asked_P2.tolist()]
+    assert 0 < held.sum() == len(tuples) < len(asked_P2)
+    assert not known().hold(*asked_P2.T).any()
 
 
 def test_fitting_needs_videos_that_were_held_out(run: TinyRun, capsys) -> None:

@@ -65,6 +65,19 @@ def test_reconstruct_takes_names_and_all(run: TinyRun, tmp_path: Path):
     assert len(list(elsewhere.iterdir())) == 12
 
 
+def test_shared_options_may_stand_on_both_sides_of_the_command(run: TinyRun, tmp_path: Path):
+    """Before it, behind it (which counts where both are given), and not at all."""
+    first, last = str(tmp_path / "first"), str(tmp_path / "last")
+    for before, behind, folder in (
+        (["--out", first], [], first), ([], ["--out", last], last),
+        (["--out", first, "--fps", "4"], ["--out", last], last),
+    ):  # fmt: skip
+        assert generate.main([str(run.folder), *before, "sheet", "--count", "2", *behind]) == 0
+        assert (Path(folder) / "sheet.png").is_file()
+        (Path(folder) / "sheet.png").unlink()
+    assert generate_files(run, "sheet") == ["sheet.png"]
+
+
 def test_hostile_names_stay_in_the_folder(tmp_path: Path):
     """Every name becomes a plain file name, and different names different files."""
     slugs = [generate._slug(name) for name in HOSTILE]

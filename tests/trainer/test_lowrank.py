@@ -90,11 +90,16 @@ def wide_rows(page: int, count: int) -> torch.Tensor:
     return torch.arange(WIDE_ROWS) + WIDE_ROWS * WIDE_PAGES.index(page)
 
 
-def wide_bases(comm: Comm, threads: tuple[int, ...]) -> dict:
-    """Directions of rows (16, 200), found while this rank has so many threads."""
+def wide_values() -> torch.Tensor:
+    """Rows (N, 16, 200) of the wide table."""
     draw = torch.Generator().manual_seed(5)
     values = torch.randn(len(WIDE_PAGES) * WIDE_ROWS, 16, 200, generator=draw)
-    values *= 0.97 ** torch.arange(200)
+    return values * 0.97 ** torch.arange(200)
+
+
+def wide_bases(comm: Comm, threads: tuple[int, ...]) -> dict:
+    """Directions of rows (16, 200), found while this rank has so many threads."""
+    values = wide_values()
     table: Any = SimpleNamespace(
         comm=comm, count=0, trail=(16, 200), own_pages=pages_of(comm.rank, comm.world),
         slots=lambda rows: rows, read_host=lambda slots, names: {"value": values[slots]},
@@ -110,9 +115,14 @@ def wide_bases(comm: Comm, threads: tuple[int, ...]) -> dict:
 @pytest.mark.ranks
 def test_threads_do_not_show_in_the_bits() -> None:
     """Pages of several chunks of the golf set's rows give the same bits on one rank with one and
-    three threads, and on two ranks with different numbers of them."""
+    three threads, and on two ranks with different numbers of them: the SVD's, to 1e-10."""
     assert WIDE_ROWS > lowrank.CHUNK
     (want,) = run_ranks(wide_bases, 1, (1,))
+    frames = wide_values().double().reshape(-1, 200)
+    _, singular, vh = torch.linalg.svd(frames, full_matrices=False)
+    for vectors_MR, singular_M in want.values():
+        torch.testing.assert_close(vectors_MR, fix_signs(vh.T[:, :20]), rtol=0, atol=1e-10)
+        torch.testing.assert_close(singular_M[:20], singular[:20], rtol=1e-10, atol=0)
     for threads in ((3,), (2, 3)):
         for found in run_ranks(wide_bases, len(threads), threads):
             for method in METHODS:

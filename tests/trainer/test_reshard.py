@@ -333,6 +333,8 @@ def test_saved_directions_are_taken_where_they_fit(saved: dict[int, dict]) -> No
         dictionary.restore(pages.__getitem__)
         assert dictionary.basis is not None
         assert torch.equal(dictionary.basis.vectors_MR, pages["dictionary.basis"])
+        for mine, file in zip(dictionary.basis[:2], ("basis", "singular"), strict=True):
+            assert mine.data_ptr() != pages[f"dictionary.{file}"].data_ptr()  # keeps no file mapped
     for rank in (1, 3, 9):
         dictionary = make(Comm(), low_rank=dataclasses.replace(LOW, rank=rank))
         dictionary.restore(pages.__getitem__)
