@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections import defaultdict
 from pathlib import Path
 from typing import NamedTuple
 
@@ -136,14 +137,14 @@ def mean_step(
     """Operations for a clip, and bytes that a rank sends, of the mean step of a visit: its stages
     move different things."""
     speed = pace(config.schedule)
-    flops, sent = 0.0, dict.fromkeys(("gradients", "rows", "flags", "handed over"), 0.0)
+    flops, sent = 0.0, defaultdict[str, float](float)
     for stage, steps in speed.stages:
         share = steps / speed.visit_steps
         flops += share * flops_per_clip(config, footage, moves=stage.moves)
         found = bytes_per_step(config, footage, ranks=ranks, moves=stage.moves, gradients=gradients)
         for name, count in found.items():
             sent[name] += share * count
-    return flops, sent
+    return flops, dict(sent)
 
 
 def cost(
