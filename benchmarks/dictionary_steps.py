@@ -7,6 +7,7 @@ import gc
 import os
 import statistics
 import time
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,8 +16,10 @@ import numpy as np
 import torch
 
 from trainer.comm import Comm
-from trainer.latents import LatentDictionary, LatentsConfig
+from trainer.config import resolve
+from trainer.latents import LatentDictionary, Latents, LatentsConfig
 from trainer.lowrank import LowRankConfig, find_basis
+from trainer.networks import NavSynth
 from trainer.spread import Spread, spread_over
 
 FRAMES, WIDTH, WORLD, RANK = 16, 200, 2, 10
@@ -24,6 +27,10 @@ CLIPS = 512
 """Of a step of the full golf set on many GPUs (docs/scaling.md); a pass is rows / clips steps."""
 BLOCK = 16
 """Steps after which what they stored is written back; the first of them is not timed."""
+
+
+Networks = Callable[[Latents], None]
+"""Gives latents their gradients."""
 
 
 class Way(NamedTuple):
@@ -82,21 +89,46 @@ def build(
     return dictionary
 
 
-def one_step(dictionary: LatentDictionary, comm: Comm, rows: torch.Tensor) -> None:
-    """A whole step on this rank's share of the global batch, with a gradient that costs nothing."""
+def free_gradients(latents: Latents) -> None:
+    """Gradients that cost nothing, in the place of networks."""
+    latents.static_BS.grad = torch.full_like(latents.static_BS, 1e-3)
+    latents.transient_BTM.grad = torch.full_like(latents.transient_BTM, 1e-3)
+
+
+def networks_of(dictionary: LatentDictionary) -> Networks:
+    """The golf preset's networks on this dictionary's latents, one frame of 64x64 of each clip;
+    what they make is pulled to zero. They do not move, nor do ranks add up their gradients."""
+    config, width = resolve(["preset=golf"]).networks, dictionary.config
+    networks = NavSynth(config, static=width.static, transient=width.transient, size=64)
+    networks.to(dictionary.comm.device)
+
+    def gradients(latents: Latents) -> None:
+        middle_B1 = torch.full((len(latents.static_BS), 1), FRAMES // 2)
+        middle_B1 = middle_B1.to(latents.static_BS.device)
+        images = networks(latents.static_BS, latents.transient_BTM, middle_B1).images_BFCHW
+        images.square().mean().backward()
+
+    return gradients
+
+
+def one_step(
+    dictionary: LatentDictionary, comm: Comm, rows: torch.Tensor,
+    networks: Networks = free_gradients,
+) -> None:  # fmt: skip
+    """A step on this rank's share of the global batch."""
     batch = len(rows)
     mine = rows[comm.rank * batch // comm.world : (comm.rank + 1) * batch // comm.world]
     latents = dictionary.gather(torch.zeros_like(mine), mine)
-    latents.static_BS.grad = torch.full_like(latents.static_BS, 1e-3)
-    latents.transient_BTM.grad = torch.full_like(latents.transient_BTM, 1e-3)
+    networks(latents)
     dictionary.accumulate(latents)
     dictionary.step(0.1)
     dictionary.project_()
 
 
 def timed_steps(
-    dictionary: LatentDictionary, comm: Comm, batches: list[torch.Tensor], way: Way, pause: float
-) -> tuple[list[float], int]:
+    dictionary: LatentDictionary, comm: Comm, batches: list[torch.Tensor], way: Way, pause: float,
+    networks: Networks = free_gradients,
+) -> tuple[list[float], int]:  # fmt: skip
     """Seconds of the steps, without the first of each block, and the most memory."""
     seconds, peak, none = [], 0, torch.zeros(1, dtype=torch.int64)
     for number, (now, ahead) in enumerate(pairwise(batches)):
@@ -110,7 +142,7 @@ def timed_steps(
         start = time.perf_counter()
         if way.ahead:
             dictionary.fetch_ahead(none, ahead)
-        one_step(dictionary, comm, now)
+        one_step(dictionary, comm, now, networks)
         if comm.device.type == "cuda":
             torch.cuda.synchronize()
         if number % BLOCK:
@@ -120,9 +152,11 @@ def timed_steps(
 
 
 def measure(
-    comm: Comm, rows: int, name: str, steps: int, batch: int, scratch: str, gpu: bool, pause: float
-) -> dict[str, Any]:
-    """Median seconds of a step and the growth of memory, on one rank."""
+    comm: Comm, rows: int, name: str, steps: int, batch: int, scratch: str, gpu: bool,
+    pause: float, whole: int,
+) -> dict[str, Any]:  # fmt: skip
+    """Median seconds of a step and the growth of memory, on one rank; after that, of `whole` steps
+    with networks."""
     way = WAYS[name]
     comm = Comm(device="cuda") if gpu else comm
     warm = build(comm, 500, way.residence, scratch)  # load what is loaded once
@@ -135,9 +169,17 @@ def measure(
     resident_bytes(trim=True)  # what the filling leaves is not the dictionary's
     # Not permutations of all rows, whose freed memory would count as the dictionary's.
     draw = np.random.default_rng(1)
-    asked = [torch.from_numpy(draw.choice(rows, batch, replace=False)) for _ in range(steps + 1)]
+    asked = [
+        torch.from_numpy(draw.choice(rows, batch, replace=False))
+        for _ in range(steps + whole + 1)
+    ]  # fmt: skip
     on_disk = read_from_disk()
-    seconds, peak = timed_steps(dictionary, comm, asked, way, pause)
+    seconds, peak = timed_steps(dictionary, comm, asked[: steps + 1], way, pause)
+    on_disk = read_from_disk() - on_disk
+    # Nothing is cold beside networks: there are too few of these steps to fill a disk's queue.
+    of_whole, _ = timed_steps(
+        dictionary, comm, asked[steps:], way._replace(cold=False), 0.0, networks_of(dictionary)
+    )
     promise = LatentDictionary.promise_bytes(
         dictionary.config, static_rows=1, transient_rows=rows, frames=FRAMES,
         world=comm.world, batch=batch, gpu=gpu,
@@ -147,7 +189,8 @@ def measure(
         "rows": rows,
         "residence": name,
         "milliseconds": 1e3 * statistics.median(seconds),
-        "read_kib": (read_from_disk() - on_disk) / 1024 / steps,
+        "whole_ms": 1e3 * statistics.median(of_whole),
+        "read_kib": on_disk / 1024 / steps,
         "resident_mib": (peak - before) / 2**20,
         "promised_mib": (promise.host + (0 if gpu else promise.device)) / 2**20,
     }
@@ -167,6 +210,8 @@ def measure_low_rank(comm: Comm, rows: int, methods: list[str]) -> list[dict[str
             if written:
                 facts |= measure_spread(comm, dictionary, method)
             dictionary.close()
+            del dictionary  # two large tables at once are more than memory takes
+            gc.collect()
     return found
 
 
