@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import multiprocessing
+import os
 import subprocess
 import sys
 import threading
@@ -20,7 +21,7 @@ from data_shards.batch import KEY_KINDS, ClipBatch
 from data_shards.config import DataConfig
 from data_shards.dataset import ClipReader
 from data_shards.errors import LoaderLost, UserError
-from data_shards.readahead import Threads
+from data_shards.readahead import NICE, Threads
 from data_shards.stream import Stream, open_manifest
 from tests.support.shards import pixels, write_set
 
@@ -259,6 +260,23 @@ def test_a_gpu_leaves_the_cores_to_decoding(
     monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(cores)), raising=False)
     assert DataConfig(threads=threads).decoding_threads() == want
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="priorities of threads are Linux's")
+def test_decoding_threads_give_way_to_the_training() -> None:
+    """Each is nicer than the process, whose own priority stays."""
+
+    class Told:
+        def __getitem__(self, request: int) -> int:
+            return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    source = Threads(Told(), itertools.count(), DataConfig(threads=2))  # type: ignore[arg-type]
+    try:
+        assert [source.next() for _ in range(4)] == [min(19, own + NICE)] * 4
+    finally:
+        source.close()
+    assert os.getpriority(os.PRIO_PROCESS, 0) == own
 
 
 @pytest.mark.parametrize(("threads", "prefetch"), [(6, 2), (2, 4)])
