@@ -132,13 +132,14 @@ def measure(
         batch=batch,
     )  # fmt: skip
     shared = sum(tensor.nbytes for tensors in common.values() for tensor in tensors.values())
+    first = 0 if written else promise.host  # rows that steps write for the first time
     worst = {key: max(save[key] for save in saves) for key in saves[0]}
     whole = 1e3 * statistics.median(one.whole for one in usual)
     return {
         "usual_ms": 1e3 * statistics.median(one.own for one in usual),
         "usual_whole_ms": whole,
         "held_up": worst["longest_whole_ms"] / whole,
-        "promised_mib": (promise.saving + promise.aside + shared) / 2**20,
+        "promised_mib": (promise.saving + promise.aside + shared + first) / 2**20,
         **worst,
     }
 
@@ -169,9 +170,11 @@ def table(worst: dict[str, Any], args: argparse.Namespace) -> str:
         f"{args.pause:g} s {'of work' if args.busy else 'of idle cores'} between steps, the worst "
         f"of {SAVES} saves and of the ranks:"
     )
+    rows_too = ", with rows that steps write for the first time" if args.unwritten else ""
     tail = (
         f"A save: {worst['gib']:.1f} GiB in {worst['seconds']:.0f} s, with "
-        f"{worst['memory_mib']:.0f} MiB of memory on a rank, {worst['promised_mib']:.0f} promised."
+        f"{worst['memory_mib']:.0f} MiB of memory on a rank{rows_too}, "
+        f"{worst['promised_mib']:.0f} promised."
     )
     times = pages.table(["step", "ms"], [[name, f"{ms:.1f}"] for name, ms in rows])
     told = verdict(worst["held_up"])

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import atexit
-import os
 import signal
-import sys
-import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -18,13 +15,11 @@ import torch
 from torch.utils.data import DataLoader, get_worker_info
 
 from data_shards.config import DataConfig
+from data_shards.cores import give_way
 from data_shards.dataset import ClipReader, Part, Request
 from data_shards.errors import LoaderLost
 from data_shards.memory import Resident
 
-NICE = 5
-"""What decoding threads are nicer than the training: a third of its weight where both want a core,
-several times what they need."""
 LOST = "DataLoader worker (pid"
 """How torch begins to tell of a loader process that died."""
 
@@ -72,7 +67,7 @@ class Threads:
         self._reader, self._requests = reader, requests
         threads = config.decoding_threads()
         self._pool = ThreadPoolExecutor(
-            threads, thread_name_prefix="navsynth-stream", initializer=_give_way
+            threads, thread_name_prefix="navsynth-stream", initializer=give_way
         )
         self._queue: deque[Future[Part]] = deque()
         for _ in range(max(config.prefetch, threads)):  # a batch is decoded by one thread
@@ -176,14 +171,6 @@ class _Endless:
 
     def __iter__(self) -> Iterator[Request]:
         return self._requests
-
-
-def _give_way() -> None:
-    """Have this thread decode when the others leave a core free, or slowly: one that is woken for
-    the next batch would otherwise take the core from the training that has just taken this one."""
-    if sys.platform == "linux":  # elsewhere a priority is a whole process's
-        thread = os.PRIO_PROCESS, threading.get_native_id()
-        os.setpriority(*thread, min(19, os.getpriority(*thread) + NICE))
 
 
 def _deaf(_worker: int) -> None:

@@ -27,6 +27,7 @@ from typing import Any
 
 import torch
 
+from data_shards.cores import give_way
 from data_shards.errors import UserError
 from trainer import commit, commons
 from trainer.comm import Comm
@@ -47,20 +48,16 @@ class Checkpointer:
     except `due`, `busy` and `open`."""
 
     def __init__(
-        self,
-        folder: str | Path,
-        config: CheckpointConfig,
-        *,
-        comm: Comm,
+        self, folder: str | Path, config: CheckpointConfig, *, comm: Comm,
         beat: Callable[[], None] = lambda: None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         """`beat` is called between files of a save that training waits for (see `watchdog`)."""
         self._run, self._folder = Path(folder), Path(folder) / CHECKPOINTS
         self._config, self._comm, self._beat = config, comm, beat
         self._known: set[int] = set()
         self._pending: tuple[Job, Future[Share]] | None = None
         self._closed, self._answers, self.copies = False, False, commons.Copies()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._thread = ThreadPoolExecutor(1, "checkpoint", initializer=give_way)
         self._saved_at = self._looked_at = time.monotonic()
         self.last_bytes = 0
         """Size of the last commit, of all ranks."""

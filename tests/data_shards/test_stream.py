@@ -19,9 +19,10 @@ from hypothesis import strategies as st
 
 from data_shards.batch import KEY_KINDS, ClipBatch
 from data_shards.config import DataConfig
+from data_shards.cores import NICE
 from data_shards.dataset import ClipReader
 from data_shards.errors import LoaderLost, UserError
-from data_shards.readahead import NICE, Threads
+from data_shards.readahead import Threads
 from data_shards.stream import Stream, open_manifest
 from tests.support.shards import pixels, write_set
 
