@@ -75,10 +75,14 @@ def plot(sizes: list[dict], path: Path) -> None:
         left.plot(rows, [r["milliseconds"] for r in mine], "o-")
         (line,) = right.plot(rows, [r["resident_mib"] for r in mine], "o-", label=where)
         right.plot(rows, [r["promised_mib"] for r in mine], ":", color=line.get_color())
-    first.set(xscale="log", ylim=(0, None), xlabel="rows", ylabel="ms per whole step (median)")
-    left.set(xscale="log", ylim=(0, None), xlabel="rows", ylabel="ms of the dictionary alone")
+    for place, time, label in (
+        (first, "whole_ms", "ms per whole step (median)"),
+        (left, "milliseconds", "ms of the dictionary alone"),
+    ):
+        most = max(r[time] for r in sizes)
+        place.set(xscale="log", ylim=(0, 1.2 * most), xlabel="rows", ylabel=label)
     right.set(xscale="log", yscale="log", xlabel="rows", ylabel="MiB per rank (dotted: promised)")
-    first.legend()
+    first.legend(loc="lower left")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
 

@@ -160,8 +160,9 @@ def table(rows: list[Row], loop: float, trained: Waited, args: argparse.Namespac
         f"Two processes in a loop of matrix products waited for data {100 * loop:.2f} % of the "
         f"time ({args.train_codec}, {args.step_ms:g} ms of work a step). In a training with two "
         f"processes (`preset=golf data.cache_mib=0`, {args.train_codec}, "
-        f"{trained.clips_per_second:.0f} clips/s) the phase `data` took {100 * trained.data:.2f} % "
-        f"of the time in the steady state, {100 * trained.queue:.2f} % until a batch was there.\n\n"
+        f"{trained.clips_per_second:.0f} clips/s) it was {100 * trained.queue:.2f} % in the steady "
+        f"state until a batch was there, {100 * trained.data:.2f} % in the phase `data`, in which "
+        f"threads that decode take their turn on the same cores.\n\n"
         f"Targets: ratios of at least {RATIO}, waiting for at most {100 * WAIT:g} % of the time: "
         f"{'; '.join(told)}."
     )
@@ -174,7 +175,7 @@ def broken_limits(rows: list[Row], loop: float, trained: Waited) -> list[str]:
         for row in rows
         if row.ratio < RATIO
     ]
-    shares = {"the loop": loop, "the training": trained.data}
+    shares = {"the loop": loop, "the training": trained.queue}
     return slow + [
         f"{name} waited for {100 * share:.2f} %" for name, share in shares.items() if share > WAIT
     ]
@@ -248,7 +249,7 @@ def main(argv: list[str] | None = None) -> int:
     print(line(
         "stream", footage="weizmann_strips" if strips else "synthetic", size=args.size,
         lowest_ratio=min(row.ratio for row in rows), wait_share=loop,
-        training_wait_share=trained.data, training=trained._asdict(),
+        training_wait_share=trained.queue, training=trained._asdict(),
         loader=max(jpg, default=None), rows=[row._asdict() for row in rows], broken=broken,
     ))  # fmt: skip
     return 1 if broken else 0

@@ -46,7 +46,8 @@ class Waited(NamedTuple):
     """Share of a training's time in its steady state, on rank 0."""
 
     data: float
-    """In the phase `data`: waiting for a batch and taking it."""
+    """In the phase `data`: waiting for a batch and taking it, and what else the system runs on this
+    core meanwhile."""
     queue: float
     """Of it, until a batch was there."""
     clips_per_second: float
