@@ -171,17 +171,31 @@ class Store:
 
     def _read(self, slots: torch.Tensor, names: tuple[str, ...] | None = None) -> dict:
         """Rows where they live: in host memory or on disk."""
-        names = names or tuple(self.fields)
+        rows, new = self._found(slots, names or tuple(self.fields))
+        self.draw_(rows, slots, new)
+        return rows
+
+    def _found(self, slots: torch.Tensor, names: tuple[str, ...]) -> tuple[dict, torch.Tensor]:
         ready = self._ready.index_select(0, slots)
         if self._file is not None:
             rows = self._file.read(slots, names)
         else:
             rows = {name: self._tensors[name].index_select(0, slots) for name in names}
-        if not bool(ready.all()):
-            new = (~ready).nonzero().squeeze(1)
-            for name in names:
-                rows[name][new] = self._fresh(slots[new]) if name == "value" else 0
-        return rows
+        return rows, (~ready).nonzero().squeeze(1)
+
+    def read_written(self, slots: torch.Tensor) -> tuple[dict, torch.Tensor]:
+        """As `read_host`, but without the draw of rows that were never written: places (n,) of
+        those in `slots`, for `draw_`, which needs no store that stands still."""
+        if self.residence == "device":
+            return self.read_host(slots), torch.zeros(0, dtype=torch.int64)
+        if self._staging is not None:
+            self._staging.store()
+        return self._found(slots, tuple(self.fields))
+
+    def draw_(self, rows: dict, slots: torch.Tensor, new: torch.Tensor) -> None:
+        """Give rows of `slots`, at places `new` (n,), what rows are before they are written."""
+        for name, value in rows.items() if len(new) else ():
+            value[new] = self._fresh(slots[new]) if name == "value" else 0
 
     def write_(self, slots: torch.Tensor, rows: Mapping[str, torch.Tensor]) -> None:
         """Store rows (n, ...) of some fields; a row's first write gives all of them.

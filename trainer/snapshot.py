@@ -88,9 +88,10 @@ class Snapshot:
         """Rows of one block; what was set aside of it is given up."""
         number, first = int(self._numbers(slots[:1])), int(slots[0])
         with self._lock:
-            block = self._store.read_host(slots)
+            block, new = self._store.read_written(slots)
             self._next = first + len(slots)
             aside = self.aside.take(number, slots)
+        self._store.draw_(block, slots, new)  # takes longer than all else: no step waits for it
         for kept, rows in aside():
             for name, tensor in block.items():
                 tensor[kept - first] = rows[name]

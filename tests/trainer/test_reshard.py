@@ -314,6 +314,31 @@ def test_a_slow_reader_costs_the_memory_that_was_promised(tmp_path: Path) -> Non
         assert told["grown"] <= 1.1 * told["promised"] + WORKSPACE
 
 
+@pytest.mark.parametrize("residence", ["host", "disk"])
+def test_no_step_waits_for_rows_that_a_snapshot_draws(
+    residence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows that were never written are drawn while steps may take the table's lock; they are what a
+    read gives."""
+    dictionary = make(Comm(), residence=residence, scratch=str(tmp_path))
+    train(dictionary, Comm(), last=2)
+    table = dictionary.tables["transient"]
+    fresh, locked = table.store._fresh, []
+
+    def seen(slots: torch.Tensor) -> torch.Tensor:
+        locked.append(table.lock.locked())
+        return fresh(slots)
+
+    monkeypatch.setattr(table.store, "_fresh", seen)
+    pages = dict(dictionary.snapshot())
+    assert locked and not any(locked)
+    for number in table.own_pages:
+        rows = ownership.page_rows(number, table.count)
+        for name, value in table.read_host(table.slots(rows)).items():
+            assert torch.equal(pages[f"transient.{name}.{number:02d}"], value)
+    dictionary.close()
+
+
 def test_low_rank_may_be_turned_on_later(saved: dict[int, dict]) -> None:
     """A run that had no directions finds them when it is restored; its rows stay."""
     pages = saved[2]["momentum"].__getitem__
