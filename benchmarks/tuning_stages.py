@@ -93,8 +93,7 @@ def calibrate(bench: Bench, found: Found) -> Found:
 
 def search_line(bench: Bench, data: str, out: Path, *words: str) -> list[str]:
     """Command line of a search as all of this bench share it."""
-    space = bench.args.space
-    searched = ["--space", str(space.resolve())] if space else ["--rates"]
+    searched = () if "--space" in words else ("--rates",)
     return ["tuning.search", "--manifest", data, "--out", str(out), *searched, "--scheduler",
             "none", "--interval", str(INTERVAL), *words, "preset=weizmann", "telemetry.log=none",
             *bench.args.words]  # fmt: skip
@@ -184,6 +183,8 @@ def overhead(bench: Bench, found: Found) -> Found:
 def studies(bench: Bench, found: Found) -> Found:
     """Searches of both kinds under the same budget, one pair for each seed; test cells judge."""
     args, sets, made = bench.args, found["sets"], {}
+    # In the studies alone: kills and overhead are of trainings that are all alike.
+    space = ("--space", str(args.space.resolve())) if args.space else ()
     fit = fits(args.objective)
     share = costs(args, bench.cores)["studies"] / (len(SEARCHERS) * args.seeds) - START_SECONDS
     hours = bench.once("cpu_hours", lambda: round(share * bench.cores / 3600, 4))
@@ -193,7 +194,7 @@ def studies(bench: Bench, found: Found) -> Found:
             out = bench.out / name
             words = ("--cpu-hours", str(hours), "--steps", str(found["steps"]), "--searcher",
                      searcher, "--seed", str(seed), "--objective", args.objective,
-                     *bench.weights)  # fmt: skip
+                     *space, *bench.weights)  # fmt: skip
             study = bench.once(
                 name, lambda out=out, words=words: searched(bench, sets["data"], out, *words)
             )

@@ -212,12 +212,12 @@ def test_the_documented_command_bears_thirty_minutes_a_study(tmp_path: Path) -> 
 
 
 def test_a_space_is_searched_and_named(tmp_path: Path) -> None:
-    """`--space` takes the place of priors and rates in every search, and the page names it."""
-    line = partial(tuning_stages.search_line, data="data", out=Path("study"))
-    assert "--rates" in line(Bench(asked(tmp_path / "a")))
-    words = line(Bench(asked(tmp_path / "b", "--space", "some.yaml")))
-    assert "--rates" not in words
-    assert words[words.index("--space") + 1] == str(Path("some.yaml").resolve())
+    """`--space` takes the place of priors and rates in the studies, and the page names it; kills
+    and overhead, whose words it may search, go without."""
+    bench = Bench(asked(tmp_path / "b", "--space", "some.yaml"))
+    line = partial(tuning_stages.search_line, bench, "data", Path("study"))
+    assert "--rates" in line("networks.channels=16")
+    assert "--rates" not in line("--space", "some.yaml")
     assert "settings as above and the rates; objective" in as_text(found())
     assert "settings of `some.yaml`; objective" in as_text({**found(), "space": "some.yaml"})
 
@@ -344,6 +344,7 @@ def test_each_study_is_judged_beside_its_first_trial(
     searches: list[str] = []
     lines: list[tuple[str, ...]] = []
     judgements: list[str] = []
+    space = str(tmp_path / "some.yaml")
 
     def search(bench: Bench, data: str, out: Path, *words: str) -> dict[str, Any]:
         searches.append(out.name)
@@ -360,7 +361,7 @@ def test_each_study_is_judged_beside_its_first_trial(
     monkeypatch.setattr(tuning_stages, "searched", search)
     monkeypatch.setattr(tuning_stages, "judged", judge)
     known = {"sets": {"data": "data", "test": "test"}, "steps": 90}
-    bench = Bench(asked(tmp_path))
+    bench = Bench(asked(tmp_path, "--space", space))
     bench.once("optuna-0", lambda: search(bench, "data", tmp_path / "optuna-0"))
     bench.once("optuna-0-test", lambda: figures(3.25))
     made = tuning_stages.studies(bench, known)["studies"]
@@ -369,13 +370,14 @@ def test_each_study_is_judged_beside_its_first_trial(
     assert [word for word in lines[2] if word != "optuna"] == [
         word for word in lines[3] if word != "random"
     ]
-    assert lines[2][lines[2].index("--searcher") + 1] == "optuna" and "--rates" in lines[2]
+    assert lines[2][lines[2].index("--searcher") + 1] == "optuna" and "--rates" not in lines[2]
+    assert lines[2][lines[2].index("--space") + 1] == space
     assert made["optuna-0"]["test"] == figures(3.25)
     assert made["optuna-0"]["given_test"] == figures(1.0)
     assert made["random-0"]["given_test"] == made["random-0"]["test"] == figures(2.0)
     for name in ("optuna-1", "random-1"):
         assert made[name]["given_test"] == {}
-    again = tuning_stages.studies(Bench(asked(tmp_path)), known)["studies"]
+    again = tuning_stages.studies(Bench(asked(tmp_path, "--space", space)), known)["studies"]
     assert again == made and (len(searches), len(judgements)) == (4, 3)
 
 
