@@ -175,7 +175,7 @@ def broken_limits(rows: list[Row], loop: float, trained: Waited) -> list[str]:
         for row in rows
         if row.ratio < RATIO
     ]
-    shares = {"the loop": loop, "the training": trained.queue}
+    shares = {"the loop": loop, "the training": trained.data}
     return slow + [
         f"{name} waited for {100 * share:.2f} %" for name, share in shares.items() if share > WAIT
     ]
@@ -249,7 +249,7 @@ def main(argv: list[str] | None = None) -> int:
     print(line(
         "stream", footage="weizmann_strips" if strips else "synthetic", size=args.size,
         lowest_ratio=min(row.ratio for row in rows), wait_share=loop,
-        training_wait_share=trained.queue, training=trained._asdict(),
+        training_wait_share=trained.data, training=trained._asdict(),
         loader=max(jpg, default=None), rows=[row._asdict() for row in rows], broken=broken,
     ))  # fmt: skip
     return 1 if broken else 0
