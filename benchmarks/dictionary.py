@@ -13,7 +13,8 @@ those of a large one in pages that are not yet. `--cold` adds steps whose rows a
 rows are fetched ahead, or are not.
 
 A step is timed twice: of the dictionary alone, and whole, with the forward and backward pass of the
-golf preset's networks on its rows (`--whole` steps, one frame of 64x64 of each clip).
+golf preset's networks on its rows (`--whole` steps, one frame of 64x64 of each clip). Beside it,
+what the machine's memory takes of a step: the same rows, read and written by their owners.
 
 Prints the median step times per size, each rank's growth in resident memory beside
 `LatentDictionary.promise_bytes`, and bytes and seconds of the low-rank methods, each of which reads
@@ -38,15 +39,8 @@ from typing import Any
 
 from benchmarks import pages
 from benchmarks.constants import GOLF
-from benchmarks.dictionary_steps import (
-    CLIPS,
-    FRAMES,
-    WAYS,
-    WIDTH,
-    WORLD,
-    measure,
-    measure_low_rank,
-)
+from benchmarks.dictionary_steps import CLIPS, FRAMES, WAYS, WIDTH, WORLD, measure
+from benchmarks.dictionary_steps import measure_low_rank as low_rank
 from benchmarks.machine import line
 from tests.support.ranks import run_ranks
 from trainer.lowrank import METHODS
@@ -56,6 +50,7 @@ GATHERED = 2e9
 """Bytes of doubles of a whole table up to which `gather` is measured."""
 LOW_RANK = {"gather": 3_000, "gram": 40_000, "tsqr": 20_000}
 """Rows a second, for the announced minutes."""
+RATIOS = ("whole_step_ratio", "step_time_ratio", "memory_over_promise")
 MOST = 1.1
 """Of step time over the smallest table's, and of memory over its promise."""
 ALT = "Milliseconds of a step, whole and of the dictionary alone, and MiB per rank, by rows"
@@ -72,12 +67,13 @@ def plot(sizes: list[dict], path: Path) -> None:
         mine = [r for r in sizes if r["residence"] == where]
         rows = [r["rows"] for r in mine]
         first.plot(rows, [r["whole_ms"] for r in mine], "o-", label=where)
-        left.plot(rows, [r["milliseconds"] for r in mine], "o-")
+        (line,) = left.plot(rows, [r["milliseconds"] for r in mine], "o-")
+        left.plot(rows, [r["rows_ms"] for r in mine], ":", color=line.get_color())
         (line,) = right.plot(rows, [r["resident_mib"] for r in mine], "o-", label=where)
         right.plot(rows, [r["promised_mib"] for r in mine], ":", color=line.get_color())
     for place, time, label in (
         (first, "whole_ms", "ms per whole step (median)"),
-        (left, "milliseconds", "ms of the dictionary alone"),
+        (left, "milliseconds", "ms of the dictionary alone (dotted: its rows)"),
     ):
         most = max(r[time] for r in sizes)
         place.set(xscale="log", ylim=(0, 1.2 * most), xlabel="rows", ylabel=label)
@@ -149,9 +145,7 @@ def main(argv: list[str] | None = None) -> int:
     low = [
         found
         for rows in args.low_rank_rows
-        for found in run_ranks(
-            measure_low_rank, world, rows, methods(args, rows), timeout=3600
-        )[0]
+        for found in run_ranks(low_rank, world, rows, methods(args, rows), timeout=3600)[0]
     ]  # fmt: skip
     grown = growth(rounds) if rounds else {}
     judged = {min(SIZES), max(SIZES)} <= set(args.rows)
@@ -184,18 +178,21 @@ def sizes_table(
 ) -> str:
     """Markdown: each size, how they differ, and what was judged."""
     head = ["residence", "rows", "ms of a whole step", "the dictionary alone (least to most)",
-            "KiB a step from disk", "MiB a rank", "promised"]  # fmt: skip
+            "rows read and written", "KiB a step from disk", "MiB a rank",
+            "promised"]  # fmt: skip
     rows = [
         [f"`{size['residence']}`", f"{size['rows']:,}", f"{size['whole_ms']:.0f}",
          f"{size['milliseconds']:.2f} ({size['least']:.2f} to {size['most']:.2f})",
-         f"{size['read_kib']:.0f}", f"{size['resident_mib']:,.1f}",
+         f"{size['rows_ms']:.2f}", f"{size['read_kib']:.0f}", f"{size['resident_mib']:,.1f}",
          f"{size['promised_mib']:,.1f}"]
         for size in sizes
     ]  # fmt: skip
     told = [
         f"`{name}`: on the largest table a whole step takes {ratios['whole_step_ratio']:.3f} times "
-        f"as long as on the smallest, the dictionary alone {ratios['step_time_ratio']:.3f} times; "
-        f"memory is at most {ratios['memory_over_promise']:.3f} times the promise."
+        f"as long as on the smallest, the dictionary alone {ratios['step_time_ratio']:.3f} times "
+        f"({ratios['added_ms']:+.2f} ms, of which {ratios['added_rows_ms']:+.2f} are reading and "
+        f"writing the rows); memory is at most {ratios['memory_over_promise']:.3f} times the "
+        f"promise."
         for name, ratios in grown.items()
     ]
     judged = "not of the default sizes, and so not judged" if broken is None else "nothing"
@@ -247,7 +244,8 @@ def over_rounds(same: Sequence[dict[str, Any]]) -> dict[str, Any]:
     times = [r["milliseconds"] for r in same]
     return {
         **same[0], "milliseconds": statistics.median(times), "least": min(times),
-        "most": max(times), "whole_ms": statistics.median(r["whole_ms"] for r in same),
+        "most": max(times),
+        **{name: statistics.median(r[name] for r in same) for name in ("whole_ms", "rows_ms")},
         "resident_mib": max(r["resident_mib"] for r in same),
         "read_kib": statistics.median(r["read_kib"] for r in same),
     }  # fmt: skip
@@ -264,8 +262,8 @@ def as_line(size: dict[str, Any]) -> str:
 
 
 def growth(rounds: Sequence[list[dict]]) -> dict[str, dict[str, float]]:
-    """Per residence: step times of the largest table over the smallest's, medians over rounds of
-    the ratio within a round; worst memory ratio."""
+    """Per residence: step times of the largest table over the smallest's, and milliseconds more,
+    medians over rounds of what they are within a round; worst memory ratio."""
     out = {}
     for where in dict.fromkeys(r["residence"] for r in rounds[0]):
         mine = [[r for r in sizes if r["residence"] == where] for sizes in rounds]
@@ -273,10 +271,14 @@ def growth(rounds: Sequence[list[dict]]) -> dict[str, dict[str, float]]:
             statistics.median(sizes[-1][time] / sizes[0][time] for sizes in mine)
             for time in ("whole_ms", "milliseconds")
         )
+        added, added_rows = (
+            statistics.median(sizes[-1][time] - sizes[0][time] for sizes in mine)
+            for time in ("milliseconds", "rows_ms")
+        )
         memory = [r["resident_mib"] / r["promised_mib"] for sizes in mine for r in sizes]
         out[where] = {
             "whole_step_ratio": whole, "step_time_ratio": alone,
-            "memory_over_promise": max(memory),
+            "memory_over_promise": max(memory), "added_ms": added, "added_rows_ms": added_rows,
         }  # fmt: skip
     return out
 
@@ -284,10 +286,10 @@ def growth(rounds: Sequence[list[dict]]) -> dict[str, dict[str, float]]:
 def broken_limits(grown: dict[str, dict[str, float]]) -> list[str]:
     """What exceeds `MOST`, as residence and ratio; the time of the dictionary's cold steps may."""
     return [
-        f"{name}: {ratio} {value:.3f}"
+        f"{name}: {ratio} {ratios[ratio]:.3f}"
         for name, ratios in grown.items()
-        for ratio, value in ratios.items()
-        if value > MOST and not (WAYS[name].cold and ratio == "step_time_ratio")
+        for ratio in RATIOS
+        if ratios[ratio] > MOST and not (WAYS[name].cold and ratio == "step_time_ratio")
     ]
 
 

@@ -8,6 +8,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,6 +32,8 @@ BLOCK = 16
 
 Networks = Callable[[Latents], None]
 """Gives latents their gradients."""
+Step = Callable[[torch.Tensor], None]
+"""Does something with the rows (B,) of a global batch."""
 
 
 class Way(NamedTuple):
@@ -125,9 +128,18 @@ def one_step(
     dictionary.project_()
 
 
+def rows_alone(dictionary: LatentDictionary, rows: torch.Tensor) -> None:
+    """What memory or the system's cache take of a step: values of this rank's rows are read for
+    their clips, then all of the rows, which are written."""
+    table = dictionary.tables["transient"]
+    slots = table.slots(table.owned(rows))
+    table.store.read(slots, ("value",))
+    table.store.write_(slots, table.store.read(slots))
+
+
 def timed_steps(
     dictionary: LatentDictionary, comm: Comm, batches: list[torch.Tensor], way: Way, pause: float,
-    networks: Networks = free_gradients,
+    step: Step,
 ) -> tuple[list[float], int]:  # fmt: skip
     """Seconds of the steps, without the first of each block, and the most memory."""
     seconds, peak, none = [], 0, torch.zeros(1, dtype=torch.int64)
@@ -142,7 +154,7 @@ def timed_steps(
         start = time.perf_counter()
         if way.ahead:
             dictionary.fetch_ahead(none, ahead)
-        one_step(dictionary, comm, now, networks)
+        step(now)
         if comm.device.type == "cuda":
             torch.cuda.synchronize()
         if number % BLOCK:
@@ -155,8 +167,8 @@ def measure(
     comm: Comm, rows: int, name: str, steps: int, batch: int, scratch: str, gpu: bool,
     pause: float, whole: int,
 ) -> dict[str, Any]:  # fmt: skip
-    """Median seconds of a step and the growth of memory, on one rank; after that, of `whole` steps
-    with networks."""
+    """Median milliseconds of a step and the growth of memory, on one rank; after that, of as many
+    in which rows are read and written and no more, and of `whole` steps with networks."""
     way = WAYS[name]
     comm = Comm(device="cuda") if gpu else comm
     warm = build(comm, 500, way.residence, scratch)  # load what is loaded once
@@ -171,14 +183,18 @@ def measure(
     draw = np.random.default_rng(1)
     asked = [
         torch.from_numpy(draw.choice(rows, batch, replace=False))
-        for _ in range(steps + whole + 1)
+        for _ in range(2 * steps + whole + 1)
     ]  # fmt: skip
     on_disk = read_from_disk()
-    seconds, peak = timed_steps(dictionary, comm, asked[: steps + 1], way, pause)
+    step = partial(one_step, dictionary, comm)
+    seconds, peak = timed_steps(dictionary, comm, asked[: steps + 1], way, pause, step)
     on_disk = read_from_disk() - on_disk
+    alone = partial(rows_alone, dictionary)
+    of_rows, _ = timed_steps(dictionary, comm, asked[steps : 2 * steps + 1], way, pause, alone)
     # Nothing is cold beside networks: there are too few of these steps to fill a disk's queue.
+    step = partial(step, networks=networks_of(dictionary))
     of_whole, _ = timed_steps(
-        dictionary, comm, asked[steps:], way._replace(cold=False), 0.0, networks_of(dictionary)
+        dictionary, comm, asked[2 * steps :], way._replace(cold=False), 0, step
     )
     promise = LatentDictionary.promise_bytes(
         dictionary.config, static_rows=1, transient_rows=rows, frames=FRAMES,
@@ -189,6 +205,7 @@ def measure(
         "rows": rows,
         "residence": name,
         "milliseconds": 1e3 * statistics.median(seconds),
+        "rows_ms": 1e3 * statistics.median(of_rows),
         "whole_ms": 1e3 * statistics.median(of_whole),
         "read_kib": on_disk / 1024 / steps,
         "resident_mib": (peak - before) / 2**20,

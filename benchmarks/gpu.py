@@ -64,8 +64,14 @@ WAYS: dict[str, Way] = {
         ("train.precision=bf16", "networks.compile=graphs"), resident=True
     ),
 }
-PEAKS = {"no": 67e12, "tf32": 495e12, "bf16": 990e12}
-"""Dense operations a second of an H100 or H200 (SXM), from NVIDIA's data sheet."""
+HOPPER = {"no": 67e12, "tf32": 495e12, "bf16": 990e12}
+AMPERE = {"no": 19.5e12, "tf32": 156e12, "bf16": 312e12}
+PEAKS = {
+    "NVIDIA H100 80GB HBM3": HOPPER, "NVIDIA H200": HOPPER, "NVIDIA A100-SXM4-40GB": AMPERE,
+    "NVIDIA A100-SXM4-80GB": AMPERE, "NVIDIA A100-PCIE-40GB": AMPERE,
+    "NVIDIA A100 80GB PCIe": AMPERE,
+}  # fmt: skip
+"""Dense operations a second by precision, from NVIDIA's data sheets, of what torch calls so."""
 
 
 def wait_for(device: torch.device) -> None:
@@ -93,9 +99,15 @@ def measure(
     return {
         "clips_per_second": clips / seconds,
         "flops": flops,
-        "utilisation": flops / PEAKS[made.config.train.precision],
+        "utilisation": utilisation(flops, engine.ranks.device, made.config.train.precision),
         "loader_share": waited / seconds,
     }
+
+
+def utilisation(flops: float, device: torch.device, precision: str) -> float | None:
+    """Share of what the device could do at best; None where `PEAKS` does not know it."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
+    return flops / PEAKS[name][precision] if name in PEAKS else None
 
 
 @contextmanager
@@ -123,6 +135,11 @@ def _steps(engine: Engine, stream: Stream, steps: int) -> tuple[ClipBatch, float
         engine.update(step=step, moves=EVERYTHING, factor=1.0)
     wait_for(engine.ranks.device)
     return batch, time.perf_counter() - start, waited
+
+
+def share(value: float | None) -> str:
+    """A share in percent; a question mark where nobody knows it."""
+    return "?" if value is None else f"{value:.1%}"
 
 
 def fit(large: dict[str, Any], clips: int, small: dict[str, Any], fewer: int) -> dict[str, float]:
@@ -153,8 +170,11 @@ def main(argv: list[str] | None = None) -> int:
         for name, way in WAYS.items():
             words = (*way.words, f"schedule.clips={args.clips}", *args.words)
             row = rows[name] = measure(str(data), words, steps=args.steps, resident=way.resident)
-            print(f"{name:32} {row['clips_per_second']:8.0f} {row['flops'] / 1e12:8.1f} "
-                  f"{row['utilisation']:11.1%} {row['loader_share']:8.1%}", flush=True)  # fmt: skip
+            print(
+                f"{name:32} {row['clips_per_second']:8.0f} {row['flops'] / 1e12:8.1f} "
+                f"{share(row['utilisation']):>11} {share(row['loader_share']):>8}",
+                flush=True,
+            )
         words = (*way.words, f"schedule.clips={args.clips // 4}", *args.words)
         less = measure(str(data), words, steps=args.steps, resident=way.resident)
     fitted = fit(row, args.clips, less, args.clips // 4)

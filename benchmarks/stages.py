@@ -2,8 +2,9 @@
 
     python -m benchmarks.stages [--steps 50] [--size 64] [--write docs/scaling.md]
 
-In the stage whose generator is frozen no generator gradient is computed or sent. Ends with one
-line of JSON.
+In the stage whose generator is frozen no generator gradient is computed or sent. Gradients are sent
+(`train.gradients=send`), as with GPUs or several machines, unless words say otherwise. Ends with
+one line of JSON.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from trainer.config import resolve
 from trainer.schedule import EVERYTHING, GENERATOR, LATENT, Stage, pace
 
 STAGES = (GENERATOR, LATENT, Stage("together", EVERYTHING))
-WORDS = ("preset=golf", "schedule.clips=8")
+WORDS = ("preset=golf", "schedule.clips=8", "train.gradients=send")
 WARM = 3
 
 
@@ -61,7 +62,7 @@ def measure(comm: Comm, data: str, words: tuple[str, ...], steps: int) -> dict[s
     return found
 
 
-def table(found: dict[str, Any], *, ranks: int, size: int, clips: int) -> str:
+def table(found: dict[str, Any], *, ranks: int, size: int, clips: int, way: str) -> str:
     """Markdown: a line for each stage."""
     head = ["stage", "ms a step", "GFLOP", "KiB of gradients", "KiB of rows and flags"]
     rows = []
@@ -72,8 +73,8 @@ def table(found: dict[str, Any], *, ranks: int, size: int, clips: int) -> str:
                      f"{gradients / 1024:,.1f}", f"{rest / 1024:,.1f}"])  # fmt: skip
     return (
         f"{pages.table(head, rows)}\n\nOf rank 0 of {ranks}, a step of {clips} clips in all, "
-        f"{size}x{size}, one thread each. `{GENERATOR.name}` moves the generator, `{LATENT.name}` "
-        "the recurrence and the rows, `together` all of them."
+        f"{size}x{size}, one thread each, `train.gradients={way}`. `{GENERATOR.name}` moves the "
+        f"generator, `{LATENT.name}` the recurrence and the rows, `together` all of them."
     )
 
 
@@ -95,8 +96,11 @@ def main(argv: list[str] | None = None) -> int:
         ranks = run_ranks(
             measure, args.ranks, str(data), tuple(args.words), args.steps, timeout=3600
         )
-    clips = pace(resolve([*WORDS, *args.words]).schedule).clips
-    text = table(ranks[0], ranks=args.ranks, size=args.size, clips=clips)
+    config = resolve([*WORDS, *args.words])
+    text = table(
+        ranks[0], ranks=args.ranks, size=args.size, clips=pace(config.schedule).clips,
+        way=config.train.gradients,
+    )  # fmt: skip
     print(text)
     pages.put(args.write, "stages", text)
     print(line("stages", ranks=args.ranks, size=args.size, stages=ranks[0]))

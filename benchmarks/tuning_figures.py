@@ -24,11 +24,12 @@ FITTED = (
 HIGHER = ("unseen", "exchange")
 """Objectives of which more is better."""
 GUARDS = {
-    "exchange": ("exchange-fcs", "nearest"), "unseen": ("unseen-fcs",),
+    "exchange": ("exchange-fcs", "nearest"), "unseen": ("unseen-mcs", "unseen-fcs", "exchange"),
     "unseen-mcs": ("unseen-fcs",), "unseen-fcs": ("unseen",),
 }  # fmt: skip
-"""What stands beside an objective: PSNR of one frame after another says nothing of consistency, and
-a cell that is no better than the nearest training video is no exchange."""
+"""What stands beside an objective: PSNR of one frame after another says nothing of motion and of
+consistency, who fits cells well may have given up exchange for it, and a cell that is no better
+than the nearest training video is no exchange."""
 NOTHING = "-"
 
 Figure = float | None
@@ -84,6 +85,12 @@ def won(pairs: Pairs, aim: str) -> str:
         + (f", {ties} tied" if ties else "")
         + (f", {lost} without figures" if lost else "")
     )
+
+
+def judged_by(aim: str) -> list[str]:
+    """An objective and what guards it, of which one configuration may have more than another: the
+    nearest training video is the same for all."""
+    return [name for name in (aim, *GUARDS[aim]) if name != "nearest"]
 
 
 def better(aim: str) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.pages import table
+from benchmarks.tuning_costs import costs
 from benchmarks.tuning_figures import (
     DIGITS,
     FITTED,
@@ -19,13 +20,13 @@ from benchmarks.tuning_figures import (
     Pairs,
     better,
     columns,
+    judged_by,
     mean,
     minutes,
     pairs_of,
     spell,
     won,
 )
-from benchmarks.tuning_kills import INTERVAL
 from trainer.config import resolve
 from trainer.schedule import pace
 from tuning.records import FIRST
@@ -49,30 +50,30 @@ def names_of(found: Mapping[str, Any]) -> dict[str, str]:
     }  # fmt: skip
 
 
-def of_compared(found: Mapping[str, Any], judgement: str, kind: str = "preset") -> Pairs:
-    """Best and another kind over training seeds."""
-    aim = found["objective"]
+def of_compared(found: Mapping[str, Any], name: str, judgement: str, kind: str) -> Pairs:
+    """A figure of the best and of another kind over training seeds."""
     return pairs_of([
-        (row["best"][judgement].get(aim), row.get(kind, {}).get(judgement, {}).get(aim))
+        (row["best"][judgement].get(name), row.get(kind, {}).get(judgement, {}).get(name))
         for row in found["compare"]
     ])  # fmt: skip
 
 
-def of_given(found: Mapping[str, Any], *, test: bool) -> Pairs:
-    """Best and first trial, which is the configuration given, of each of optuna's studies."""
-    aim = found["objective"]
-    studies = [study for name, study in found["studies"].items() if name.startswith("optuna")]
+def of_given(found: Mapping[str, Any], name: str, *, test: bool) -> Pairs:
+    """A figure of the best and of the first trial, which is the configuration given, of each of
+    optuna's studies."""
+    studies = [study for key, study in found["studies"].items() if key.startswith("optuna")]
     if test:
-        return pairs_of([(s["test"].get(aim), s["given_test"].get(aim)) for s in studies])
-    return pairs_of([(s["scores"].get(aim), s["given"]) for s in studies])
+        return pairs_of([(s["test"].get(name), s["given_test"].get(name)) for s in studies])
+    aim = found["objective"]
+    return pairs_of([(s["scores"].get(name), s["given"] if name == aim else None) for s in studies])
 
 
-def of_chance(found: Mapping[str, Any], part: str) -> Pairs:
-    """Optuna's and chance's best trials over the seeds of the studies."""
-    aim, all_ = found["objective"], found["studies"]
-    seeds = [name.rpartition("-")[2] for name in all_ if name.startswith("optuna")]
+def of_chance(found: Mapping[str, Any], name: str, part: str) -> Pairs:
+    """A figure of optuna's and of chance's best trials over the seeds of the studies."""
+    all_ = found["studies"]
+    seeds = [key.rpartition("-")[2] for key in all_ if key.startswith("optuna")]
     return pairs_of([
-        (all_[f"optuna-{seed}"][part].get(aim), all_[f"random-{seed}"][part].get(aim))
+        (all_[f"optuna-{seed}"][part].get(name), all_[f"random-{seed}"][part].get(name))
         for seed in seeds
     ])  # fmt: skip
 
@@ -85,28 +86,31 @@ def in_all(found: Mapping[str, Any]) -> str:
 
 
 def lead(found: Mapping[str, Any]) -> str:
-    """What counts: means over seeds on cells that neither training nor choice has seen."""
-    aim, digits, names = found["objective"], DIGITS[found["objective"]], names_of(found)
-    rows = [
-        (f"best of a study of {minutes(found):.0f} CPU-minutes, its configuration given, both "
-         "after as many steps",
-         of_given(found, test=True), of_given(found, test=False)),
-        *((f"{in_all(found)}; {names[kind]}",
-           of_compared(found, "test", kind), of_compared(found, "validation", kind))
-          for kind in ("preset", "equal") if kind in names),
-        ("optuna, random search", of_chance(found, "test"), of_chance(found, "scores")),
-    ]  # fmt: skip
-    lines = []
-    for name, test, validation in rows:
-        line: list[str] = [name]
-        for pairs in (test, validation):
-            means = [spell(mean(side), digits) for side in (pairs.ours, pairs.theirs)]
-            line += [", ".join(means), won(pairs, aim)]
-        lines.append(line)
-    head = ("", "test", "better in", "validation", "better in")
+    """What counts: means over seeds on cells that neither training nor choice has seen, of the
+    objective and of what guards it."""
+    lines, names = [], names_of(found)
+    for name in judged_by(found["objective"]):
+        rows = [
+            (f"best of a study of {minutes(found):.0f} CPU-minutes, its configuration given, both "
+             "after as many steps",
+             of_given(found, name, test=True), of_given(found, name, test=False)),
+            *((f"{in_all(found)}; {names[kind]}",
+               of_compared(found, name, "test", kind),
+               of_compared(found, name, "validation", kind))
+              for kind in ("preset", "equal") if kind in names),
+            ("optuna, random search", of_chance(found, name, "test"),
+             of_chance(found, name, "scores")),
+        ]  # fmt: skip
+        for what, *both in rows:
+            line = [f"{UNITS[name]} ({better(name)})", what]
+            for pairs in both:
+                means = [spell(mean(side), DIGITS[name]) for side in (pairs.ours, pairs.theirs)]
+                line += [", ".join(means), won(pairs, name)] if pairs.ours else [NOTHING, NOTHING]
+            lines.append(line)
+    head = ("figure", "of", "test", "better in", "validation", "better in")
     return (
-        f"**Test cells first**, means over seeds of {UNITS[aim]} ({better(aim)}); the validation "
-        f"cells, which chose, second:\n\n{table(head, lines)}"
+        f"**Test cells first**, means over seeds; the validation cells, which chose by "
+        f"{UNITS[found['objective']]}, second:\n\n{table(head, lines)}"
     )
 
 
@@ -152,7 +156,7 @@ def against_given(found: Mapping[str, Any]) -> str:
             spell(study["scores"].get(aim), digits), spell(study["given"], digits),
             *(spell(each, 0) for each in seconds),
         ])  # fmt: skip
-    pairs = of_given(found, test=True)
+    pairs = of_given(found, aim, test=True)
     each = ", ".join(f"{gain:+.{digits}f}" for gain in pairs.gains()) or "no study has both figures"
     heads = [*(f"test, {UNITS[column]}" for column in shown), "validation", "seconds of training"]
     of = [f"{title}, of {whose}" for title in heads for whose in ("its best", "that given")]
@@ -209,7 +213,7 @@ def as_long(rows: Sequence[Mapping[str, Any]]) -> str:
 def gained(found: Mapping[str, Any], kind: str) -> str:
     """What the best has more than another kind on the test cells, in words."""
     aim, digits = found["objective"], DIGITS[found["objective"]]
-    pairs = of_compared(found, "test", kind)
+    pairs = of_compared(found, aim, "test", kind)
     each = ", ".join(f"{gain:+.{digits}f}" for gain in pairs.gains()) or "no seed has both figures"
     return (
         f"{spell(mean(pairs.gains()), digits, sign='+')} {UNITS[aim]} on the test cells ({each}), "
@@ -234,7 +238,7 @@ def against_chance(found: Mapping[str, Any]) -> str:
          spell(study["given"], digits)]
         for name, study in found["studies"].items()
     ]  # fmt: skip
-    test, chosen = of_chance(found, "test"), of_chance(found, "scores")
+    test, chosen = of_chance(found, aim, "test"), of_chance(found, aim, "scores")
     head = ("study", "trials", "finished", "CPU-minutes", f"test of its best, {UNITS[aim]}",
             "its validation", "validation of the configuration given")  # fmt: skip
     sides = [[spell(mean(side), digits) for side in (pairs.ours, pairs.theirs)]
@@ -257,32 +261,6 @@ def values(found: Mapping[str, Any]) -> str:
         for path, value in best.items()
     )
     return f"**The best configuration** ({found['winner']}): {told}."
-
-
-def costs(found: Mapping[str, Any]) -> str:
-    """Ledger and overhead."""
-    errors, alone = found["ledger_intervals"], found["overhead"]
-    victims = ", ".join(sorted({kill["victim"] for kill in found["kills"]}))
-    ledger = "no search was killed"
-    if errors:
-        ledger = (
-            f"{len(errors)} kills with -9, each 0 to {2 * INTERVAL:g} s after a training has taken "
-            f"its first steps ({victims} in turn, one trial at a time): charged minus held is "
-            f"{min(errors):+.2f} to {max(errors):+.2f} report intervals"
-        )
-    known = [study["overhead"] for study in found["studies"].values()]
-    shares = [share for share in known if share is not None]
-    lost = len(known) - len(shares)
-    among = f"{100 * min(shares):.1f} to {100 * max(shares):.1f} %" if shares else "not known"
-    among += f" ({lost} went on after an interruption: not known)" if shares and lost else ""
-    each = alone["trained"] / alone["trials"] if alone["trials"] else None
-    share = None if alone["overhead"] is None else 100 * alone["overhead"]
-    return (
-        f"**Ledger**: {ledger}.\n\n"
-        f"**Overhead**, the share of all cores' time from the search's start to its end in which "
-        f"no trial trained: {spell(share, 1)} % with {alone['trials']} trials of {spell(each, 0)} "
-        f"s; {among} in the studies above, which evaluate held-out cells after every trial."
-    )
 
 
 def write_page(path: Path, found: Mapping[str, Any]) -> None:

@@ -43,7 +43,7 @@ class Loop(NamedTuple):
 
 
 class Waited(NamedTuple):
-    """Share of a training's time in its steady state, on rank 0."""
+    """Share of a training's time in its steady state, of the rank that waits longest."""
 
     data: float
     """In the phase `data`: waiting for a batch and taking it, and what else the system runs on this
@@ -111,7 +111,8 @@ def training_share(
 def steady(lines: Sequence[dict[str, Any]]) -> Waited:
     """Shares over the lines of a metric log that come after the first `SETTLED` of its time.
 
-    A line's phases are of the time since the line before; its counters since the start.
+    A line's phases are of the time since the line before, each of the rank that took longest then;
+    its counters are since the start.
     """
     begun = SETTLED * lines[-1]["seconds"]
     first = next(number for number, line in enumerate(lines) if line["seconds"] >= begun)
@@ -119,7 +120,7 @@ def steady(lines: Sequence[dict[str, Any]]) -> Waited:
     if not rest:
         raise RuntimeError(f"a training of {last['seconds']:.0f} s is too short to see it settle")
     seconds = last["seconds"] - before["seconds"]
-    waited = last["loader/wait_seconds"] - before["loader/wait_seconds"]
+    waited = last["loader/longest_wait_seconds"] - before["loader/longest_wait_seconds"]
     clips = last["shards/clips"] - before["shards/clips"]
-    return Waited(sum(line["time/data"] for line in rest) / seconds, waited / seconds,
-                  clips / seconds)  # fmt: skip
+    data = sum(line["loader/longest_data_seconds"] for line in rest)
+    return Waited(data / seconds, waited / seconds, clips / seconds)

@@ -52,7 +52,7 @@ def parse(argv: list[str] | None) -> tuple[Options, Path, int]:
     workers = words["workers"]
     if workers < 0:
         raise UserError(f"--workers: at least 0, not {workers}")
-    return options, Path(words["out"]), workers
+    return options, Path(words["out"] or f"footage/{options.title}"), workers
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -91,7 +91,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("source", metavar="SOURCE", help="footage format: " + ", ".join(SOURCES))
     parser.add_argument("--root", default="", help="folder with the footage; golf: or its archive")
-    parser.add_argument("--out", required=True, help="new folder for shards and manifest")
+    parser.add_argument(
+        "--out", default="", help="new folder for shards and manifest (footage/NAME)"
+    )
     parser.add_argument("--name", default="", help="name of the set (default: the root's)")
     _add_clips(parser.add_argument_group("clips"))
     _add_choice(parser.add_argument_group("which videos"))

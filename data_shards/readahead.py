@@ -15,7 +15,7 @@ import torch
 from torch.utils.data import DataLoader, get_worker_info
 
 from data_shards.config import DataConfig
-from data_shards.cores import give_way
+from data_shards.cores import DECODING, give_way
 from data_shards.dataset import ClipReader, Part, Request
 from data_shards.errors import LoaderLost
 from data_shards.memory import Resident
@@ -67,7 +67,7 @@ class Threads:
         self._reader, self._requests = reader, requests
         threads = config.decoding_threads()
         self._pool = ThreadPoolExecutor(
-            threads, thread_name_prefix="navsynth-stream", initializer=give_way
+            threads, "navsynth-stream", initializer=give_way, initargs=(DECODING,)
         )
         self._queue: deque[Future[Part]] = deque()
         for _ in range(max(config.prefetch, threads)):  # a batch is decoded by one thread

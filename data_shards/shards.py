@@ -19,7 +19,7 @@ from data_shards.config import DataConfig
 from data_shards.errors import UserError
 from data_shards.manifest import CLIP_RECORD, CLIPS, MANIFEST, Manifest, Shard, loads
 from data_shards.single import Singles
-from data_shards.store import Store
+from data_shards.store import Store, remedy
 
 T = TypeVar("T")
 _OPEN_FILES = 64
@@ -128,7 +128,7 @@ class Shards:
         try:
             if self.cache is None:
                 path = self.store.path(CLIPS)
-                if disk.sha256(path) == sha256:
+                if self.store.patient(lambda: disk.sha256(path)) == sha256:
                     return path
                 raise UserError(altered)
             path = self.cache.path(record)
@@ -141,7 +141,7 @@ class Shards:
         except AlteredError:
             raise UserError(altered) from None
         except OSError as error:
-            raise UserError(f"{name}: {error.strerror}; prepare the footage again") from None
+            raise UserError(f"{name}: {error.strerror}; {remedy(error)}") from None
         raise UserError(altered)
 
     @contextlib.contextmanager

@@ -24,6 +24,8 @@ from data_shards.single import byte_range
 
 T = TypeVar("T")
 _PERMANENT = (FileNotFoundError, PermissionError, IsADirectoryError, ImportError, UserError)
+_NAMES = (errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
+"""Errors of a path that no file can have."""
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Errors of the disk that a download goes to; no store answers with them."""
 _WAITS = tenacity.wait_random_exponential(multiplier=0.1, max=10)
@@ -31,6 +33,11 @@ SMALL = 1 << 30
 """Bytes of a manifest, the largest file that is read whole, at most."""
 _EXTRAS = {"s3": "s3", "http": "http", "https": "http"}
 """The extra of this package that brings each protocol's client."""
+
+
+def remedy(error: OSError, *, absent: str = "prepare the footage again") -> str:
+    """What to do about a local file that cannot be read: `absent` where it is not there."""
+    return absent if _permanent(error) else "check that disk"
 
 
 class Store:
@@ -82,7 +89,7 @@ class Store:
         """
         if self.local:
             try:
-                return self.path(name).stat().st_size
+                return self.patient(self.path(name).stat).st_size
             except OSError as error:
                 raise UserError(f"{self.url(name)}: {error.strerror}; is it complete?") from None
         return self._guarded(name, lambda beat: self._fs().info(self.url(name)).get("size"))
@@ -95,9 +102,9 @@ class Store:
         """
         if self.local:
             try:
-                return self.path(name).read_bytes()
+                return self.patient(self.path(name).read_bytes)
             except OSError as error:
-                hint = "run data_shards.prepare first"
+                hint = remedy(error, absent="run data_shards.prepare first")
                 raise UserError(f"{self.url(name)}: {error.strerror}; {hint}") from None
         with tempfile.TemporaryDirectory() as folder:  # as a download, which tells that it moves
             file = Path(folder) / "file"
@@ -271,4 +278,5 @@ def _permanent(error: BaseException) -> bool:
     """Whether trying again cannot help: missing, forbidden, or refused by the server (4xx)."""
     status = getattr(error, "status", None)
     refused = isinstance(status, int) and 400 <= status < 500 and status not in (408, 429)
-    return refused or isinstance(error, _PERMANENT)
+    named = getattr(error, "errno", None) in _NAMES
+    return refused or named or isinstance(error, _PERMANENT)

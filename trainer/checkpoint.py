@@ -27,7 +27,7 @@ from typing import Any
 
 import torch
 
-from data_shards.cores import give_way
+from data_shards.cores import SAVING, give_way
 from data_shards.errors import UserError
 from trainer import commit, commons
 from trainer.comm import Comm
@@ -57,7 +57,7 @@ class Checkpointer:
         self._known: set[int] = set()
         self._pending: tuple[Job, Future[Share]] | None = None
         self._closed, self._answers, self.copies = False, False, commons.Copies()
-        self._thread = ThreadPoolExecutor(1, "checkpoint", initializer=give_way)
+        self._thread = ThreadPoolExecutor(1, "checkpoint", initializer=give_way, initargs=(SAVING,))
         self._saved_at = self._looked_at = time.monotonic()
         self.last_bytes = 0
         """Size of the last commit, of all ranks."""

@@ -174,6 +174,8 @@ def _open(
     begin = Progress(0, 0.0)
     if newest is not None:
         saved = checkpoints.open(newest)
+        footage = saved.state.get("fingerprint")
+        other = other_footage.is_other(opened, folder, comm, allowed=change, saved=footage)
         restored, begin = engine.restore(saved), Progress.of(saved.state)
         if other:
             other_footage.require_steps(config, opened, begin)

@@ -145,21 +145,25 @@ def train(
 
 
 def open_stream(parts: Parts, *, first: int) -> Stream:
-    """This rank's stream of global batches, from number `first` on."""
+    """This rank's stream of global batches, from number `first` on.
+
+    Raises:
+        UserError: on every rank, where one cannot have its footage.
+    """
     comm, device = parts.engine.ranks.comm, parts.engine.ranks.device
     with parts.watchdog.patience(3600):  # a set that fits is decoded here
-        stream = Stream(
-            parts.opened,
-            parts.config.data,
-            seed=parts.config.seed,
-            batch=parts.engine.pace.clips,
-            rank=comm.rank,
-            world=comm.world,
-            start_step=first,
-            progress=comm.rank == 0,
-            together=OneMachine(comm),
-        )
-        comm.barrier()  # each decodes what it holds itself
+        stream, problem = None, ""
+        try:
+            stream = Stream(
+                parts.opened, parts.config.data, seed=parts.config.seed,
+                batch=parts.engine.pace.clips, rank=comm.rank, world=comm.world,
+                start_step=first, progress=comm.rank == 0, together=OneMachine(comm),
+            )  # fmt: skip
+        except UserError as error:  # of a machine's own copy, which others need not share
+            problem = str(error)
+        problem = first_of(comm.gather_json(problem))
+        if stream is None or problem:
+            raise UserError(problem)
         parts.engine.dictionary.constrain()  # low rank may read the whole dictionary once
     if device.type == "cuda" and fits_on(device, decoded_bytes(parts.opened)):
         stream.to_(device)

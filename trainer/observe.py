@@ -160,6 +160,7 @@ class Observer:
             "node": self._node,
             "step_seconds": wall / steps,
             "own_seconds": sum(phases.get(phase, 0.0) for phase in OWN) / steps,
+            "data_seconds": phases.get("data", 0.0),
             "wait_seconds": counters.wait_seconds,
             "queue": counters.queue_depth,
             **{name: getattr(counters, name) for name in SUMS},
@@ -171,10 +172,8 @@ class Observer:
         }
 
     def _new_damage(self, stream: Stream) -> list[int]:
-        """Clips that this rank has to tell of: damaged, and not known to all ranks yet. Where
-        footage is in memory, every rank knows of all damage and the first one tells."""
-        if stream.resident is not None and self._comm.rank:
-            return []
+        """Clips that this rank has to tell of: damaged, and not known to all ranks yet. Copies of
+        footage on several machines may be damaged in different ways, so every rank tells."""
         return sorted({int(damage.clip) for damage in stream.damaged} - self._damaged)
 
     def _values(
@@ -196,6 +195,8 @@ class Observer:
             "straggler": straggling(own, clips=self.engine.pace.clips),
             "telemetry/seconds": self.spent,
             "loader/wait_seconds": mine["wait_seconds"],
+            "loader/longest_wait_seconds": max(f["wait_seconds"] for f in everyone),
+            "loader/longest_data_seconds": max(f["data_seconds"] for f in everyone),
             "loader/queue": mine["queue"],
             **{f"shards/{name}": sum(f[name] for f in everyone) for name in SUMS},
             "shards/damaged": len(self._damaged),

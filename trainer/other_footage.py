@@ -15,13 +15,16 @@ from trainer.loop import Progress, finished, length
 from trainer.reshard import Restored
 
 
-def is_other(opened: OpenManifest, folder: Path, comm: Comm, *, allowed: bool) -> bool:
-    """Whether a run folder is of other footage; the same on every rank.
+def is_other(
+    opened: OpenManifest, folder: Path, comm: Comm, *, allowed: bool, saved: str | None = None
+) -> bool:
+    """Whether a run folder is of other footage; the same on every rank. Where its `run.json` is
+    lost, its newest checkpoint says: `saved`, the fingerprint of its footage.
 
     Raises:
         UserError: it is, and that is not `allowed`; on every rank.
     """
-    known = comm.gather_json(read_json(folder / RUN_FILE).get("fingerprint"))[0]
+    known = comm.gather_json(read_json(folder / RUN_FILE).get("fingerprint") or saved)[0]
     if known in (None, opened.manifest.fingerprint):
         return False
     if not allowed:

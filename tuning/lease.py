@@ -52,8 +52,14 @@ class Lease:
 
     def take(self) -> bool:
         """Reserve the first interval and go on reserving; False where that is not borne."""
+
+        def first() -> float:  # nothing is held while others keep the ledger
+            self._begun = time.monotonic()
+            return self._settings.interval
+
         self._begun = time.monotonic()
-        if not self._renew():
+        self.capped = self._over_cap()
+        if self.capped or not self._hold(first):
             return False
         self._thread.start()
         return True

@@ -148,7 +148,7 @@ class Population:
         else:  # nobody has gone on from a known score yet
             numbers = self._at_random(next_number(records))
         return {
-            r.path: r.value(math.exp(x) if r.log else x)
+            r.path: r.value(_within(r, math.exp(x) if r.log else x))
             for r, x in zip(self._changing, numbers, strict=True)
         }
 
@@ -242,6 +242,11 @@ def select(
         np.random.set_state(left)
     pairs = zip(chosen.tolist(), ranges, strict=True)
     return [min(max(x, _limits(r)[0]), _limits(r)[1]) for x, r in pairs]
+
+
+def _within(item: Range, value: float) -> float:
+    """A value of a range, from one that rounding may have put beside it."""
+    return min(max(value, item.low), item.high)
 
 
 def _limits(item: Range) -> tuple[float, float]:

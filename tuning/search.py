@@ -1,7 +1,7 @@
 """Search for the configuration that does best under a budget of accelerator-hours.
 
-    python tuning/search.py --manifest DIR --cpu-hours 0.5 --out studies/mine
-    python tuning/search.py --manifest DIR --gpu-hours 20 --gpus-per-trial 1 --out studies/mine
+    python tuning/search.py --manifest data/mine --cpu-hours 0.5
+    python tuning/search.py --manifest data/mine --gpu-hours 20 --gpus-per-trial 1
 
 The same command again goes on where it was; with a larger budget it goes on with what is added.
 Words `a.b=c` fix settings of all trials. Writes OUT/{trials.csv, best.yaml, report.html}, also
@@ -70,8 +70,16 @@ def parser() -> argparse.ArgumentParser:
     add("--address", default="", help="a running Ray cluster (default: a local Ray)")
     add("--targets", metavar="DIR", default="", help="folder in which Prometheus finds the running "
         "trials")  # fmt: skip
-    add("--out", type=Path, required=True, metavar="DIR", help="folder of the study")
+    add("--out", type=Path, metavar="DIR", help="folder of the study (default: studies/NAME, the "
+        "footage's)")  # fmt: skip
     return made
+
+
+def study_of(manifest: str) -> Path:
+    """Where the study of some footage lies unless it is said: by the name of its folder."""
+    folder = manifest.removesuffix("manifest.json").rstrip("/")
+    name = folder.rpartition("/")[2] if "://" in folder else Path(folder).resolve().name
+    return Path("studies") / (name or "study")
 
 
 @contextmanager
@@ -218,6 +226,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point: 0 done, 1 no trial finished or too many failed in a row, 2 bad input or a disk
     that refuses, 130 stopped (Ctrl-C, SIGTERM)."""
     args = parser().parse_intermixed_args(argv)
+    args.out = args.out or study_of(args.manifest)
     try:
         return run(args)
     except UserError as error:

@@ -5,6 +5,8 @@ A space maps dotted config paths to ranges:
     latents.static: {low: 16, high: 256, log: true}     # an integer where the setting is one
     loss.radius: [1, 2, 3]                               # a choice
     total: 256                                           # optional: D_s + D_t is kept at 256
+    priors: true                                         # optional: those of `PRIORS`, too
+    rates: true                                          # optional: those of `RATES`, too
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from trainer.settings import fields_of, load_yaml
 STATIC, TRANSIENT = "latents.static", "latents.transient"
 RADIUS, GAP = "loss.radius", "loss.gap"
 TOTAL = "total"
+MORE = ("priors", "rates")
 
 
 class Range(NamedTuple):
@@ -84,7 +87,7 @@ elsewhere."""
 
 def default_space(*, rates: bool = False, total: int | None = None) -> Space:
     """The documented priors."""
-    return space_of({**PRIORS, **(RATES if rates else {})}, total=total)
+    return space_of({"priors": True, "rates": rates}, total=total)
 
 
 def load_space(file: str, *, total: int | None = None) -> Space:
@@ -112,6 +115,9 @@ def space_of(layer: Mapping[str, Any], *, total: int | None = None) -> Space:
     total = stated if total is None else total
     if total is not None and (not isinstance(total, int) or total < 2):
         raise UserError(f"total: {total!r} is not a sum of two widths, such as 256")
+    if total is not None and TRANSIENT in layer:
+        raise UserError(f"{TRANSIENT}: follows from total; leave out one of them")
+    layer = {**_more(layer), **layer}
     if not layer:
         raise UserError("space: nothing to search; name at least one setting")
     for path in layer:
@@ -120,6 +126,17 @@ def space_of(layer: Mapping[str, Any], *, total: int | None = None) -> Space:
     if total is not None:
         ranges = _bounded([r for r in ranges if r.path != TRANSIENT], total)
     return Space(tuple(ranges), total)
+
+
+def _more(layer: dict[str, Any]) -> dict[str, Any]:
+    """Takes `MORE` out of a mapping, and gives the ranges that they stand for."""
+    found = {}
+    for name, ranges in zip(MORE, (PRIORS, RATES), strict=True):
+        wanted = layer.pop(name, False)
+        if not isinstance(wanted, bool):
+            raise UserError(f"{name}: {wanted!r} is neither true nor false")
+        found |= ranges if wanted else {}
+    return found
 
 
 def require_known(path: str, known: Sequence[str]) -> None:

@@ -23,7 +23,7 @@ from trainer.leaving import DONE as WHOLE
 from trainer.leaving import PREEMPTED, RUN_FILE, one_line
 from tuning import elsewhere, processes
 from tuning.command import command, environment, evaluation
-from tuning.endings import LOG, asked, interrupted, last_words, why
+from tuning.endings import KILLED, LOG, asked, interrupted, killed, last_words, why
 from tuning.halving import psnr_at
 from tuning.lease import Lease
 from tuning.nursery import Child, Nursery
@@ -192,7 +192,8 @@ class Trial:
         elif asked(code):
             self._note(status=PENDING, reason="interrupted by a signal before the evaluation")
         elif code:
-            raise UserError(f"evaluation: {last_words(self._run)}")
+            told = KILLED if killed(self._run, code) else last_words(self._run)
+            raise UserError(f"evaluation: {told}")
         else:
             scores = scores_of(self._settings.objectives, self._run, self._settings.manifest)
             whole = self.record.until in (0, self._settings.steps)

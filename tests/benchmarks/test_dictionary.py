@@ -50,17 +50,18 @@ def test_a_way_is_what_it_says(name: str, tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(LatentDictionary, "fetch_ahead", seen_ahead)
     steps = 2 * BLOCK
     found = measure(Comm(), 300, name, steps, 4, str(tmp_path), False, 0.0, 2)
-    assert dropped == (["disk"] * 2 if WAYS[name].cold else [])
-    # One to load what is loaded once, and two beside networks.
-    assert len(fetched) == 1 + (steps + 2 if WAYS[name].ahead else 0)
+    assert dropped == (["disk"] * 4 if WAYS[name].cold else [])
+    # One to load what is loaded once, as many of rows alone, and two beside networks.
+    assert len(fetched) == 1 + (2 * steps + 2 if WAYS[name].ahead else 0)
     assert found["whole_ms"] > found["milliseconds"] > 0 and found["promised_mib"] > 0
+    assert found["whole_ms"] > found["rows_ms"] > 0
     assert (found["rows"], found["residence"]) == (300, name)
 
 
 def figures(name: str, rows: int, milliseconds: float, mib: float) -> dict[str, Any]:
     return {
         "rows": rows, "residence": name, "milliseconds": milliseconds, "read_kib": 1.0,
-        "whole_ms": 100 + milliseconds,
+        "whole_ms": 100 + milliseconds, "rows_ms": milliseconds / 4,
         "resident_mib": mib, "promised_mib": 100.0,
     }  # fmt: skip
 
@@ -76,9 +77,12 @@ def test_growth_is_the_median_of_ratios_within_a_round_and_is_judged() -> None:
     ]  # fmt: skip
     found = growth(rounds)
     assert found["host"] == {"whole_step_ratio": pytest.approx(102.1 / 102),
-                             "step_time_ratio": 1.05, "memory_over_promise": 1.05}  # fmt: skip
+                             "step_time_ratio": 1.05, "memory_over_promise": 1.05,
+                             "added_ms": pytest.approx(0.1),
+                             "added_rows_ms": pytest.approx(0.025)}  # fmt: skip
     assert found[cold] == {"whole_step_ratio": pytest.approx(199 / 109), "step_time_ratio": 11.0,
-                           "memory_over_promise": 0.9}  # fmt: skip
+                           "memory_over_promise": 0.9, "added_ms": 90,
+                           "added_rows_ms": 22.5}  # fmt: skip
     assert broken_limits(found) == ["disk, cold: whole_step_ratio 1.826"]
     found[cold] |= {"whole_step_ratio": MOST, "memory_over_promise": MOST + 0.001}
     found["host"]["step_time_ratio"] = MOST + 0.001

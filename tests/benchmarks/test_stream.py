@@ -40,8 +40,9 @@ def test_waiting_is_read_from_the_steady_part_of_a_metric_log() -> None:
 
     def at(second: int) -> dict[str, Any]:
         return {
-            "seconds": float(second), "time/data": 0.06 if second > 3 else 0.9,
-            "loader/wait_seconds": 5.0 + 0.03 * second, "shards/clips": 20 * second,
+            "seconds": float(second),
+            "loader/longest_data_seconds": 0.06 if second > 3 else 0.9,
+            "loader/longest_wait_seconds": 5.0 + 0.03 * second, "shards/clips": 20 * second,
         }  # fmt: skip
 
     found = steady([at(second) for second in range(1, 10)])

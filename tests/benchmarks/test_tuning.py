@@ -87,16 +87,26 @@ def test_the_page_leads_with_the_test_cells() -> None:
     dash in a row of its own, and counted as such."""
     text = as_text(found())
     first, table = text.split("\n\n")[:2]
-    assert first.startswith(
-        "**Test cells first**, means over seeds of MCS of fitted cells (lower is better);"
+    assert first == (
+        "**Test cells first**, means over seeds; the validation cells, which chose by MCS of "
+        "fitted cells, second:"
     )
+    mcs = "| MCS of fitted cells (lower is better) |"
+    fcs = "| FCS of fitted cells, distance to its bound (lower is better) |"
+    rows = (
+        " best of a study of 6 CPU-minutes, its configuration given, both after as many steps |",
+        " best of 2 studies, 12 CPU-minutes in all; preset |",
+        " optuna, random search |",
+    )
+    one, same = "1 of 1, 1 without figures", "0.0100, 0.0100 |"
     assert table.splitlines()[2:] == [
-        "| best of a study of 6 CPU-minutes, its configuration given, both after as many steps | "
-        "3.25, 3.75 | 1 of 1, 1 without figures | 3.00, 3.50 | 1 of 1, 1 without figures |",
-        "| best of 2 studies, 12 CPU-minutes in all; preset | 3.00, 3.50 | "
-        "1 of 1, 1 without figures | 2.75, 3.25 | 1 of 1, 1 without figures |",
-        "| optuna, random search | 3.25, 3.00 | 0 of 1, 1 without figures | 3.00, 3.10 | "
-        "1 of 1, 1 without figures |",
+        f"{mcs}{rows[0]} 3.25, 3.75 | {one} | 3.00, 3.50 | {one} |",
+        f"{mcs}{rows[1]} 3.00, 3.50 | {one} | 2.75, 3.25 | {one} |",
+        f"{mcs}{rows[2]} 3.25, 3.00 | 0{one[1:]} | 3.00, 3.10 | {one} |",
+        f"{fcs}{rows[0]} {same} 0 of 1, 1 tied, 1 without figures | - | - |",
+        f"{fcs}{rows[1]} {same} 0 of 1, 1 tied, 1 without figures | {same} 0 of 1, 1 tied, "
+        "1 without figures |",
+        f"{fcs}{rows[2]} {same} 0 of 1, 1 tied, 1 without figures | - | - |",
     ]
     assert f"| 101 | best | not finite |{' - |' * 9}" in text
     row = "| 3.00 | 0.0100 | - | - | 19.50 | 20.00 | 2.75 | 21.00 | 60 |"
@@ -124,7 +134,7 @@ def test_a_page_without_anything_to_compare_says_so() -> None:
     nothing = {name: study(None, None, None) for name in ("optuna-0", "random-0")}
     bare = {"overhead": None, "trials": 0, "trained": 0.0}
     text = as_text({**found(), "winner": "", "compare": [], "studies": nothing, "overhead": bare})
-    assert "| optuna, random search | -, - | 0 of 0, 1 without figures |" in text
+    assert "| optuna, random search | - | - | - | - |" in text
     assert "**Against the preset**: not compared" in text and "none to be named" in text
     assert "no trial trained: - % with 0 trials of - s" in text
 

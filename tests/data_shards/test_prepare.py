@@ -20,6 +20,7 @@ from data_shards.inspect import read_clip, verify
 from data_shards.manifest import CLIPS, content_of, read_manifest
 from data_shards.options import Options
 from data_shards.prepare import main, prepare
+from data_shards.prepare_cli import parse
 from data_shards.sources import synthetic
 from tests.support import raw_footage as raw
 from tests.support.footage import tiny_set
@@ -271,6 +272,20 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert read_manifest(tmp_path / "out" / "held-out").name == "seats-held-out"
     said = capsys.readouterr().out
     assert "2: chair0, chair1" in said and "2: p020, p030" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "folder"),
+    [
+        (["golf", "--root", "/far/golf.tar.bz2"], "footage/golf"),
+        (["strips", "--root", "/far/weizmann_strips"], "footage/weizmann_strips"),
+        (["synthetic", "--name", "mine"], "footage/mine"),
+        (["synthetic", "--name", "mine", "--out", "here"], "here"),
+    ],
+)
+def test_a_set_lies_under_its_own_name_unless_told_otherwise(words: list[str], folder: str) -> None:
+    """`--root golf.tar.bz2` alone is a command."""
+    assert parse(words)[1] == Path(folder)
 
 
 def test_help_names_every_source(capsys: pytest.CaptureFixture[str]) -> None:

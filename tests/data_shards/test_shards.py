@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -71,3 +72,25 @@ def test_closing_does_not_wait_for_a_disk_that_refuses(tmp_path):
         with pytest.raises(UserError, match="Input/output error"):
             reading.result()
     assert reader.opened.shards.store.retries < 10
+
+
+@pytest.mark.parametrize(("file", "call"), [("manifest.json", "read_bytes"), ("clips.npy", "open")])
+def test_a_manifest_is_read_again_where_the_disk_refuses_for_a_moment(
+    file: str, call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So is its clip table; a disk that goes on refusing is named, and nobody is told to prepare
+    footage that is there."""
+    write_set(tmp_path, (CLIPS,))
+    refusals, real = [2], getattr(Path, call)
+
+    def refuse(self: Path, *args: object, **named: object) -> object:
+        if self.name == file and refusals[0]:
+            refusals[0] -= 1
+            raise OSError(errno.EIO, "Input/output error", str(self))
+        return real(self, *args, **named)
+
+    monkeypatch.setattr(Path, call, refuse)
+    assert open_manifest(str(tmp_path)).shards.store.retries == 2
+    refusals[0] = 3
+    with pytest.raises(UserError, match=f"{file}: Input/output error; check that disk"):
+        open_manifest(str(tmp_path), config=DataConfig(attempts=2))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import itertools
 import multiprocessing
 import os
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +21,7 @@ from hypothesis import strategies as st
 
 from data_shards.batch import KEY_KINDS, ClipBatch
 from data_shards.config import DataConfig
-from data_shards.cores import NICE
+from data_shards.cores import DECODING, give_way
 from data_shards.dataset import ClipReader
 from data_shards.errors import LoaderLost, UserError
 from data_shards.readahead import Threads
@@ -29,6 +31,7 @@ from tests.support.shards import pixels, write_set
 WORLDS = (1, 2, 3, 4, 6, 8)
 IN_MEMORY = DataConfig()
 THREADS = DataConfig(cache_mib=0)
+PROCESSES = DataConfig(cache_mib=0, workers=1, prefetch=2, worker_start="fork")
 SHARDS = (
     (7, 5, 1),  # a shard of one clip, fewer shards than readers
     (1,),  # one clip in all: every batch repeats it
@@ -85,23 +88,29 @@ def test_global_batches_do_not_depend_on_the_world(sets, counts, batch, start, m
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
 @pytest.mark.parametrize("world", WORLDS)
 @pytest.mark.parametrize("workers", [1, 4])
-def test_global_batches_do_not_depend_on_loader_processes(sets, workers, world):
+@settings(max_examples=2, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@given(st.sampled_from(SHARDS), st.integers(1, 13), st.integers(0, 9))
+def test_global_batches_do_not_depend_on_loader_processes(
+    sets, workers, world, counts, batch, start
+):
     """One and four loader processes of each rank give what memory gives, from any step on, and are
     gone afterwards."""
     config = DataConfig(cache_mib=0, workers=workers, prefetch=2, worker_start="fork")
-    assert_those_of_memory(sets[(7, 5, 1)], config, world=world)
+    assert_those_of_memory(sets[counts], config, world=world, batch=batch, start=start)
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
 def test_loader_processes_may_be_started_afresh(sets):
     """Those of a server, as on a GPU, give the same."""
     config = DataConfig(cache_mib=0, workers=1, prefetch=2, worker_start="forkserver")
-    assert_those_of_memory(sets[(7, 5, 1)], config, world=1)
+    assert_those_of_memory(sets[(7, 5, 1)], config, world=1, batch=5, start=1)
 
 
-def assert_those_of_memory(folder: Path, config: DataConfig, *, world: int) -> None:
+def assert_those_of_memory(
+    folder: Path, config: DataConfig, *, world: int, batch: int, start: int
+) -> None:
     before = set(multiprocessing.active_children())
-    same = {"steps": 3, "batch": 5, "start_step": world}
+    same = {"steps": 3, "batch": batch, "start_step": start}
     found = global_batches(folder, config, world=world, **same)
     assert set(multiprocessing.active_children()) == before
     expected = global_batches(folder, IN_MEMORY, world=1, **same)
@@ -125,15 +134,17 @@ def test_pixels_and_rows_are_those_of_the_clip(sets, config):
             assert batch.rows(kind).dtype == torch.int64
 
 
-def test_resuming_at_every_step_twice_in_a_row_at_another_world(sets):
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+@pytest.mark.parametrize("config", [THREADS, PROCESSES])
+def test_resuming_at_every_step_twice_in_a_row_at_another_world(sets, config):
     """Stop, resume on two ranks, stop, resume on three: the frames of one uninterrupted run."""
     folder, steps = sets[(7, 5, 1)], 5
     expected = global_batches(folder, IN_MEMORY, world=1, steps=steps, batch=4)
     for stop in range(steps):
-        found = global_batches(folder, THREADS, world=1, steps=stop, batch=4)
-        found += global_batches(folder, THREADS, world=2, steps=1, batch=4, start_step=stop)
+        found = global_batches(folder, config, world=1, steps=stop, batch=4)
+        found += global_batches(folder, config, world=2, steps=1, batch=4, start_step=stop)
         found += global_batches(
-            folder, THREADS, world=3, steps=steps - stop - 1, batch=4, start_step=stop + 1
+            folder, config, world=3, steps=steps - stop - 1, batch=4, start_step=stop + 1
         )
         for one, other in zip(found, expected, strict=True):
             assert_same(one, other)
@@ -265,19 +276,40 @@ def test_a_gpu_leaves_the_cores_to_decoding(
 
 @pytest.mark.skipif(sys.platform != "linux", reason="priorities of threads are Linux's")
 def test_decoding_threads_give_way_to_the_training() -> None:
-    """Each is nicer than the process, whose own priority stays."""
+    """Each is nicer than the process, and takes no core when it is woken; the process itself stays
+    as it is."""
 
     class Told:
-        def __getitem__(self, request: int) -> int:
-            return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+        def __getitem__(self, request: int) -> tuple[int, int]:
+            return standing(threading.get_native_id())
 
-    own = os.getpriority(os.PRIO_PROCESS, 0)
+    def standing(task: int) -> tuple[int, int]:
+        return os.getpriority(os.PRIO_PROCESS, task), os.sched_getscheduler(task)
+
+    nice, policy = standing(0)
     source = Threads(Told(), itertools.count(), DataConfig(threads=2))  # type: ignore[arg-type]
+    want = min(19, nice + DECODING), os.SCHED_BATCH if policy == os.SCHED_OTHER else policy
     try:
-        assert [source.next() for _ in range(4)] == [min(19, own + NICE)] * 4
+        assert [source.next() for _ in range(4)] == [want] * 4
     finally:
         source.close()
-    assert os.getpriority(os.PRIO_PROCESS, 0) == own
+    assert standing(0) == (nice, policy)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="priorities of threads are Linux's")
+def test_a_system_that_refuses_another_policy_leaves_a_thread_that_is_nicer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A sandbox may say that such a call is not permitted, and a C library that it has none."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr("os.sched_setscheduler", refuse)
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    with ThreadPoolExecutor(1, initializer=give_way, initargs=(3,)) as pool:
+        told = pool.submit(lambda: os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+        assert told.result(timeout=20) == min(19, own + 3)
 
 
 @pytest.mark.parametrize(("threads", "prefetch"), [(6, 2), (2, 4)])

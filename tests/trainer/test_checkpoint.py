@@ -12,12 +12,14 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from data_shards.cores import SAVING
 from data_shards.errors import UserError
 from tests.support import checkpoints as little
 from tests.support.dictionaries import make, train
@@ -241,6 +243,23 @@ def test_what_is_saved_in_the_background_is_what_was(tmp_path: Path) -> None:
     saved = checkpoints.open(path)
     assert saved.state["step"] == 5 and not saved.common("networks")["weight"].any()
     assert checkpoints.poll() is None and not checkpoints.busy
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="priorities of threads are Linux's")
+def test_what_saves_beside_training_gives_way_to_it(tmp_path: Path) -> None:
+    """A thread that writes in the background is nicer; a save that training waits for is not."""
+
+    def pages() -> Iterator[tuple[str, torch.Tensor]]:
+        told.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+        yield from ()
+
+    told: list[int] = []
+    checkpoints, own = saver(tmp_path), os.getpriority(os.PRIO_PROCESS, 0)
+    checkpoints.save(1, common={}, own=pages(), state={}, background=True)
+    checkpoints.finish()
+    checkpoints.save(2, common={}, own=pages(), state={})
+    checkpoints.close()
+    assert told == [min(19, own + SAVING), own]
 
 
 def test_rows_are_set_aside_in_the_checkpoints_folder(

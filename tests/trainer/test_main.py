@@ -188,12 +188,17 @@ def test_missing_footage_is_named(tmp_path: Path, capsys: pytest.CaptureFixture)
 
 
 def test_a_run_folder_of_other_footage_is_refused(tmp_path: Path, data: Path) -> None:
-    """A run never goes on with other videos than it began with."""
+    """A run never goes on with other videos than it began with, also where its labels are the same
+    and `run.json` is lost: its checkpoints know, too."""
     other = tiny_set(tmp_path / "other", identities=2, actions=2, frames=6, size=32)
-    assert train(tmp_path, data, "train.steps=2") == 0
-    again = launch(tmp_path, other, "train.steps=4")
-    assert again.returncode == 2
-    assert "trained on other footage" in again.stderr and again.stderr.count("\n") == 1
+    rows = "latents.static_key=identity", "latents.transient_key=action"
+    assert train(tmp_path, data, "train.steps=2", *rows) == 0
+    for lost in (False, True):
+        if lost:
+            (tmp_path / "run" / "run.json").unlink()
+        again = launch(tmp_path, other, "train.steps=4", *rows)
+        assert again.returncode == 2
+        assert "trained on other footage" in again.stderr and again.stderr.count("\n") == 1
 
 
 @pytest.mark.ranks

@@ -70,7 +70,7 @@ def alone(data: str) -> dict[str, Any]:
 
 @pytest.mark.ranks
 @pytest.mark.parametrize(
-    ("world", "way"), [(2, "memory"), (3, "memory"), (4, "memory"), (2, "send"), (3, "send")]
+    ("world", "way"), [(world, way) for way in ("memory", "send") for world in (2, 3, 4)]
 )
 def test_any_number_of_ranks_learns_the_same(
     data: str, alone: dict[str, Any], world: int, way: str

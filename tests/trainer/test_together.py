@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +16,9 @@ from data_shards.stream import Stream, open_manifest
 from tests.support.ranks import run_ranks
 from tests.support.shards import write_set
 from trainer.comm import Comm
+from trainer.config import resolve
+from trainer.loop import open_stream
+from trainer.observe import Observer
 from trainer.segment import OneMachine
 
 pytestmark = pytest.mark.ranks
@@ -100,3 +106,35 @@ def lose(comm: Comm, folder: str) -> str:
                together=OneMachine(comm))  # fmt: skip
     comm.barrier()
     return str(caught.value)
+
+
+def open_apart(comm: Comm, folders: list[str], policy: str) -> tuple[str, list[int]]:
+    """What a rank is told as training opens its machine's copy, and the damage that it tells of."""
+    comm.links = None  # as between machines
+    config = resolve([f"data.manifest={folders[comm.rank]}", f"data.on_damage={policy}"])
+    ranks = SimpleNamespace(comm=comm, device=torch.device("cpu"))
+    parts: Any = SimpleNamespace(
+        config=config, opened=open_manifest(folders[comm.rank], config=config.data),
+        watchdog=SimpleNamespace(patience=lambda _: nullcontext()),
+        engine=SimpleNamespace(ranks=ranks, pace=SimpleNamespace(clips=5),
+                               dictionary=SimpleNamespace(constrain=lambda: None)),
+    )  # fmt: skip
+    observer: Any = SimpleNamespace(_damaged=set())
+    try:
+        with open_stream(parts, first=0) as stream:
+            return "", Observer._new_damage(observer, stream)
+    except UserError as error:
+        return str(error), []
+
+
+def test_a_copy_that_is_damaged_on_one_machine_is_told_to_all(tmp_path: Path) -> None:
+    """Ranks with copies of their own that fit in memory: under `fail` all of them end for the one
+    that cannot go on, and under `quarantine` that one tells of its clip."""
+    folders = [tmp_path / "machine-0", tmp_path / "machine-1"]
+    for folder in folders:
+        write_set(folder, (4, 3))
+    spoil(folders[1], 2)
+    names = [str(folder) for folder in folders]
+    told = run_ranks(open_apart, 2, names, "fail")
+    assert told[0] == told[1] and told[0][0].startswith(f"{names[1]}/shard-00000.tar: clip 2, ")
+    assert run_ranks(open_apart, 2, names, "quarantine") == [("", []), ("", [2])]

@@ -91,6 +91,17 @@ def test_a_trial_over_its_cap_holds_nothing(tmp_path: Path) -> None:
     assert ledger.account().spent == 6 and not holder.asked and not holder.killed
 
 
+def test_what_is_left_for_one_interval_is_held(tmp_path: Path) -> None:
+    """A budget of just one interval: the search gives a trial its turn, and the ledger bears it.
+    Were it refused, nothing would be spent, and the next trial would have its turn, for ever."""
+    ledger = Ledger(tmp_path)
+    ledger.grant(SETTINGS.width * SETTINGS.interval)
+    holder = Holder(tmp_path, SETTINGS)
+    assert holder.lease.take()
+    holder.lease.end()
+    assert 0 < ledger.account().spent < SETTINGS.width * SETTINGS.interval
+
+
 def test_a_beat_that_waits_for_its_turn_reserves_a_whole_interval(tmp_path: Path) -> None:
     """Others keep the ledger's lock for half an interval: what is reserved then counts from there,
     so that the next beat is not late already."""

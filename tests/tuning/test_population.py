@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -197,6 +198,19 @@ def test_the_bandit_sees_beyond_what_is_known() -> None:
     for seed in (1, 4):  # begins at 1.13 and at 1.95
         (chosen,) = select(points, [], ranges, until=40, before=23.0, seed=seed)
         assert 1.3 <= chosen <= 1.9
+
+
+def test_a_choice_at_the_end_of_a_range_lies_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """exp(log(10)) is above 10, and a value outside of its range is in no report."""
+    ends = {"low": 0.1, "high": 10.0, "log": True}
+    space = space_of({"loss.margin": ends, "optim.theta_rate": ends})
+    assert math.exp(math.log(10.0)) > 10.0
+    for end in 0.1, 10.0:
+        monkeypatch.setattr(Population, "_at_random", lambda *_, end=end: [math.log(end)] * 2)
+        population = Population(space, settings(4), lambda: [], first=None)
+        record = Record("t0000", {}, (), DONE, until=1, scores={"psnr": 20.0})
+        chosen = population._choose(record, [], [])
+        assert len(chosen) == 2 and all(0.1 <= value <= 10.0 for value in chosen.values())
 
 
 def test_a_space_without_anything_that_changes_is_refused() -> None:

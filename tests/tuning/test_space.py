@@ -100,9 +100,26 @@ def test_a_file_and_its_grid(tmp_path: Path) -> None:
     assert [item.grid() for item in space.ranges] == [[4, 16, 64], ["group", "none"]]
 
 
+def test_settings_are_added_to_the_priors(tmp_path: Path) -> None:
+    """`priors` and `rates` bring the documented ranges, beside which a file names more, or another
+    range of the same setting."""
+    file = tmp_path / "space.yaml"
+    file.write_text("{priors: true, rates: true, schedule.frames: [1, 4], loss.radius: [2]}")
+    found = {item.path: item for item in load_space(str(file)).ranges}
+    known = {item.path: item for item in default_space(rates=True).ranges}
+    assert found.keys() == known.keys() | {"schedule.frames"}
+    assert found["schedule.frames"].choices == (1, 4) and found["loss.radius"].choices == (2,)
+    assert all(found[path] == item for path, item in known.items() if path != "loss.radius")
+    file.write_text("{priors: true, total: 256}")
+    assert load_space(str(file)) == default_space(total=256)
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
+        ("{priors: 3}", "priors: 3 is neither true nor false"),
+        ("{priors: false, rates: false}", "nothing to search"),
+        ("{latents.transient: [8], total: 40}", "latents.transient: follows from total"),
         ("latents.statc: [1]", r"latents.statc: no such setting; did you mean latents.static\?"),
         ("latents.static: {low: 4}", "is no range"),
         ("latents.static: {low: 9, high: 4}", "low < high"),

@@ -12,8 +12,9 @@ import pytest
 from data_shards.cores import cores
 from tests.tuning.test_trial import endless, running, state, until
 from tuning import processes
+from tuning.endings import KILLED
 from tuning.ledger import Ledger
-from tuning.records import RUNG, STOPPED, read_record, stop_mark
+from tuning.records import FAILED, RUNG, STOPPED, read_record, stop_mark
 from tuning.trial import LATE, LAUNCHER, Trial
 
 pytestmark = [
@@ -57,3 +58,26 @@ def test_no_process_of_a_trial_of_two_workers_is_left(
         for rank in filter(processes.alive, ranks):
             os.kill(rank.pid, signal.SIGKILL)
         trial.stop()
+
+
+@pytest.mark.parametrize("killed", [False, True], ids=["crash", "kill"])
+def test_a_failed_trial_of_two_workers_has_its_reason(tmp_path: Path, killed: bool) -> None:
+    """A run folder that it stumbles over, or a rank that is killed with -9, as the kernel does with
+    memory that runs out; not what the launcher draws around it."""
+    study, settings = endless(tmp_path)
+    if not killed:
+        (study / "trials" / "t0000" / "metrics.jsonl").mkdir()
+    trial = Trial(study, settings._replace(workers=2, cpus=2), "t0000")
+    try:
+        assert trial.start()
+        if killed:
+            assert not trial.advance().over
+            ranks = [psutil.Process(p.pid) for p in processes.descendants(running(study).pid)]
+            (first,) = [rank for rank in ranks if rank.environ().get("RANK") == "0"]
+            first.kill()
+        until(lambda: trial.advance().over, "its end")
+    finally:
+        trial.stop()
+    said = KILLED if killed else "ended with code 1: IsADirectoryError: "
+    assert trial.record.status == FAILED and trial.record.reason.startswith(said)
+    assert not Ledger(study).account().open()
