@@ -111,8 +111,8 @@ def training_share(
 def steady(lines: Sequence[dict[str, Any]]) -> Waited:
     """Shares over the lines of a metric log that come after the first `SETTLED` of its time.
 
-    A line's phases are of the time since the line before, each of the rank that took longest then;
-    its counters are since the start.
+    What a line says of the rank that took longest is of the time since the line before; its
+    counters are since the start.
     """
     begun = SETTLED * lines[-1]["seconds"]
     first = next(number for number, line in enumerate(lines) if line["seconds"] >= begun)
@@ -120,7 +120,9 @@ def steady(lines: Sequence[dict[str, Any]]) -> Waited:
     if not rest:
         raise RuntimeError(f"a training of {last['seconds']:.0f} s is too short to see it settle")
     seconds = last["seconds"] - before["seconds"]
-    waited = last["loader/longest_wait_seconds"] - before["loader/longest_wait_seconds"]
     clips = last["shards/clips"] - before["shards/clips"]
-    data = sum(line["loader/longest_data_seconds"] for line in rest)
-    return Waited(data / seconds, waited / seconds, clips / seconds)
+    data, waited = (
+        sum(line[f"loader/longest_{what}_seconds"] for line in rest) / seconds
+        for what in ("data", "wait")
+    )
+    return Waited(data, waited, clips / seconds)

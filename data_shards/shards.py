@@ -270,9 +270,9 @@ def _open_table(shards: Shards) -> np.ndarray:
     """The clip table, mapped (UserError)."""
     path, name = shards.table(), shards.store.url(CLIPS)
     try:
-        table = np.load(path, mmap_mode="r", allow_pickle=False)
+        table = shards.store.patient(lambda: np.load(path, mmap_mode="r", allow_pickle=False))
     except OSError as error:
-        raise UserError(f"{name}: {error.strerror}; prepare the footage again") from None
+        raise UserError(f"{name}: {error.strerror}; {remedy(error)}") from None
     except ValueError as error:
         raise UserError(f"{name}: {error}; prepare the footage again") from None
     problem = _table_problem(table, shards.manifest)

@@ -85,6 +85,7 @@ def run_job(
             ending, reason = HANG, hung
         if ending is FAILED:
             log.exception("rank %d", ranks.comm.rank)
+            reason = f"{type(error).__name__}: {reason}"
         elif ranks.comm.rank == 0 or ending in (LOST_RANK, HANG):
             print(f"error: {reason}", file=sys.stderr)
         elif not isinstance(error, InUse) and not _told(folder, reason):

@@ -62,7 +62,7 @@ class Observer:
         self.engine, self.telemetry, self.folder = engine, telemetry, folder
         self._comm, self._node = engine.ranks.comm, node_name()
         self._steps = 0
-        self._lap = time.perf_counter()
+        self._lap, self._waited = time.perf_counter(), 0.0
         self._rare: dict[str, float] = {}
         self._norms: dict[str, float] = {}
         self._evaluated_at = 0
@@ -155,12 +155,13 @@ class Observer:
     def _figures(self, stream: Stream, phases: Mapping[str, float], wall: float) -> dict[str, Any]:
         """What this rank hands over; counts are since its start."""
         counters, dictionary = stream.counters(), self.engine.dictionary
-        steps = max(1, self._steps)
+        steps, waited = max(1, self._steps), max(0.0, counters.wait_seconds - self._waited)
+        self._waited = counters.wait_seconds
         return {
             "node": self._node,
             "step_seconds": wall / steps,
             "own_seconds": sum(phases.get(phase, 0.0) for phase in OWN) / steps,
-            "data_seconds": phases.get("data", 0.0),
+            "longest": {"wait": waited, "data": phases.get("data", 0.0)},
             "wait_seconds": counters.wait_seconds,
             "queue": counters.queue_depth,
             **{name: getattr(counters, name) for name in SUMS},
@@ -195,8 +196,10 @@ class Observer:
             "straggler": straggling(own, clips=self.engine.pace.clips),
             "telemetry/seconds": self.spent,
             "loader/wait_seconds": mine["wait_seconds"],
-            "loader/longest_wait_seconds": max(f["wait_seconds"] for f in everyone),
-            "loader/longest_data_seconds": max(f["data_seconds"] for f in everyone),
+            **{
+                f"loader/longest_{what}_seconds": max(f["longest"][what] for f in everyone)
+                for what in mine["longest"]
+            },
             "loader/queue": mine["queue"],
             **{f"shards/{name}": sum(f[name] for f in everyone) for name in SUMS},
             "shards/damaged": len(self._damaged),

@@ -14,13 +14,14 @@ LOG = "trial.log"
 MEMORY = re.compile(r"out of memory|MemoryError|can't allocate memory|cannot allocate", re.I)
 TOLD = tuple(ending.status for ending in (NON_FINITE, HANG, LOST_RANK, USER_ERROR))
 """Statuses of run.json that come with a reason."""
+KILL_CODES = (-signal.SIGKILL, 128 + signal.SIGKILL)
 KILLED = "killed by signal 9 (out of memory, perhaps)"
 FRAME = "torch.distributed.elastic.multiprocessing.errors.ChildFailedError"
 """What a launcher of several processes says last, in a frame of its own, where one has failed."""
 RULE = re.compile(r"^=+\s*$", re.M)
 """What such a frame begins and ends with."""
-NOTICE = re.compile(r"[EWI]\d{4} \d\d:\d\d:\d\d")
-"""How a launcher's other lines begin."""
+NOTICE = re.compile(r"(\[rank\d+\]:)?\[?[EWI]\d{4} \d\d:\d\d:\d\d")
+"""How other lines of torch's own begin."""
 RANK_KILLED = re.compile(r"exitcode\s*: -9\b|Signal 9 \(SIGKILL\) received")
 MOST = 20_000
 """Characters of a log's end that are looked at."""
@@ -53,7 +54,9 @@ def why(run: Path, state: Mapping[str, Any], code: int | None) -> str:
     if MEMORY.search(log_of(run)):
         return "out of memory"
     told = state.get("status")
-    if killed(run, code):
+    # Ranks that did not leave after one of them had ended like that are killed by their launcher.
+    first = told in TOLD and told != LOST_RANK.status and code not in KILL_CODES
+    if not first and killed(run, code):
         return KILLED
     if told in TOLD:
         return f"{told}: {state.get('reason') or last_words(run)}"
@@ -63,7 +66,7 @@ def why(run: Path, state: Mapping[str, Any], code: int | None) -> str:
 
 def killed(run: Path, code: int | None) -> bool:
     """Whether a process was killed with -9, or one of several was, of which its launcher tells."""
-    if code in (-signal.SIGKILL, 128 + signal.SIGKILL):
+    if code in KILL_CODES:
         return True
     frame, after = framed(log_of(run))[1:]
     return bool(code) and not after.strip() and RANK_KILLED.search(frame) is not None

@@ -240,7 +240,10 @@ def test_settings_that_all_share_are_named_and_the_bare_preset_trains_as_long() 
         row["plain"], row["equal"] = trained(2.5, 2.25), trained(3.25, 3.0)
     text = as_text({**known, "words": ["schedule.clips=4"]})
     table = text.split("\n\n")[1].splitlines()
-    start = "| best of 2 studies, 12 CPU-minutes in all; preset, "
+    start = (
+        "| MCS of fitted cells (lower is better) | best of 2 studies, 12 CPU-minutes in all; "
+        "preset, "
+    )
     assert table[3].startswith(f"{start}schedule.clips=4 | 3.00, 3.50 |")
     assert table[4].startswith(f"{start}as long as best | 3.00, 3.25 | 1 of 1, 1 without figures |")
     assert "**Against the preset, schedule.clips=4** (best of" in text

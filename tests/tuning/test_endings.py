@@ -46,6 +46,8 @@ def launched(own: str, *, code: int) -> str:
          "non-finite: step 3"),
         (launched("a\n", code=-9), {"status": "lost-rank", "reason": "rank 0"}, 1, KILLED),
         ("a\n", {"status": "running"}, -signal.SIGKILL, KILLED),
+        (launched("a\n", code=-9), {"status": "hang", "reason": "rank 1 in latents"}, 1,
+         "hang: rank 1 in latents"),
         # A later life has no frame of its own.
         (launched("a\n", code=-9) + "KeyError: 'c'\n", {}, 1, "ended with code 1: KeyError: 'c'"),
         (launched("torch.OutOfMemoryError: CUDA out of memory.\n", code=1), {}, 1,
