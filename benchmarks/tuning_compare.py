@@ -16,6 +16,8 @@ from trainer.leaving import NON_FINITE
 JUDGEMENTS = ("test", "validation")
 SEEDS_FROM = 100
 """First of the training seeds of the comparison, which no search has used."""
+LIKE = {"longer": ("best", "preset"), "equal": ("plain", "best")}
+"""What a kind is, and for as long as which other one it is trained."""
 ALIKE = 0.02
 """Share by which training times may differ and still be the same."""
 
@@ -25,14 +27,15 @@ Train = Callable[[str, int, str], dict[str, Any]]
 
 
 def kinds(args: argparse.Namespace) -> tuple[str, ...]:
-    """What is compared. Where all trainings share some settings, also the preset without those:
+    """What is compared: the winner and the preset after as many steps, and the winner after as long
+    a training (`longer`). Where all trainings share some settings, also the preset without those:
     `plain` for as many steps as the others, `equal` for as long as the winner."""
-    return ("best", "preset", *(("plain", "equal") if args.words else ()))
+    return ("best", "preset", "longer", *(("plain", "equal") if args.words else ()))
 
 
 def trainings(args: argparse.Namespace) -> int:
-    """Trainings of one seed, in trainings of `--trial-seconds`: the preset may be trained again,
-    and without the settings that all share it may take twice as long."""
+    """Trainings of one seed, in trainings of `--trial-seconds`: either the preset or the winner is
+    trained again, and without the settings that all share the preset may take twice as long."""
     return 6 if args.words else 3
 
 
@@ -56,10 +59,15 @@ def compare(bench: Bench, found: Found) -> Found:
         rows = list(pool.map(lambda seed: trained_alike(bench, found, seed), seeds))
     cells = {"test": found["sets"]["test"], "validation": None}
     for row in rows:
+        known: dict[str, Found] = {}
         for kind in kinds(bench.args):
+            same = known.setdefault(row[kind]["run"], row[kind])
             run = bench.out / "runs" / row[kind]["run"]
             there = row[kind]["psnr"] is not None
             for name in JUDGEMENTS:
+                if same is not row[kind]:  # it took as long already
+                    row[kind][name] = same[name]
+                    continue
                 row[kind][name] = bench.once(
                     f"compare-{row['seed']}-{kind}-{name}",
                     lambda run=run, where=cells[name]: judged(bench, run, where, fit=True),
@@ -78,8 +86,8 @@ def trained_alike(bench: Bench, found: Found, seed: int) -> dict[str, Any]:
         return {"run": name, **{key: made[key] for key in ("steps", "seconds", "psnr")}}
 
     def make(kind: str) -> dict[str, Any]:
-        if kind == "equal":
-            return as_long(train, row, name=f"equal-{seed}")
+        if kind in LIKE:
+            return as_long(train, row, kind=kind, name=f"{kind}-{seed}")
         made = train(kind, found["steps"], f"{kind}-{seed}")
         return no_shorter(train, row, made, kind=kind) if "best" in row else made
 
@@ -101,10 +109,11 @@ def no_shorter(
     return made
 
 
-def as_long(train: Train, row: dict[str, Any], *, name: str) -> dict[str, Any]:
-    """The preset without the settings that all share, for as long as the winner trained, be that
-    fewer steps or more; its other training where that took as long already."""
-    wanted, made = row["best"]["seconds"], row["plain"]
+def as_long(train: Train, row: dict[str, Any], *, kind: str, name: str) -> dict[str, Any]:
+    """A training of `LIKE` for as long as its other, be that fewer steps or more; the one that is
+    there where that took as long already."""
+    of, like = LIKE[kind]
+    wanted, made = row[like]["seconds"], row[of]
     if not wanted or not made["seconds"] or abs(wanted / made["seconds"] - 1) <= ALIKE:
         return {key: made[key] for key in ("run", "steps", "seconds", "psnr")}
-    return train("plain", max(1, round(wanted / made["seconds"] * made["steps"])), name)
+    return train(of, max(1, round(wanted / made["seconds"] * made["steps"])), name)

@@ -31,6 +31,9 @@ from trainer.config import resolve
 from trainer.schedule import pace
 from tuning.records import FIRST
 
+COMPARED = (("best", "preset"), ("longer", "preset"), ("best", "equal"))
+"""Kinds of training whose figures are told beside each other."""
+AFTER = {"longer": ", trained for as long as the preset"}
 BEGIN, END = "<!-- study: written by benchmarks.tuning -->", "<!-- /study -->"
 
 
@@ -42,20 +45,24 @@ def as_text(found: Mapping[str, Any]) -> str:
 
 def names_of(found: Mapping[str, Any]) -> dict[str, str]:
     """What each kind of training of the comparison is called, in the order of its rows."""
+    best = {"best": "best", "longer": "best, as long as that preset"}
     if not found["words"]:
-        return {"preset": "preset", "best": "best"}
+        return {"preset": "preset", **best}
     return {
         "plain": "preset", "equal": "preset, as long as best",
-        "preset": f"preset, {' '.join(found['words'])}", "best": "best",
+        "preset": f"preset, {' '.join(found['words'])}", **best,
     }  # fmt: skip
 
 
-def of_compared(found: Mapping[str, Any], name: str, judgement: str, kind: str) -> Pairs:
-    """A figure of the best and of another kind over training seeds."""
-    return pairs_of([
-        (row["best"][judgement].get(name), row.get(kind, {}).get(judgement, {}).get(name))
-        for row in found["compare"]
-    ])  # fmt: skip
+def of_compared(
+    found: Mapping[str, Any], name: str, judgement: str, ours: str, theirs: str
+) -> Pairs:
+    """A figure of two kinds of training over training seeds."""
+
+    def figure(row: Mapping[str, Any], kind: str) -> Any:
+        return row.get(kind, {}).get(judgement, {}).get(name)
+
+    return pairs_of([(figure(row, ours), figure(row, theirs)) for row in found["compare"]])
 
 
 def of_given(found: Mapping[str, Any], name: str, *, test: bool) -> Pairs:
@@ -85,6 +92,11 @@ def in_all(found: Mapping[str, Any]) -> str:
     return f"best of {count} {studies}, {count * minutes(found):.0f} CPU-minutes in all"
 
 
+def any_of(found: Mapping[str, Any], kind: str) -> bool:
+    """Whether there is a training of a kind; without any, that of the best is told as missing."""
+    return kind == "best" or any(kind in row for row in found["compare"])
+
+
 def lead(found: Mapping[str, Any]) -> str:
     """What counts: means over seeds on cells that neither training nor choice has seen, of the
     objective and of what guards it."""
@@ -94,10 +106,10 @@ def lead(found: Mapping[str, Any]) -> str:
             (f"best of a study of {minutes(found):.0f} CPU-minutes, its configuration given, both "
              "after as many steps",
              of_given(found, name, test=True), of_given(found, name, test=False)),
-            *((f"{in_all(found)}; {names[kind]}",
-               of_compared(found, name, "test", kind),
-               of_compared(found, name, "validation", kind))
-              for kind in ("preset", "equal") if kind in names),
+            *((f"{in_all(found)}{AFTER.get(ours, '')}; {names[theirs]}",
+               of_compared(found, name, "test", ours, theirs),
+               of_compared(found, name, "validation", ours, theirs))
+              for ours, theirs in COMPARED if theirs in names and any_of(found, ours)),
             ("optuna, random search", of_chance(found, name, "test"),
              of_chance(found, name, "scores")),
         ]  # fmt: skip
@@ -187,14 +199,16 @@ def against_preset(found: Mapping[str, Any]) -> str:
     head = ("seed", "configuration", "steps", *(f"test, {UNITS[name]}" for name in columns(aim)),
             f"validation, {UNITS[aim]}", "training PSNR", "seconds")  # fmt: skip
     beside = ""
+    if "longer" in names:
+        beside = f"; trained for as long as the preset, {gained(found, 'longer', 'preset')}"
     if "equal" in names:
-        beside = (
+        beside += (
             "; against the preset without those settings, trained for as long as the best, "
-            f"{gained(found, 'equal')}"
+            f"{gained(found, 'best', 'equal')}"
         )
     return (
         f"**Against the {names['preset']}** ({in_all(found)}){as_long(rows)}, over training seeds "
-        f"that no search has seen: {gained(found, 'preset')}{beside} "
+        f"that no search has seen: {gained(found, 'best', 'preset')}{beside} "
         f"({better(aim)}).\n\n{table(head, lines)}\n\n{FITTED}"
     )
 
@@ -210,10 +224,10 @@ def as_long(rows: Sequence[Mapping[str, Any]]) -> str:
     return f", which trained {min(shares):.2f} to {max(shares):.2f} times as long as the best"
 
 
-def gained(found: Mapping[str, Any], kind: str) -> str:
-    """What the best has more than another kind on the test cells, in words."""
+def gained(found: Mapping[str, Any], ours: str, theirs: str) -> str:
+    """What one kind of training has more than another on the test cells, in words."""
     aim, digits = found["objective"], DIGITS[found["objective"]]
-    pairs = of_compared(found, aim, "test", kind)
+    pairs = of_compared(found, aim, "test", ours, theirs)
     each = ", ".join(f"{gain:+.{digits}f}" for gain in pairs.gains()) or "no seed has both figures"
     return (
         f"{spell(mean(pairs.gains()), digits, sign='+')} {UNITS[aim]} on the test cells ({each}), "

@@ -27,7 +27,7 @@ from tuning.space import Space, values_of
 ACTIONS = ("bend", "wave1", "wave2")
 HELD_OUT = tuple((f"person{i}", ACTIONS[i % 3]) for i in range(9))
 VALIDATION, TEST, SEARCHERS = HELD_OUT[:4], HELD_OUT[4:], ("optuna", "random")
-KILL_SECONDS, START_SECONDS, TRIALS_OF_OVERHEAD = 24.0, 15.0, 8
+KILL_SECONDS, START_SECONDS, TRIALS_OF_OVERHEAD = 21.0, 15.0, 8
 
 
 def costs(args: argparse.Namespace, cores: int) -> dict[str, float]:

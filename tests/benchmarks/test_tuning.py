@@ -177,7 +177,7 @@ def test_every_judgement_is_in_the_estimate(tmp_path: Path) -> None:
     is of those; and two for each seed of each configuration compared, always with. The studies get
     what is left."""
     for objective, fit in ((AIM, True), ("exchange", False)):
-        for words, kinds in (((), 2), (("schedule.clips=8",), 4)):
+        for words, kinds in (((), 3), (("schedule.clips=8",), 5)):
             args = asked(tmp_path, "--seeds", "3", "--objective", objective, *words)
             told = tuning_stages.costs(args, 2)
             full = tuning_judging.judge_seconds(fit=True)
@@ -267,11 +267,37 @@ def test_a_preset_without_the_shared_settings_trains_as_long_as_the_best(
 
     plain = {"run": "plain-100", "steps": 90, "seconds": 60.0, "psnr": 20.0}
     row = {"best": {"seconds": seconds}, "plain": {**plain, "test": {}}}
-    made = tuning_compare.as_long(train, row, name="equal-100")
+    made = tuning_compare.as_long(train, row, kind="equal", name="equal-100")
     if steps == 90:
         assert made == plain and not asked
     else:
         assert (made["run"], made["steps"], asked) == ("equal-100", steps, [("plain", steps)])
+
+
+def test_a_winner_that_was_quicker_trains_as_long_as_the_preset() -> None:
+    """As many more steps as the preset took longer; and the page tells both, each beside the
+    preset."""
+    asked: list[tuple[str, int, str]] = []
+
+    def train(kind: str, steps: int, name: str) -> dict[str, Any]:
+        asked.append((kind, steps, name))
+        return {"run": name, "steps": steps, "seconds": 60.0, "psnr": 21.0}
+
+    row = {"best": {"run": "best-100", "steps": 90, "seconds": 40.0, "psnr": 20.0},
+           "preset": {"seconds": 60.0}}  # fmt: skip
+    made = tuning_compare.as_long(train, row, kind="longer", name="longer-100")
+    assert asked == [("best", 135, "longer-100")] and made["steps"] == 135
+    known = found()
+    for one in known["compare"]:
+        one["longer"] = trained(2.5, 2.25)
+    text = as_text(known)
+    table = text.split("\n\n")[1].splitlines()
+    assert table[4].startswith(
+        "| MCS of fitted cells (lower is better) | best of 2 studies, 12 CPU-minutes in all, "
+        "trained for as long as the preset; preset | 2.50, 3.38 | 2 of 2 | 2.25, 3.12 | 2 of 2 |"
+    )
+    assert "; trained for as long as the preset, -0.88 MCS of fitted cells on the test" in text
+    assert text.count("| best, as long as that preset |") == 3
 
 
 def test_the_same_figure_is_a_tie() -> None:
