@@ -9,8 +9,8 @@ import threading
 
 DECODING, SAVING = 5, 10
 """What threads beside a training are nicer than it: where both want a core, those that decode have
-a third of its weight, several times what they need, and those that save, for which nothing waits,
-a tenth."""
+a third of its weight, several times what they need, and those that save, of which a step waits for
+one block at most, a tenth."""
 
 
 def cores() -> int:
