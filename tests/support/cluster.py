@@ -14,7 +14,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -112,8 +112,11 @@ class Cluster:
     def kill_node(self, node: str) -> None:
         """What a power cut does: the daemon and everything it started, at once."""
         doomed = [p for p in psutil.process_iter() if self._is_of(p, node)]
-        for process in [*doomed, *(c for p in doomed for c in p.children(recursive=True))]:
-            if process.is_running():
+        for process in list(doomed):
+            with suppress(psutil.NoSuchProcess):  # a step that ended meanwhile
+                doomed += process.children(recursive=True)
+        for process in doomed:
+            with suppress(psutil.NoSuchProcess):
                 process.send_signal(signal.SIGKILL)
         self.daemons.pop(node).wait()
 
