@@ -8,6 +8,7 @@ anywhere in a clip is found before its pixels go anywhere. What is found is not 
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
-from torch.utils.data import default_collate, get_worker_info
+from torch.utils.data import get_worker_info
 
 from data_shards.config import DataConfig
 from data_shards.errors import UserError
@@ -90,8 +91,9 @@ class ClipReader(torch.utils.data.Dataset):
     def __getitem__(self, request: Request) -> Part:
         """Read a request; damage takes its place as zeros with `valid_B` False."""
         manifest = self.opened.manifest
-        shape_THWC = (manifest.frames, manifest.height, manifest.width, 3)
-        windows = [np.zeros(shape_THWC, np.uint8)] * len(request.clip_B)
+        shape_TCHW = (manifest.frames, 3, manifest.height, manifest.width)
+        frames_BTCHW = _empty(len(request.clip_B), *shape_TCHW)
+        places_BTCHW = frames_BTCHW.numpy()
         valid_B = torch.zeros(len(request.clip_B), dtype=torch.bool)
         damages, read, error = [], 0, ""
         before = self.opened.shards.store.retries
@@ -102,12 +104,14 @@ class ClipReader(torch.utils.data.Dataset):
                     damages.append(pixels)
                     continue
                 start = int(request.start_B[slot])
-                windows[slot] = pixels[start : start + manifest.frames]
+                window_THWC = pixels[start : start + manifest.frames]
+                # At once, while the cache has it; by numpy: torch would start a team of threads.
+                np.copyto(places_BTCHW[slot], window_THWC.transpose(0, 3, 1, 2))
                 valid_B[slot] = True
         except UserError as problem:
             error = str(problem)
+        places_BTCHW[~valid_B.numpy()] = 0
         retries = self.opened.shards.store.retries - before
-        frames_BTCHW = _stacked(windows, shape_THWC)
         return Part(request, frames_BTCHW, valid_B, tuple(damages), read, retries, error)
 
     def clips(self, clip_B: np.ndarray) -> Iterator[tuple[int, np.ndarray | Damage, int]]:
@@ -196,19 +200,13 @@ def span_problem(span: bytes, clip: int, record: Any) -> str:
     return ""
 
 
-def _stacked(windows: list[np.ndarray], shape_THWC: tuple[int, ...]) -> torch.Tensor:
-    """Windows (T, H, W, C) as one tensor (B, T, C, H, W), moved once."""
-    windows_TCHW = [window_THWC.transpose(0, 3, 1, 2) for window_THWC in windows]
-    if get_worker_info() is not None and windows:
-        # In a loader process torch's own collation writes straight into shared memory.
-        return default_collate([torch.from_numpy(window) for window in windows_TCHW])
-    frames, height, width, channels = shape_THWC
-    shape = (len(windows), frames, channels, height, width)
-    frames_BTCHW = torch.empty(shape, dtype=torch.uint8)
-    for place_TCHW, window_TCHW in zip(frames_BTCHW.numpy(), windows_TCHW, strict=True):
-        # By numpy: torch would start a team of threads for each copy.
-        np.copyto(place_TCHW, window_TCHW)
-    return frames_BTCHW
+def _empty(*shape: int) -> torch.Tensor:
+    """Memory for a batch, uint8; in a loader process shared memory, in which it then travels."""
+    size = math.prod(shape)
+    if get_worker_info() is None or not size:
+        return torch.empty(shape, dtype=torch.uint8)
+    storage = torch.UntypedStorage._new_shared(size)  # as torch's own collation
+    return torch.empty(0, dtype=torch.uint8).set_(storage).view(shape)
 
 
 def _reopen(where: str, config: DataConfig, whole: bool) -> ClipReader:
