@@ -10,7 +10,8 @@ the same work on every size, what it stored goes to the disk every 16 steps, unt
 a small table would otherwise lie in pages of the system's cache that are to be written anyway, and
 those of a large one in pages that are not yet. `--cold` adds steps whose rows are not in that cache
 (it is dropped as often), with `--pause` seconds between them in place of the networks, in which
-rows are fetched ahead, or are not.
+rows are fetched ahead, or are not. The first steps after a table is filled (`--settle`) are not
+timed, on any size: memory that the system has just handed out is slower for some hundred of them.
 
 A step is timed twice: of the dictionary alone, and whole, with the forward and backward pass of the
 golf preset's networks on its rows (`--whole` steps, one frame of 64x64 of each clip). Beside it,
@@ -88,6 +89,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--rows", type=int, nargs="*", default=list(SIZES))
     parser.add_argument("--steps", type=int, default=208)
+    parser.add_argument("--settle", type=int, default=256, help="steps before, not timed")
     parser.add_argument("--whole", type=int, default=16, help="steps with networks (default: 16)")
     parser.add_argument("--rounds", type=int, default=3, help="of all sizes (default: 3)")
     parser.add_argument("--batch", type=int, default=64, help="clips of the global batch")
@@ -113,8 +115,9 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
 
 def minutes(args: argparse.Namespace) -> float:
     """A guess from 25,000 rows written a second, 20 ms a step and 0.5 s a whole one."""
-    each = [rows / 25_000 + args.steps * 0.02 + args.whole * 0.5 + 6 for rows in args.rows]
-    pauses = sum(WAYS[name].cold for name in args.ways) * len(args.rows) * args.steps * args.pause
+    steps = args.settle + args.steps
+    each = [rows / 25_000 + steps * 0.02 + args.whole * 0.5 + 6 for rows in args.rows]
+    pauses = sum(WAYS[name].cold for name in args.ways) * len(args.rows) * steps * args.pause
     sizes = args.rounds * (len(args.ways) * sum(each) + pauses)
     low = [
         2 * rows / 25_000 + 2 * rows / LOW_RANK[m] + 6
@@ -231,8 +234,8 @@ def one_round(args: argparse.Namespace, world: int, *, down: bool) -> list[dict[
         for rows in sorted(args.rows, reverse=down):
             with tempfile.TemporaryDirectory(dir=args.out) as scratch:
                 ranks = run_ranks(
-                    measure, world, rows, name, args.steps, args.batch, scratch, args.gpu,
-                    args.pause, args.whole, timeout=3600,
+                    measure, world, rows, name, args.settle, args.steps, args.batch, scratch,
+                    args.gpu, args.pause, args.whole, timeout=3600,
                 )  # fmt: skip
             found.append({key: max(r[key] for r in ranks) for key in ranks[0]})
             print(as_line(found[-1]), flush=True)

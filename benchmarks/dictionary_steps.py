@@ -164,11 +164,12 @@ def timed_steps(
 
 
 def measure(
-    comm: Comm, rows: int, name: str, steps: int, batch: int, scratch: str, gpu: bool,
+    comm: Comm, rows: int, name: str, settle: int, steps: int, batch: int, scratch: str, gpu: bool,
     pause: float, whole: int,
 ) -> dict[str, Any]:  # fmt: skip
-    """Median milliseconds of a step and the growth of memory, on one rank; after that, of as many
-    in which rows are read and written and no more, and of `whole` steps with networks."""
+    """Median milliseconds of a step and the growth of memory, on one rank, behind `settle` steps
+    that do not count; after that, of as many in which rows are read and written and no more, and of
+    `whole` steps with networks."""
     way = WAYS[name]
     comm = Comm(device="cuda") if gpu else comm
     warm = build(comm, 500, way.residence, scratch)  # load what is loaded once
@@ -183,10 +184,11 @@ def measure(
     draw = np.random.default_rng(1)
     asked = [
         torch.from_numpy(draw.choice(rows, batch, replace=False))
-        for _ in range(2 * steps + whole + 1)
+        for _ in range(settle + 2 * steps + whole + 1)
     ]  # fmt: skip
-    on_disk = read_from_disk()
     step = partial(one_step, dictionary, comm)
+    _, first_peak = timed_steps(dictionary, comm, asked[: settle + 1], way, pause, step)
+    asked, on_disk = asked[settle:], read_from_disk()
     seconds, peak = timed_steps(dictionary, comm, asked[: steps + 1], way, pause, step)
     on_disk = read_from_disk() - on_disk
     alone = partial(rows_alone, dictionary)
@@ -208,7 +210,7 @@ def measure(
         "rows_ms": 1e3 * statistics.median(of_rows),
         "whole_ms": 1e3 * statistics.median(of_whole),
         "read_kib": on_disk / 1024 / steps,
-        "resident_mib": (peak - before) / 2**20,
+        "resident_mib": (max(first_peak, peak) - before) / 2**20,
         "promised_mib": (promise.host + (0 if gpu else promise.device)) / 2**20,
     }
 

@@ -30,6 +30,8 @@ DROPPING = ".dropping-"
 DAMAGED = ".damaged"
 _STEP = re.compile(r"step-(\d{8,})")
 _CHUNK = 1 << 20
+PIECE = 32 << 20
+"""Bytes of a large file that are written, or read back, before the system's cache forgets them."""
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
 """How a disk says that a file is not there, or is no file; what else it says is of itself."""
 
@@ -127,14 +129,23 @@ def update_json(path: Path, **fields: Any) -> None:
     replace_durable(path, (json.dumps(merged, indent=1) + "\n").encode())
 
 
-def facts_of(path: Path) -> FileFacts:
-    """Size and SHA-256 of a file as it can be read now."""
+def facts_of(path: Path, *, passing: bool = False) -> FileFacts:
+    """Size and SHA-256 of a file as it can be read now; with `passing` a large one does not stay in
+    the system's cache."""
     state, size = hashlib.sha256(), 0
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK):
             state.update(chunk)
             size += len(chunk)
+            if passing and size % PIECE == 0:
+                forget(file.fileno())
     return FileFacts(size, state.hexdigest())
+
+
+def forget(descriptor: int) -> None:
+    """Have the system's cache drop what it has of a file and need not write any more."""
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def dump_manifest(manifest: CheckpointManifest) -> bytes:

@@ -19,7 +19,7 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
 
-from trainer.commit import Damage, FileFacts, facts_of
+from trainer.commit import PIECE, Damage, FileFacts, facts_of, forget
 
 ROOM = 1 << 16
 """Bytes left for the header of a streamed file: about 500 tensors."""
@@ -47,12 +47,13 @@ class StreamedSafetensors:
         self._file: FileIO | None = None
         self._paths: list[Path] = []
         self._header: list[str] = []
-        self._header_bytes = self._offset = 0
+        self._header_bytes = self._offset = self._unsynced = 0
         self.index: dict[str, str] = {}
         """File of every tensor written."""
 
     def add(self, name: str, tensor: torch.Tensor) -> None:
-        """Append one tensor; its bytes are handed to the system when this returns.
+        """Append one tensor; its bytes are handed to the system when this returns, and those of a
+        large one are on the disk.
 
         Raises:
             OSError: the disk is full or failed.
@@ -66,7 +67,7 @@ class StreamedSafetensors:
         if self._file is None or self._header_bytes + len(self._entry(name, tensor)) > self._room:
             self._next_file()
         entry = self._entry(name, tensor)
-        _write_all(self._file, array.data)
+        self._append(array.data)
         self._header.append(entry)
         self._header_bytes += len(entry) + 1
         self._offset += array.nbytes
@@ -77,13 +78,27 @@ class StreamedSafetensors:
         if not self._paths:
             self._next_file()
         self._finish_file()
-        return {path.name: facts_of(path) for path in self._paths}
+        return {path.name: facts_of(path, passing=True) for path in self._paths}
 
     def abandon(self) -> None:
         """Close the file as it is, after an error."""
         if self._file is not None:
             self._file.close()
             self._file = None
+
+    def _append(self, data: memoryview) -> None:
+        """Write, and bring each `PIECE` to the disk at once: the system's own writers, which do not
+        give way to a training as the thread that saves does, would else do so when there are
+        gigabytes of them, for which it must drop footage and rows from its cache."""
+        assert self._file is not None
+        for at in range(0, len(data), PIECE):
+            part = data[at : at + PIECE]
+            _write_all(self._file, part)
+            self._unsynced += len(part)
+            if self._unsynced >= PIECE:
+                os.fsync(self._file.fileno())
+                forget(self._file.fileno())
+                self._unsynced = 0
 
     def _entry(self, name: str, tensor: torch.Tensor) -> str:
         end = self._offset + tensor.numel() * tensor.element_size()
@@ -101,6 +116,7 @@ class StreamedSafetensors:
         self._file = path.open("xb", buffering=0)
         self._paths.append(path)
         self._header, self._header_bytes, self._offset = [], 2, 0
+        self._unsynced = 0
         _write_all(self._file, self._room.to_bytes(8, "little") + b" " * self._room)
 
     def _finish_file(self) -> None:

@@ -49,10 +49,10 @@ def test_a_way_is_what_it_says(name: str, tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(Store, "forget", seen_forget)
     monkeypatch.setattr(LatentDictionary, "fetch_ahead", seen_ahead)
     steps = 2 * BLOCK
-    found = measure(Comm(), 300, name, steps, 4, str(tmp_path), False, 0.0, 2)
-    assert dropped == (["disk"] * 4 if WAYS[name].cold else [])
-    # One to load what is loaded once, as many of rows alone, and two beside networks.
-    assert len(fetched) == 1 + (2 * steps + 2 if WAYS[name].ahead else 0)
+    found = measure(Comm(), 300, name, BLOCK, steps, 4, str(tmp_path), False, 0.0, 2)
+    assert dropped == (["disk"] * 5 if WAYS[name].cold else [])
+    # One to load what is loaded once, a block to settle, as many of rows alone, two with networks.
+    assert len(fetched) == 1 + (BLOCK + 2 * steps + 2 if WAYS[name].ahead else 0)
     assert found["whole_ms"] > found["milliseconds"] > 0 and found["promised_mib"] > 0
     assert found["whole_ms"] > found["rows_ms"] > 0
     assert (found["rows"], found["residence"]) == (300, name)

@@ -24,7 +24,7 @@ from data_shards.errors import UserError
 from tests.support import checkpoints as little
 from tests.support.dictionaries import make, train
 from tests.support.ranks import run_ranks
-from trainer import aside, commit, saved
+from trainer import aside, commit, saved, streamed
 from trainer.checkpoint import TOUCH, CheckpointConfig, Checkpointer
 from trainer.comm import Comm
 from trainer.retention import kept
@@ -459,6 +459,41 @@ def test_streamed_files_are_plain_safetensors(tmp_path: Path, room: int) -> None
         assert name in load_file(tmp_path / writer.index[name])
     assert (len(files) > 1) == (room < 400)
     assert all(commit.facts_of(tmp_path / name) == facts for name, facts in files.items())
+
+
+def test_a_large_file_is_on_the_disk_piece_by_piece(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No more than a piece waits to be written, or lies in the system's cache when it is read back;
+    the file is the same."""
+    tensors = {name: torch.randn(size) for name, size in (("a", 700), ("b", 3), ("c", 500))}
+
+    def written(folder: Path) -> dict[str, commit.FileFacts]:
+        folder.mkdir()
+        writer = streamed.StreamedSafetensors(folder, "own", room=400)
+        for name, tensor in tensors.items():
+            writer.add(name, tensor)
+        return writer.close()
+
+    whole, told, fsync = written(tmp_path / "whole"), [], os.fsync
+
+    def synced(descriptor: int) -> None:
+        told.append(os.fstat(descriptor).st_size)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(commit, "forget", lambda _: told.append("read back"))
+    monkeypatch.setattr(commit, "_CHUNK", 256)
+    for module in (commit, streamed):
+        monkeypatch.setattr(module, "PIECE", 1024)
+    monkeypatch.setattr(streamed, "forget", lambda _: told.append("forgotten"))
+    assert written(tmp_path / "pieces") == whole
+    head, size = 8 + 400, 8 + 400 + 4 * 1203
+    pieces = [head + 1024, head + 2048, head + 2800 + 12 + 1024]  # what is left of c is no piece
+    assert told == [
+        *(event for piece in pieces for event in (piece, "forgotten")), size,
+        *["read back"] * (size // 1024),
+    ]  # fmt: skip
 
 
 def test_a_bug_while_saving_is_no_user_error(tmp_path: Path) -> None:
