@@ -88,8 +88,8 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     """The command line; `ways` are names of `WAYS`."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--rows", type=int, nargs="*", default=list(SIZES))
-    parser.add_argument("--steps", type=int, default=208)
-    parser.add_argument("--settle", type=int, default=256, help="steps before, not timed")
+    parser.add_argument("--steps", type=int, default=208, help="timed (default: 208)")
+    parser.add_argument("--settle", type=int, default=256, help="steps before (default: 256)")
     parser.add_argument("--whole", type=int, default=16, help="steps with networks (default: 16)")
     parser.add_argument("--rounds", type=int, default=3, help="of all sizes (default: 3)")
     parser.add_argument("--batch", type=int, default=64, help="clips of the global batch")

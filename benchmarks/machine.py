@@ -24,13 +24,15 @@ def gemm_peak(*, seconds: float = 2.0, size: int = 1536) -> float:
 
 
 def work_of(seconds: float) -> Callable[[], None]:
-    """Matrix products that take so long on this machine now, with the current number of threads."""
+    """Matrix products that take so long on this machine now, with the current number of threads;
+    found in two seconds of them, of which the first does not count: idle cores begin slowly."""
     a = torch.randn(512, 512)
-    torch.mm(a, a)  # what is made once is not work
-    start = time.perf_counter()
-    for _ in range(20):
-        torch.mm(a, a)
-    products = max(1, int(seconds * 20 / (time.perf_counter() - start)))
+    for _ in range(2):
+        done, start = 0, time.perf_counter()
+        while time.perf_counter() - start < 1:
+            torch.mm(a, a)
+            done += 1
+    products = max(1, int(seconds * done / (time.perf_counter() - start)))
 
     def work() -> None:
         for _ in range(products):

@@ -102,8 +102,9 @@ def measure(
     folder: str, written: bool, busy: bool,
 ) -> dict[str, float]:  # fmt: skip
     """The usual step and the worst of all saves, on one rank."""
-    networks = work_of(pause) if busy else partial(time.sleep, pause)
     dictionary = build(comm, rows, where, scratch, written=written)
+    comm.barrier()  # so that work is measured as it is done, by all ranks at once
+    networks = work_of(pause) if busy else partial(time.sleep, pause)
     checkpoints = Checkpointer(folder, CheckpointConfig(minutes=0, keep=2), comm=comm)
     draw, common = np.random.default_rng(1), networks_of(weights, comm)
     resident_bytes(trim=True)  # what the filling leaves is not the save's

@@ -21,6 +21,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import av
+import imagecodecs
 import numpy as np
 from av.error import FFmpegError
 from PIL import Image
@@ -36,7 +37,11 @@ _NPY_HEAD = re.compile(
 _JPEG_ROWS = 65500
 MACROBLOCK = 16
 """Pixels of the sides of what H.264 codes at once."""
-_LAST_BYTES = {"PNG": b"IEND\xaeB`\x82", "JPEG": b"\xff\xd9"}
+_READERS: dict[str, tuple[bytes, Callable[..., np.ndarray], type[Exception]]] = {
+    "PNG": (b"IEND\xaeB`\x82", imagecodecs.png_decode, imagecodecs.PngError),
+    "JPEG": (b"\xff\xd9", imagecodecs.jpeg8_decode, imagecodecs.Jpeg8Error),
+}
+"""How a file ends, what reads it, and what that raises for one that it cannot read."""
 
 
 class Codec(NamedTuple):
@@ -97,22 +102,15 @@ def _encode_image(frames_THWC: np.ndarray, kind: str, **options: int) -> bytes:
 
 def _decode_image(payload: bytes, size_THW: tuple[int, int, int], kind: str) -> np.ndarray:
     frames, height, width = size_THW
-    if not payload.endswith(_LAST_BYTES[kind]):
+    end, read, failure = _READERS[kind]
+    if not payload.endswith(end):
         raise ValueError("its end is missing")
-    with Image.open(io.BytesIO(payload), formats=(kind,)) as image:  # its header alone
-        if image.size != (width, frames * height) or image.mode != "RGB":
-            raise ValueError(f"{image.mode} image of {image.width}x{image.height} pixels")
-    # Not by Pillow: its JPEG takes 420 or 800 us for a clip, by whether malloc gave it a row at a
-    # multiple of 32 bytes, which libjpeg-turbo writes past the cache and Pillow then reads.
-    import torch  # these take two seconds to import, and `prepare` decodes nothing
-    from torchvision import io as images
-
-    read = images.decode_png if kind == "PNG" else images.decode_jpeg
+    pixels_YXC = np.empty((frames * height, width, 3), np.uint8)
     try:
-        pixels_CYX = read(torch.frombuffer(bytearray(payload), dtype=torch.uint8))
-    except RuntimeError as error:
-        raise ValueError(str(error).splitlines()[0]) from None
-    return pixels_CYX.permute(1, 2, 0).numpy().reshape(frames, height, width, 3)
+        read(payload, out=pixels_YXC)  # an image of another size or type is refused by its header
+    except failure as error:
+        raise ValueError(str(error)) from None
+    return pixels_YXC.reshape(frames, height, width, 3)
 
 
 def _encode_raw(frames_THWC: np.ndarray) -> bytes:

@@ -117,7 +117,7 @@ class Checkpointer:
         if isinstance(own, Pages):
             own.set_aside_in(job.folder)
         stem = f"own-{self._comm.rank}-of-{self._comm.world}"
-        work = partial(commons.write, job.folder, stem, taken[-1], own)
+        work = partial(commons.write, job.folder, stem, taken[-1], own, beside=background)
         if background:
             self._pending = (job, self._thread.submit(work, beat=self._go_on))
             return None

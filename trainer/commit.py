@@ -8,6 +8,7 @@ agreement of all ranks.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -130,8 +131,8 @@ def update_json(path: Path, **fields: Any) -> None:
 
 
 def facts_of(path: Path, *, passing: bool = False) -> FileFacts:
-    """Size and SHA-256 of a file as it can be read now; with `passing` a large one does not stay in
-    the system's cache."""
+    """Size and SHA-256 of a file as it can be read now; with `passing` no more than a `PIECE` of it
+    stays in the system's cache."""
     state, size = hashlib.sha256(), 0
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK):
@@ -143,9 +144,11 @@ def facts_of(path: Path, *, passing: bool = False) -> FileFacts:
 
 
 def forget(descriptor: int) -> None:
-    """Have the system's cache drop what it has of a file and need not write any more."""
+    """Have the system's cache drop what it has of a file and need not write any more, where the
+    system takes such advice."""
     if hasattr(os, "posix_fadvise"):
-        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        with contextlib.suppress(OSError):
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def dump_manifest(manifest: CheckpointManifest) -> bytes:

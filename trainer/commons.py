@@ -76,28 +76,30 @@ def write(
     own: Iterator[tuple[str, torch.Tensor]],
     *,
     beat: Callable[[], None],
+    beside: bool,
 ) -> Share:
-    """Write and fsync this rank's files, those of `commons` first. Never raises: the other ranks
-    wait for the answer."""
+    """Write and fsync this rank's files, those of `commons` first, `beside` training or not. Never
+    raises: the other ranks wait for the answer."""
     files: dict[str, commit.FileFacts] = {}
     try:
         for name, tensors in commons.sets.items():
-            files |= _write_set(folder, f"common-{name}", tensors)
+            files |= _write_set(folder, f"common-{name}", tensors, beside=beside)
             beat()
     except Exception as error:
         getattr(own, "close", lambda: None)()
         return Share({}, {}, {}, explain(error, folder))
     blobs = {commit.STATE: commons.state} if commons.state else {}
-    share = write_share(folder, stem, blobs, own, beat=beat)
+    share = write_share(folder, stem, blobs, own, beat=beat, beside=beside)
     return share if share.error else share._replace(files=files | share.files)
 
 
 def _write_set(
-    folder: Path, stem: str, tensors: Mapping[str, torch.Tensor]
+    folder: Path, stem: str, tensors: Mapping[str, torch.Tensor], *, beside: bool
 ) -> dict[str, commit.FileFacts]:
     """One file of tensors, with room in its header for all of them."""
     names = sum(len(json.dumps(name)) + ENTRY for name in tensors)
-    writer = StreamedSafetensors(folder, stem, room=max(ROOM, -(-names // 8) * 8))
+    room = max(ROOM, -(-names // 8) * 8)
+    writer = StreamedSafetensors(folder, stem, room=room, beside=beside)
     try:
         for name, tensor in tensors.items():
             writer.add(name, tensor)

@@ -58,9 +58,11 @@ def write_share(
     own: Iterator[tuple[str, torch.Tensor]],
     *,
     beat: Callable[[], None],
+    beside: bool,
 ) -> Share:
-    """Write and fsync this rank's files. Never raises: the other ranks wait for the answer."""
-    writer = StreamedSafetensors(folder, stem)
+    """Write and fsync this rank's files, `beside` training or not. Never raises: the other ranks
+    wait for the answer."""
+    writer = StreamedSafetensors(folder, stem, beside=beside)
     try:
         files = {}
         digests: dict[str, str] = {}

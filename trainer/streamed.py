@@ -7,6 +7,7 @@ format allows. When the room is used up, it goes on in a further file.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -40,10 +41,17 @@ DTYPES = {
 
 
 class StreamedSafetensors:
-    """Writes `stem.safetensors`, then `stem.1.safetensors`, ...; `close()` makes them durable."""
+    """Writes `stem.safetensors`, then `stem.1.safetensors`, ...; `close()` makes them durable.
 
-    def __init__(self, folder: Path, stem: str, *, room: int = ROOM) -> None:
-        self._folder, self._stem, self._room = folder, stem, room
+    Args:
+        beside: a training goes on meanwhile. Each `PIECE` is then brought to the disk, and read
+            back from there, by the thread that saves: the system's own writers, which do not give
+            way to a training as it does, would else have gigabytes to write, and its cache would
+            drop footage and rows for them.
+    """
+
+    def __init__(self, folder: Path, stem: str, *, room: int = ROOM, beside: bool = False) -> None:
+        self._folder, self._stem, self._room, self._beside = folder, stem, room, beside
         self._file: FileIO | None = None
         self._paths: list[Path] = []
         self._header: list[str] = []
@@ -52,8 +60,7 @@ class StreamedSafetensors:
         """File of every tensor written."""
 
     def add(self, name: str, tensor: torch.Tensor) -> None:
-        """Append one tensor; its bytes are handed to the system when this returns, and those of a
-        large one are on the disk.
+        """Append one tensor; its bytes are handed to the system when this returns.
 
         Raises:
             OSError: the disk is full or failed.
@@ -78,24 +85,22 @@ class StreamedSafetensors:
         if not self._paths:
             self._next_file()
         self._finish_file()
-        return {path.name: facts_of(path, passing=True) for path in self._paths}
+        return {path.name: facts_of(path, passing=self._beside) for path in self._paths}
 
     def abandon(self) -> None:
         """Close the file as it is, after an error."""
         if self._file is not None:
-            self._file.close()
+            with contextlib.suppress(OSError):  # the first error is the one to tell
+                self._file.close()
             self._file = None
 
     def _append(self, data: memoryview) -> None:
-        """Write, and bring each `PIECE` to the disk at once: the system's own writers, which do not
-        give way to a training as the thread that saves does, would else do so when there are
-        gigabytes of them, for which it must drop footage and rows from its cache."""
         assert self._file is not None
         for at in range(0, len(data), PIECE):
             part = data[at : at + PIECE]
             _write_all(self._file, part)
             self._unsynced += len(part)
-            if self._unsynced >= PIECE:
+            if self._beside and self._unsynced >= PIECE:
                 os.fsync(self._file.fileno())
                 forget(self._file.fileno())
                 self._unsynced = 0

@@ -6,6 +6,7 @@ import ast
 import io
 
 import av
+import imagecodecs
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -70,6 +71,44 @@ def test_truncation_is_damage(codec: str, keep: float) -> None:
     cut = payload[: int(keep * len(payload)) if isinstance(keep, float) else keep]
     with pytest.raises(ValueError, match=f"damaged {codec} payload"):
         payloads.decode(cut, codec, **SIZE)
+
+
+@pytest.mark.parametrize("codec", ["png", "jpg"])
+def test_a_cut_that_keeps_the_end_is_damage_or_a_whole_image(codec: str) -> None:
+    """Bytes that are missing in the midst are noticed by the format, where it can: all of a PNG."""
+    payload, found = payloads.encode(clip_THWC(), codec), []
+    for at in range(len(payload) - 12):
+        try:
+            found.append(payloads.decode(payload[:at] + payload[-12:], codec, **SIZE))
+        except ValueError as error:
+            assert str(error).startswith(f"damaged {codec} payload: ")
+    assert not found if codec == "png" else all(one.shape == (5, 12, 18, 3) for one in found)
+
+
+@pytest.mark.parametrize("codec", ["png", "jpg"])
+def test_pixels_are_those_of_pillow(codec: str) -> None:
+    """Two libraries read the same image from a payload, also one in several passes."""
+    kinds = {"png": ("PNG", {}), "jpg": ("JPEG", {"progressive": True})}
+    kind, words = kinds[codec]
+    several = io.BytesIO()
+    Image.fromarray(clip_THWC().reshape(60, 18, 3)).save(several, kind, **words)
+    for payload in (payloads.encode(clip_THWC(), codec), several.getvalue()):
+        with Image.open(io.BytesIO(payload)) as image:
+            assert np.array_equal(
+                payloads.decode(payload, codec, **SIZE), np.array(image).reshape(5, 12, 18, 3)
+            )
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "RGB;16"])
+def test_another_type_of_pixels_is_damage(mode: str) -> None:
+    """Shades of grey, transparency and 16 bits a channel are not cut down to what was asked for."""
+    pixels, saved = clip_THWC().reshape(60, 18, 3), io.BytesIO()
+    if mode == "RGB;16":
+        saved.write(imagecodecs.png_encode(pixels.astype(np.uint16) * 257))
+    else:
+        Image.fromarray(pixels).convert(mode).save(saved, "PNG")
+    with pytest.raises(ValueError, match="damaged png payload: invalid out"):
+        payloads.decode(saved.getvalue(), "png", **SIZE)
 
 
 @settings(max_examples=60, deadline=None)

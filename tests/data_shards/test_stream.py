@@ -167,11 +167,12 @@ def test_whole_videos_give_windows(tmp_path, config):
     assert len({start for kind, start in starts if kind == 2}) > 2
 
 
+@pytest.mark.parametrize("config", [IN_MEMORY, THREADS, PROCESSES])
 @pytest.mark.parametrize("codec", ["png", "raw"])
-def test_exact_codecs_come_back_exactly(tmp_path, codec):
-    """PNG and raw shards give the pixels that went in."""
+def test_exact_codecs_come_back_exactly(tmp_path, codec, config):
+    """PNG and raw shards give the pixels that went in, wherever they are decoded."""
     write_set(tmp_path, (3,), codec=codec)
-    (batch,) = read(tmp_path, IN_MEMORY, steps=1, batch=3)
+    (batch,) = read(tmp_path, config, steps=1, batch=3)
     for clip, frames_TCHW in zip(batch.clip_B.tolist(), batch.frames_BTCHW, strict=True):
         np.testing.assert_array_equal(frames_TCHW.permute(0, 2, 3, 1), pixels(clip, 2, 4))
 
@@ -191,9 +192,10 @@ def test_counters_tell_what_was_done(sets):
         next(stream)
 
 
-def test_a_rank_without_clips_gets_empty_batches(sets):
+@pytest.mark.parametrize("config", [THREADS, PROCESSES])
+def test_a_rank_without_clips_gets_empty_batches(sets, config):
     """One clip for four ranks: three of them step along with nothing."""
-    batches = read(sets[(1,)], THREADS, steps=2, batch=1, rank=0, world=4)
+    batches = read(sets[(1,)], config, steps=2, batch=1, rank=0, world=4)
     assert [len(batch.clip_B) for batch in batches] == [0, 0]
     assert batches[0].frames_BTCHW.shape == (0, 2, 3, 4, 4)
 

@@ -464,18 +464,18 @@ def test_streamed_files_are_plain_safetensors(tmp_path: Path, room: int) -> None
 def test_a_large_file_is_on_the_disk_piece_by_piece(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No more than a piece waits to be written, or lies in the system's cache when it is read back;
-    the file is the same."""
+    """Beside training no more than a piece waits to be written, or lies in the system's cache when
+    it is read back; the file is the same."""
     tensors = {name: torch.randn(size) for name, size in (("a", 700), ("b", 3), ("c", 500))}
 
-    def written(folder: Path) -> dict[str, commit.FileFacts]:
+    def written(folder: Path, *, beside: bool) -> dict[str, commit.FileFacts]:
         folder.mkdir()
-        writer = streamed.StreamedSafetensors(folder, "own", room=400)
+        writer = streamed.StreamedSafetensors(folder, "own", room=400, beside=beside)
         for name, tensor in tensors.items():
             writer.add(name, tensor)
         return writer.close()
 
-    whole, told, fsync = written(tmp_path / "whole"), [], os.fsync
+    told, fsync = [], os.fsync
 
     def synced(descriptor: int) -> None:
         told.append(os.fstat(descriptor).st_size)
@@ -487,8 +487,11 @@ def test_a_large_file_is_on_the_disk_piece_by_piece(
     for module in (commit, streamed):
         monkeypatch.setattr(module, "PIECE", 1024)
     monkeypatch.setattr(streamed, "forget", lambda _: told.append("forgotten"))
-    assert written(tmp_path / "pieces") == whole
     head, size = 8 + 400, 8 + 400 + 4 * 1203
+    whole = written(tmp_path / "whole", beside=False)
+    assert told == [size]
+    told.clear()
+    assert written(tmp_path / "pieces", beside=True) == whole
     pieces = [head + 1024, head + 2048, head + 2800 + 12 + 1024]  # what is left of c is no piece
     assert told == [
         *(event for piece in pieces for event in (piece, "forgotten")), size,
