@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from data_shards.cores import SAVING, give_way
 from trainer.rowfile import Field, RowFile
 
 HELD, UNDER_WAY = 32 << 20, 32 << 20
@@ -54,7 +55,9 @@ class Aside:
         self._make_room(len(slots) * self._row)
         if self.error is None:
             self._in_file[slots] = True
-            self._writer = self._writer or ThreadPoolExecutor(1, thread_name_prefix="set-aside")
+            self._writer = self._writer or ThreadPoolExecutor(
+                1, "set-aside", initializer=give_way, initargs=(SAVING,)
+            )
             write = self._writer.submit(self._write, slots, rows)
             self._writes.append((len(slots) * self._row, write))
 
