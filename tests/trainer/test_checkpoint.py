@@ -246,7 +246,9 @@ def test_what_is_saved_in_the_background_is_what_was(tmp_path: Path) -> None:
 
 
 def gives_way() -> bool:
-    """Whether this thread is as much nicer than its process as one that saves (Linux)."""
+    """Whether this thread is as much nicer than its process as one that saves."""
+    if sys.platform != "linux":  # elsewhere threads have no priorities of their own
+        return False
     own = os.getpriority(os.PRIO_PROCESS, os.getpid())
     return os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == min(19, own + SAVING)
 
