@@ -9,10 +9,11 @@ thread meanwhile, as a training on CPUs does, and saves take their time from tha
 it they save in the background three times, as a training does: rows, and on rank 0 weights, Adam's
 moments and the average of networks of golf's size; the third commit drops the first checkpoint.
 Prints the usual step, and the worst of the steps in which a save begins, that run beside it, that
-commit it, and that follow while the old one's files are removed; beside them seconds and size of a
-save, and the memory that it took and was promised. Ends with one line of JSON. Exit code 1 where a
-save holds training up for more than one step: where the longest whole step of a save, pause and
-waiting for the other rank included, takes more than twice as long as a whole step usually does.
+commit it, and that follow while the old one's files are removed; beside them the longest of as many
+steps behind each save, as this machine takes them by itself, seconds and size of a save, and the
+memory that it took and was promised. Ends with one line of JSON. Exit code 1 where a save holds
+training up for more than one step: where the longest whole step of a save, pause and waiting for
+the other rank included, takes more than twice as long as a whole step usually does.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ def save_once(
     checkpoints: Checkpointer, dictionary: LatentDictionary, comm: Comm, common: Tensors,
     step: Callable[[float], Seconds], *, number: int,
 ) -> dict[str, float]:  # fmt: skip
-    """Seconds of the steps of one save, on one rank."""
+    """Milliseconds of the steps of one save, and of as many without one, on one rank."""
     before = peak = resident_bytes()
     start = time.perf_counter()
     own = dictionary.snapshot()
@@ -86,11 +87,13 @@ def save_once(
     saved = checkpoints.poll(ready=True)
     commits = step(time.perf_counter() - start)
     after = [step(0.0) for _ in range(STEPS)]
+    without = [step(0.0) for _ in range(2 + len(beside) + len(after))]
     return {
         "begins_ms": 1e3 * begins.own,
         "longest_ms": 1e3 * max((one.own for one in beside), default=0.0),
         "commits_ms": 1e3 * commits.own, "after_ms": 1e3 * max(one.own for one in after),
         "longest_whole_ms": 1e3 * max(one.whole for one in (begins, *beside, commits, *after)),
+        "without_ms": 1e3 * max(one.whole for one in without),
         "steps": len(beside), "seconds": written, "memory_mib": (peak - before) / 2**20,
         "failed": float(saved is None),
         "gib": sum(f.stat().st_size for f in saved.iterdir()) / 2**30 if saved else 0.0,
@@ -140,17 +143,20 @@ def measure(
         "usual_ms": 1e3 * statistics.median(one.own for one in usual),
         "usual_whole_ms": whole,
         "held_up": worst["longest_whole_ms"] / whole,
+        "without": worst["without_ms"] / whole,
         "promised_mib": (promise.saving + promise.aside + shared + first) / 2**20,
         **worst,
     }
 
 
-def verdict(held_up: float) -> str:
-    """What the longest whole step of a save, in usual ones, says of the target."""
+def verdict(held_up: float, alone: float) -> str:
+    """What the longest whole step of a save, in usual ones, says of the target; beside it the
+    longest of the machine's own."""
     judged = "more than" if held_up > HELD_UP else "within"
     return (
         f"the longest whole step of a save takes {held_up:.2f} usual ones, {judged} the "
-        f"{HELD_UP:g} of a save that holds training up for one step"
+        f"{HELD_UP:g} of a save that holds training up for one step; the longest of as many "
+        f"without a save takes {alone:.2f}"
     )
 
 
@@ -164,6 +170,7 @@ def table(worst: dict[str, Any], args: argparse.Namespace) -> str:
         [f"the longest of {STEPS} behind it", worst["after_ms"]],
         ["a usual whole step", worst["usual_whole_ms"]],
         ["the longest whole step of a save", worst["longest_whole_ms"]],
+        ["the longest of as many without a save", worst["without_ms"]],
     ]
     first = " of which hardly any is written yet" if args.unwritten else ""
     head = (
@@ -178,7 +185,7 @@ def table(worst: dict[str, Any], args: argparse.Namespace) -> str:
         f"{worst['promised_mib']:.0f} promised."
     )
     times = pages.table(["step", "ms"], [[name, f"{ms:.1f}"] for name, ms in rows])
-    told = verdict(worst["held_up"])
+    told = verdict(worst["held_up"], worst["without"])
     return f"{head}\n\n{times}\n\n{tail} {told[0].upper()}{told[1:]}."
 
 
@@ -206,7 +213,8 @@ def main(argv: list[str] | None = None) -> int:
     if not pages.ready(args.write, place):
         return 2
     size = (args.rows * FRAMES * WIDTH * 8 + args.weights * 16) / 1e9
-    minutes = args.rows / 25_000 / 60 + SAVES * (size / 6 + STEPS * args.pause / 60) + 0.5
+    of_a_save = size / (8 if args.busy else 30) + STEPS * args.pause / 60
+    minutes = args.rows / 25_000 / 60 + 2 * SAVES * of_a_save + 0.5
     print(f"about {minutes:.1f} minutes, {SAVES * size:.1f} GB on disk", flush=True)
     args.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=args.out) as scratch:
@@ -218,7 +226,8 @@ def main(argv: list[str] | None = None) -> int:
     text = table(worst, args)
     print(text)
     pages.put(args.write, place, text)
-    broken = [verdict(worst["held_up"])] if worst["held_up"] > HELD_UP else []
+    told_of = verdict(worst["held_up"], worst["without"])
+    broken = [told_of] if worst["held_up"] > HELD_UP else []
     broken += ["a save was not committed"] if worst["failed"] else []
     told = {"rows": args.rows, "residence": args.residence, "pause": args.pause,
             "busy": args.busy, "unwritten": args.unwritten}  # fmt: skip

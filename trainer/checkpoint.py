@@ -116,6 +116,7 @@ class Checkpointer:
             return None
         if isinstance(own, Pages):
             own.set_aside_in(job.folder)
+            own.lend()
         stem = f"own-{self._comm.rank}-of-{self._comm.world}"
         work = partial(commons.write, job.folder, stem, taken[-1], own, beside=background)
         if background:

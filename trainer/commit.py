@@ -31,8 +31,6 @@ DROPPING = ".dropping-"
 DAMAGED = ".damaged"
 _STEP = re.compile(r"step-(\d{8,})")
 _CHUNK = 1 << 20
-PIECE = 32 << 20
-"""Bytes of a large file that are written, or read back, before the system's cache forgets them."""
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
 """How a disk says that a file is not there, or is no file; what else it says is of itself."""
 
@@ -130,16 +128,13 @@ def update_json(path: Path, **fields: Any) -> None:
     replace_durable(path, (json.dumps(merged, indent=1) + "\n").encode())
 
 
-def facts_of(path: Path, *, passing: bool = False) -> FileFacts:
-    """Size and SHA-256 of a file as it can be read now; with `passing` no more than a `PIECE` of it
-    stays in the system's cache."""
+def facts_of(path: Path) -> FileFacts:
+    """Size and SHA-256 of a file as it can be read now."""
     state, size = hashlib.sha256(), 0
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK):
             state.update(chunk)
             size += len(chunk)
-            if passing and size % PIECE == 0:
-                forget(file.fileno())
     return FileFacts(size, state.hexdigest())
 
 

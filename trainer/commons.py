@@ -99,7 +99,7 @@ def _write_set(
     """One file of tensors, with room in its header for all of them."""
     names = sum(len(json.dumps(name)) + ENTRY for name in tensors)
     room = max(ROOM, -(-names // 8) * 8)
-    writer = StreamedSafetensors(folder, stem, room=room, beside=beside)
+    writer = StreamedSafetensors(folder, stem, room=room, enough=None, beside=beside)
     try:
         for name, tensor in tensors.items():
             writer.add(name, tensor)

@@ -39,6 +39,10 @@ class Snapshot:
         # A replicated table holds pages that other ranks save: nobody here reads them.
         pages = [page - first for page in sizes]
         self._next, self._end = (pages[0] * depth, (pages[-1] + 1) * depth) if pages else (0, 0)
+        self.lends = False
+        """Whether a page is good until the next one is asked for, and filled anew with it: got for
+        each page of 100 MB, memory held training up while the system looked for it."""
+        self._lent: dict[str, torch.Tensor] = {}
         self.done = False
 
     def keep(self, slots: torch.Tensor) -> None:
@@ -59,7 +63,7 @@ class Snapshot:
         """
         try:
             for page, size in self._sizes.items():
-                yield page, self._page((page - self._first) * self._depth, size)
+                yield page, self._read_page((page - self._first) * self._depth, size)
             self._store.sync()  # last: rows that training moves meanwhile are no longer kept
         finally:
             self.close()
@@ -69,20 +73,31 @@ class Snapshot:
         if self.done:  # a generator that is given up late may end while this thread has the lock
             return
         with self._lock:
-            self.done = True
+            self.done, self._lent = True, {}
             self.aside.close()
 
-    def _page(self, start: int, size: int) -> dict[str, torch.Tensor]:
-        whole = {
-            name: torch.empty(size, *field.trail, dtype=field.dtype)
-            for name, field in self._store.fields.items()
-        }
+    def _read_page(self, start: int, size: int) -> dict[str, torch.Tensor]:
+        whole = self._memory(size)
         for at in range(0, size, self._block):
             slots = torch.arange(start + at, start + min(size, at + self._block))
             block = self._read(slots)
             for name, tensor in whole.items():
                 tensor[at : at + len(slots)] = block[name]
         return whole
+
+    def _memory(self, size: int) -> dict[str, torch.Tensor]:
+        """Room for the fields of a page of so many rows."""
+        if self._lent:
+            return {name: tensor[:size] for name, tensor in self._lent.items()}
+        most = max(self._sizes.values()) if self.lends else size
+        room = {
+            name: torch.empty(most, *field.trail, dtype=field.dtype)
+            for name, field in self._store.fields.items()
+        }
+        if not self.lends:
+            return room
+        self._lent = room
+        return self._memory(size)
 
     def _read(self, slots: torch.Tensor) -> dict[str, torch.Tensor]:
         """Rows of one block; what was set aside of it is given up."""
@@ -123,6 +138,12 @@ class Pages(Iterator[tuple[str, torch.Tensor]]):
         to be said before the first of them is."""
         for picture in self.pictures:
             picture.aside.folder = folder
+
+    def lend(self) -> None:
+        """Have each page take the memory of the one before: for a reader who is done with a page
+        when it asks for the next."""
+        for picture in self.pictures:
+            picture.lends = True
 
     def close(self) -> None:
         """Nothing more will be read."""

@@ -2,7 +2,7 @@
 
 The format wants its header first, and the header lists every tensor. The writer leaves room for a
 header, streams the tensors behind it and fills the header in at the end, padded with spaces as the
-format allows. When the room is used up, it goes on in a further file.
+format allows. When the room is used up, or a file is large enough, it goes on in a further one.
 """
 
 from __future__ import annotations
@@ -20,10 +20,16 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
 
-from trainer.commit import PIECE, Damage, FileFacts, facts_of, forget
+from trainer.commit import Damage, FileFacts, facts_of, forget
 
 ROOM = 1 << 16
 """Bytes left for the header of a streamed file: about 500 tensors."""
+ENOUGH = 256 << 20
+"""Bytes of tensors after which a further file is begun: a file's digest is of its first bytes, too,
+which are written last, and so much can be read from the system's cache for it."""
+PIECE = 4 << 20
+"""Bytes that are brought to the disk at once beside training. What serves the disk takes turns with
+training, too, where the machine is a virtual one: it did for 170 ms with 32 MiB of two ranks."""
 BLOCK = 4 << 20
 """Bytes, about, of a page's rows that have a digest of their own; of one row where that is more."""
 DTYPES = {
@@ -44,16 +50,23 @@ class StreamedSafetensors:
     """Writes `stem.safetensors`, then `stem.1.safetensors`, ...; `close()` makes them durable.
 
     Args:
-        beside: a training goes on meanwhile. Each `PIECE` is then brought to the disk, and read
-            back from there, by the thread that saves: the system's own writers, which do not give
-            way to a training as it does, would else have gigabytes to write, and its cache would
-            drop footage and rows for them.
+        room: bytes left for the header of each file.
+        enough: bytes of tensors after which a further file is begun; None for one file.
+        beside: a training goes on meanwhile. Each `PIECE` is then brought to the disk by the thread
+            that saves: the system's own writers, which do not give way to a training as it does,
+            would else have gigabytes to write. A file that is whole leaves the system's cache,
+            which would else drop footage and rows for it.
     """
 
-    def __init__(self, folder: Path, stem: str, *, room: int = ROOM, beside: bool = False) -> None:
+    def __init__(
+        self, folder: Path, stem: str, *, room: int = ROOM, enough: int | None = ENOUGH,
+        beside: bool = False,
+    ) -> None:  # fmt: skip
         self._folder, self._stem, self._room, self._beside = folder, stem, room, beside
+        self._enough = enough
         self._file: FileIO | None = None
         self._paths: list[Path] = []
+        self._facts: dict[str, FileFacts] = {}
         self._header: list[str] = []
         self._header_bytes = self._offset = self._unsynced = 0
         self.index: dict[str, str] = {}
@@ -71,7 +84,7 @@ class StreamedSafetensors:
         if tensor.dtype not in DTYPES:
             raise ValueError(f"tensor {name} has dtype {tensor.dtype}, which is not stored")
         array = _as_bytes(tensor)
-        if self._file is None or self._header_bytes + len(self._entry(name, tensor)) > self._room:
+        if self._file is None or self._is_full(self._entry(name, tensor)):
             self._next_file()
         entry = self._entry(name, tensor)
         self._append(array.data)
@@ -81,11 +94,11 @@ class StreamedSafetensors:
         self.index[name] = self._paths[-1].name
 
     def close(self) -> dict[str, FileFacts]:
-        """Finish, fsync and read back; sizes and digests by file."""
+        """Finish and fsync; sizes and digests by file."""
         if not self._paths:
             self._next_file()
         self._finish_file()
-        return {path.name: facts_of(path, passing=self._beside) for path in self._paths}
+        return self._facts
 
     def abandon(self) -> None:
         """Close the file as it is, after an error."""
@@ -102,8 +115,12 @@ class StreamedSafetensors:
             self._unsynced += len(part)
             if self._beside and self._unsynced >= PIECE:
                 os.fsync(self._file.fileno())
-                forget(self._file.fileno())
                 self._unsynced = 0
+
+    def _is_full(self, entry: str) -> bool:
+        """Whether a tensor with such an entry in the header goes to a further file."""
+        large = self._enough is not None and self._offset >= self._enough
+        return large or self._header_bytes + len(entry) > self._room
 
     def _entry(self, name: str, tensor: torch.Tensor) -> str:
         end = self._offset + tensor.numel() * tensor.element_size()
@@ -130,6 +147,9 @@ class StreamedSafetensors:
         self._file.seek(8)
         _write_all(self._file, f"{{{','.join(self._header)}}}".encode())
         os.fsync(self._file.fileno())
+        self._facts[self._paths[-1].name] = facts_of(self._paths[-1])
+        if self._beside:
+            forget(self._file.fileno())
         self._file.close()
         self._file = None
 

@@ -293,7 +293,7 @@ def test_rows_are_set_aside_in_the_checkpoints_folder(
     assert checkpoints.save(2, common={}, own=own, state={}, background=True) is None
     (writing,) = (tmp_path / "checkpoints").iterdir()
     train(dictionary, Comm(), first=2, last=8)
-    assert all(picture.aside.folder == writing for picture in own.pictures)
+    assert all(picture.aside.folder == writing and picture.lends for picture in own.pictures)
     gate.set()
     path = checkpoints.finish()
     assert path is not None
@@ -478,42 +478,63 @@ def test_streamed_files_are_plain_safetensors(tmp_path: Path, room: int) -> None
     assert all(commit.facts_of(tmp_path / name) == facts for name, facts in files.items())
 
 
-def test_a_large_file_is_on_the_disk_piece_by_piece(
+def test_large_files_are_on_the_disk_piece_by_piece(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Beside training no more than a piece waits to be written, or lies in the system's cache when
-    it is read back; the file is the same."""
+    """Beside training no more than a piece waits to be written, and a file that is large enough
+    leaves the system's cache behind its digest; the files are the same as without."""
     tensors = {name: torch.randn(size) for name, size in (("a", 700), ("b", 3), ("c", 500))}
 
     def written(folder: Path, *, beside: bool) -> dict[str, commit.FileFacts]:
         folder.mkdir()
-        writer = streamed.StreamedSafetensors(folder, "own", room=400, beside=beside)
+        writer = streamed.StreamedSafetensors(folder, "own", room=400, enough=2812, beside=beside)
         for name, tensor in tensors.items():
             writer.add(name, tensor)
         return writer.close()
 
-    told, fsync = [], os.fsync
+    told, fsync, facts = [], os.fsync, commit.facts_of
 
     def synced(descriptor: int) -> None:
         told.append(os.fstat(descriptor).st_size)
         fsync(descriptor)
 
+    def read(path: Path) -> commit.FileFacts:
+        told.append(f"{path.name} read")
+        return facts(path)
+
     monkeypatch.setattr(os, "fsync", synced)
-    monkeypatch.setattr(commit, "forget", lambda _: told.append("read back"))
-    monkeypatch.setattr(commit, "_CHUNK", 256)
-    for module in (commit, streamed):
-        monkeypatch.setattr(module, "PIECE", 1024)
+    monkeypatch.setattr(streamed, "PIECE", 1024)
+    monkeypatch.setattr(streamed, "facts_of", read)
     monkeypatch.setattr(streamed, "forget", lambda _: told.append("forgotten"))
-    head, size = 8 + 400, 8 + 400 + 4 * 1203
+    head = 8 + 400
+    ends = [[head + 2812, "own.safetensors read"], [head + 2000, "own.1.safetensors read"]]
     whole = written(tmp_path / "whole", beside=False)
-    assert told == [size]
+    assert told == [*ends[0], *ends[1]]
     told.clear()
     assert written(tmp_path / "pieces", beside=True) == whole
-    pieces = [head + 1024, head + 2048, head + 2800 + 12 + 1024]  # what is left of c is no piece
     assert told == [
-        *(event for piece in pieces for event in (piece, "forgotten")), size,
-        *["read back"] * (size // 1024),
+        head + 1024, head + 2048, *ends[0], "forgotten", head + 1024, *ends[1], "forgotten",
     ]  # fmt: skip
+
+
+def test_a_full_page_is_handed_on_in_memory_that_is_used_again(tmp_path: Path) -> None:
+    """Pages that are lent lie in the same memory, one after the other, and are saved
+    as they were; who keeps pages gets each in its own."""
+    dictionary = make(Comm())
+    train(dictionary, Comm(), last=2)
+    want = dict(dictionary.export())
+    full = [name for name in want if name.startswith("transient.value") and len(want[name])]
+    assert len({want[name].data_ptr() for name in full}) == len(full) > 1
+    pages, places = dictionary.snapshot(), set()
+    pages.lend()
+    for name, tensor in pages:
+        assert torch.equal(tensor, want[name])
+        places |= {tensor.data_ptr()} if name in full else set()
+    assert len(places) == 1
+    saved = saver(tmp_path).save(1, common={}, own=dictionary.snapshot(), state={})
+    assert saved is not None
+    held = saver(tmp_path).open(saved)
+    assert all(torch.equal(held.read(name), tensor) for name, tensor in want.items())
 
 
 def test_a_bug_while_saving_is_no_user_error(tmp_path: Path) -> None:

@@ -283,6 +283,7 @@ def beside_a_slow_reader(comm: Comm, folder: str) -> dict:
         before = max(before, resident_bytes())
     pages = dictionary.snapshot()
     pages.set_aside_in(Path(folder))
+    pages.lend()
     right, peak = [], before
     for name, _ in pages:
         if name.startswith("transient.value"):
