@@ -31,6 +31,13 @@ class ClipBatch(NamedTuple):
     slot_B: torch.Tensor
     valid_B: torch.Tensor
 
+    @classmethod
+    def empty(cls, frames: int, height: int, width: int) -> ClipBatch:
+        """A batch of no clips."""
+        none = torch.zeros(0, dtype=torch.int64)
+        pixels = torch.zeros(0, frames, 3, height, width, dtype=torch.uint8)
+        return cls(pixels, none, none, none, none, none, none.bool())
+
     def rows(self, kind: str) -> torch.Tensor:
         """Rows, int64 (B,), in the table of a key kind (`KEY_KINDS`); -1 for an absent label."""
         if kind == "dataset":

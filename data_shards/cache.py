@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from data_shards import disk
+from data_shards import disk, outage
 from data_shards.errors import UserError
 from data_shards.filelocks import AT_ONCE, GONE, lock, locked, look, names
 from data_shards.manifest import Shard
@@ -31,6 +31,9 @@ _COPY = re.compile(r"[0-9a-f]{64}\.(?:tar|npy|damaged)")
 _PART = re.compile(r"[0-9a-f]{64}\.(\d+)\.part")
 """Names of copies, and of those under way with their whole size: all else in the folder is not
 ours, and neither counted nor dropped."""
+
+Fetch = Callable[[Path], object]
+Stop = threading.Event | None
 
 
 class AlteredError(UserError):
@@ -43,7 +46,7 @@ class NodeCache:
     Args:
         folder: made where it is missing.
         limit: bytes that all copies may take together.
-        timeout: seconds to wait for room before giving up.
+        timeout: seconds without any progress of others to wait for room before giving up.
         keep_damaged: keep a shard whose bytes are not those of the manifest (each clip is verified
             when it is read) instead of refusing it. Every process looks once whether the store has
             been mended since.
@@ -52,6 +55,7 @@ class NodeCache:
     def __init__(self, folder: Path, *, limit: int, timeout: float, keep_damaged: bool) -> None:
         self.folder, self.limit, self.timeout = folder, limit, timeout
         self.keep_damaged = keep_damaged
+        self._seen: frozenset[tuple[str, int]] = frozenset()
         self._damaged: set[str] = set()
         """SHA-256 of shards whose store this process found damaged."""
         self._renewed: set[str] = set()
@@ -60,19 +64,19 @@ class NodeCache:
             folder.mkdir(parents=True, exist_ok=True)
 
     @contextlib.contextmanager
-    def open(self, shard: Shard, fetch: Callable[[Path], object]) -> Iterator[int]:
+    def open(self, shard: Shard, fetch: Fetch, stop: Stop = None) -> Iterator[int]:
         """A descriptor of a shard's copy, fetched first where it is missing, locked while open."""
-        descriptor = self.take(shard, fetch)
+        descriptor = self.take(shard, fetch, stop)
         try:
             yield descriptor
         finally:
             os.close(descriptor)
 
-    def take(self, shard: Shard, fetch: Callable[[Path], object]) -> int:
+    def take(self, shard: Shard, fetch: Fetch, stop: Stop = None) -> int:
         """The same, locked until the caller closes it (`os.close`); raises what `ensure` does."""
         with self._named():
             while True:
-                path, usable = self.ensure(shard, fetch), False
+                path, usable = self.ensure(shard, fetch, stop), False
                 try:
                     descriptor = os.open(path, os.O_RDONLY)
                 except OSError as error:
@@ -87,24 +91,30 @@ class NodeCache:
                 if usable:
                     return descriptor
 
-    def ensure(self, shard: Shard, fetch: Callable[[Path], object]) -> Path:
-        """Path of a shard's copy; `fetch(path)` downloads it where it is missing.
+    def ensure(self, shard: Shard, fetch: Fetch, stop: Stop = None) -> Path:
+        """Path of a shard's copy; `fetch(path)` downloads it where it is missing. `stop` ends a
+        wait for others.
 
         Raises:
             AlteredError: the store's bytes are not the manifest's.
-            UserError: there is no room, or the disk of the copies refuses.
+            UserError: there is no room, the disk of the copies refuses, or `fetch` failed, here or
+                for who had its turn while this call waited for one.
         """
         path, damaged = self.path(shard), self._damaged_path(shard)
         part = self.folder / f"{shard.sha256}.{shard.bytes}.part"
+        failed = self.folder / f"{shard.sha256}.failed"
+        stop, began = stop or threading.Event(), time.time()
         with self._named():
             if ready := self._ready(shard):
                 return ready
-            with self._turn(shard, part):
+            with self._turn(shard, part, stop):
                 if ready := self._ready(shard):
                     return ready
-                with self._room(shard, part):
+                outage.heed(failed, since=began)
+                with self._room(shard, part, stop):
                     for _ in range(2):
-                        fetch(part)
+                        with outage.told(failed, stop):
+                            fetch(part)
                         if disk.sha256(part) == shard.sha256:
                             disk.settle(part, path)
                             damaged.unlink(missing_ok=True)
@@ -130,6 +140,13 @@ class NodeCache:
             with contextlib.suppress(OSError):
                 if ready := self._ready(shard):
                     os.utime(ready)
+
+    def moved(self) -> bool:
+        """Whether bytes have come, for any process of the node, since the last call (UserError)."""
+        with self._named():
+            found = frozenset((path.name, size) for path, size in self._sizes())
+        before, self._seen = self._seen, found
+        return found != before
 
     def discard(self, shard: Shard, descriptor: int) -> bool:
         """Drop the copy that a reader has open and found altered, once in each process.
@@ -191,7 +208,7 @@ class NodeCache:
             ) from None
 
     @contextlib.contextmanager
-    def _turn(self, shard: Shard, part: Path) -> Iterator[None]:
+    def _turn(self, shard: Shard, part: Path, stop: threading.Event) -> Iterator[None]:
         """Be the one process that fetches a shard, or wait for it for as long as its part grows."""
         place = self.folder / f"{shard.sha256}.lock"
         seen, since = -1, time.monotonic()
@@ -206,7 +223,7 @@ class NodeCache:
                             f"data.cache_dir: another process holds {place} and fetches nothing; "
                             "end it or choose another folder"
                         )
-                    time.sleep(_POLL)
+                    outage.pause(_POLL, stop)
                 if not names(place, file.fileno()):
                     continue  # taken away by whoever held it: the next one is another file
                 try:
@@ -216,16 +233,18 @@ class NodeCache:
                 return
 
     @contextlib.contextmanager
-    def _room(self, shard: Shard, part: Path) -> Iterator[None]:
+    def _room(self, shard: Shard, part: Path, stop: threading.Event) -> Iterator[None]:
         """Reserve a shard's bytes, by its part's name, for as long as it is being fetched."""
-        deadline = time.monotonic() + self.timeout
+        seen, since = frozenset(), time.monotonic()
         while not self._reserve(shard, part):
-            if time.monotonic() > deadline:
+            if (found := frozenset(self._sizes())) != seen:  # others are still getting theirs
+                seen, since = found, time.monotonic()
+            if time.monotonic() - since > self.timeout:
                 raise UserError(
                     f"data.cache_gib: no room for {shard.file} ({shard.bytes} bytes) in "
                     f"{self.folder} beside the shards in use; raise it"
                 )
-            time.sleep(_POLL)
+            outage.pause(_POLL, stop)
         try:
             yield
         finally:
@@ -244,6 +263,12 @@ class NodeCache:
                 return False
             part.touch()
             return True
+
+    def _sizes(self) -> Iterator[tuple[Path, int]]:
+        """Every copy, finished or under way, and the bytes that are there of it."""
+        for path in self.folder.iterdir():
+            if (_PART.fullmatch(path.name) or _COPY.fullmatch(path.name)) and (facts := look(path)):
+                yield path, facts.st_size
 
     def _entries(self) -> list[tuple[float, int, Path]]:
         """(last use, bytes, path) of every copy, finished or under way."""

@@ -71,15 +71,24 @@ def wanted(
     if not options.list_file:
         drawn = _drawn(options, listing, cache)
         return (lambda item: item.name in drawn), _digest(drawn)
-    names = read_list(Path(options.list_file), SOURCES[options.source].listed)
-    if options.videos:
-        drawn = draw(map(_bare, names), options.videos, options.seed)
-        names = {name for name in names if _bare(name) in drawn}
-    names |= {_bare(name) for name in names}
+    names = _listed(options)
     tails = {tail for name in names for tail in _tails(name)}
     return (lambda item: item.name in tails or any(t in names for t in _tails(item.name))), _digest(
         names
     )
+
+
+def digest_of_list(options: Options) -> str:
+    """The digest that `wanted` gives where a list names the videos (UserError)."""
+    return _digest(_listed(options))
+
+
+def _listed(options: Options) -> set[str]:
+    names = read_list(Path(options.list_file), SOURCES[options.source].listed)
+    if options.videos:
+        drawn = draw(map(_bare, names), options.videos, options.seed)
+        names = {name for name in names if _bare(name) in drawn}
+    return names | {_bare(name) for name in names}
 
 
 def _drawn(options: Options, listing: Listing, cache: Path) -> set[str]:

@@ -72,6 +72,8 @@ class Options:
             _at_least(name, getattr(self, name), 1)
         for name in ("crop", "videos", "limit"):
             _at_least(name, getattr(self, name), 0)
+        if not -(1 << 63) <= self.seed < 1 << 63:
+            raise UserError(f"--seed: {self.seed} does not fit into 64 bits")
         if max(self.height, self.width) > MAX_SIDE:
             raise UserError(f"--size: at most {MAX_SIDE} pixels a side")
         if 3 * self.frames * self.height * self.width > MOST_BYTES:

@@ -6,6 +6,7 @@ import errno
 import multiprocessing
 import multiprocessing.connection
 import os
+import signal
 import threading
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator
@@ -157,7 +158,9 @@ def _next(waiting: deque[Waiting]) -> Result:
 
 
 def _end_with_parent() -> None:
-    """A killed parent must not leave its workers waiting for ever."""
+    """A killed parent must not leave its workers waiting for ever; Ctrl-C, which a terminal sends
+    to all of them, is the parent's to tell of."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None
 

@@ -86,9 +86,10 @@ def _finished(options: Options, out: Path) -> Manifest:
         before = json.loads((out / FACTS).read_text())
     except (OSError, ValueError):
         raise UserError(f"{out}: prepared by other means; choose another --out") from None
-    _compare(
-        before, json.loads(disk.dump(options.facts())), f"{out}: already holds footage prepared"
-    )
+    now = json.loads(disk.dump(options.facts()))
+    if options.list_file:
+        now["chosen"] = choice.digest_of_list(options)  # the list may be another one by now
+    _compare(before, now, f"{out}: already holds footage prepared")
     print(f"{out}: already prepared with these options", file=sys.stderr)
     for folder in (out / HELD_OUT, out):
         if (folder / PARTIAL).exists():
@@ -97,7 +98,8 @@ def _finished(options: Options, out: Path) -> Manifest:
 
 
 def _compare(before: dict, now: dict, what: str) -> None:
-    other = sorted(key for key in now if before.get(key) != now[key])
+    other = [key for key in sorted(now) if before.get(key) != now[key]]
+    other = ["choice of videos" if key == "chosen" else key for key in other]
     if other:
         raise UserError(
             f"{what} with another {', '.join(other)}; choose another --out or remove it"

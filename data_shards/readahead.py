@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import signal
+import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from multiprocessing.sharedctypes import RawArray
 from typing import Any, Protocol
 
@@ -22,6 +24,8 @@ from data_shards.memory import Resident
 
 LOST = "DataLoader worker (pid"
 """How torch begins to tell of a loader process that died."""
+_LOOK = 0.005
+"""Seconds between two looks at whether loader processes have read a batch."""
 
 
 class Source(Protocol):
@@ -29,6 +33,10 @@ class Source(Protocol):
 
     def next(self) -> Part:
         """The next part, waiting for it."""
+        ...
+
+    def wait(self, seconds: float) -> bool:
+        """Whether the next part is there, after so many seconds at most."""
         ...
 
     def ready(self) -> int:
@@ -51,6 +59,10 @@ class Memory:
         request = next(self._requests)
         frames_BTCHW, valid_B = self._resident.gather(request)
         return Part(request, frames_BTCHW, valid_B, (), 0, 0, "")
+
+    def wait(self, seconds: float) -> bool:
+        """The next batch always is there."""
+        return True
 
     def ready(self) -> int:
         """The next batch always is."""
@@ -78,6 +90,10 @@ class Threads:
         part = self._queue.popleft().result()
         self._ask()
         return part
+
+    def wait(self, seconds: float) -> bool:
+        """Whether the oldest batch asked for is there."""
+        return bool(wait(list(self._queue)[:1], seconds).done)
 
     def ready(self) -> int:
         """Batches decoded."""
@@ -132,17 +148,19 @@ class Processes:
     def next(self) -> Part:
         """The oldest batch asked for."""
         assert self._iterator is not None
-        try:
+        with _told():
             part = next(self._iterator)
-        except RuntimeError as error:
-            if not str(error).startswith(LOST):
-                raise  # a bug in the process, which lives
-            raise LoaderLost(
-                f"data.workers: a loader process is gone ({str(error).splitlines()[0]}); "
-                "if memory ran out, lower data.workers or data.prefetch"
-            ) from error
         self._taken += 1
         return part._replace(valid_B=torch.from_numpy(part.valid_B))  # type: ignore[arg-type]
+
+    def wait(self, seconds: float) -> bool:
+        """Whether the oldest batch asked for is there: the processes take turns."""
+        turn, process = divmod(self._taken, len(self._done))
+        end = time.monotonic() + seconds
+        with _told():  # torch tells of a process that died wherever this one is
+            while self._done[process] <= turn and time.monotonic() < end:
+                time.sleep(_LOOK)
+        return self._done[process] > turn
 
     def ready(self) -> int:
         """Batches decoded."""
@@ -152,6 +170,20 @@ class Processes:
         """End the processes."""
         self._iterator = None  # Its finaliser ends the processes and waits for them.
         atexit.unregister(self._at_exit)
+
+
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    """Tell that a loader process died as `LoaderLost`."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not str(error).startswith(LOST):
+            raise  # a bug in the process, which lives
+        raise LoaderLost(
+            f"data.workers: a loader process is gone ({str(error).splitlines()[0]}); "
+            "if memory ran out, lower data.workers or data.prefetch"
+        ) from error
 
 
 def _closer(held: Callable[[], Processes | None]) -> Callable[[], None]:

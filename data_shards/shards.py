@@ -104,8 +104,8 @@ class Shards:
             if self.strict and size is not None and size != shard.bytes:
                 raise UserError(
                     f"{self.store.url(shard.file)}: {size} bytes where the manifest says "
-                    f"{shard.bytes}; copy the shard again, prepare the footage again, "
-                    "or set data.on_damage=quarantine"
+                    f"{shard.bytes}; copy the shard again, prepare the footage again, or set "
+                    "data.on_damage=quarantine"
                 )
 
     def place(self, number: int) -> str:
@@ -136,8 +136,7 @@ class Shards:
                 self._held = _File(self.cache.take(record, self._fetching(record)))
                 if disk.sha256(path) == sha256:
                     return path
-                # It has changed since it was copied: once more.
-                self.cache.discard(record, self._held.descriptor)
+                self.cache.discard(record, self._held.descriptor)  # changed since it was copied
         except AlteredError:
             raise UserError(altered) from None
         except OSError as error:
@@ -148,8 +147,8 @@ class Shards:
     def open(self, number: int) -> Iterator[int]:
         """A descriptor to `os.pread` a shard from, valid inside the `with`."""
         if self.cache is not None:
-            shard = self.manifest.shards[number]
-            with self.cache.open(shard, self._fetching(shard)) as descriptor:
+            shard, stop = self.manifest.shards[number], self.store.stop
+            with self.cache.open(shard, self._fetching(shard, stop), stop) as descriptor:
                 yield descriptor
             return
         file = self._local(number)
@@ -199,8 +198,7 @@ class Shards:
         if not missing:
             return  # some of them are only not needed any more
         self.cache.keep(self.manifest.shards[number] for number in order)
-        # The event of now: a thread that gets going after `close` must not begin at all.
-        words = (missing, self.store.stop)
+        words = (missing, self.store.stop)  # of now: none is to begin after `close`
         for _ in range(min(_DOWNLOADS, len(missing))):
             threading.Thread(target=self._fetch_all, args=words, daemon=True).start()
 
@@ -219,11 +217,12 @@ class Shards:
         assert self.cache is not None
         while missing:
             try:
-                shard = self.manifest.shards[missing.popleft()]
-                self.cache.ensure(shard, self._fetching(shard, stop))
-            except (IndexError, UserError):
-                # Another thread took the last one; or a failure, which the reader meets, too, and
-                # reports where it can be handled.
+                shard = self.manifest.shards[number := missing.popleft()]
+                self.cache.ensure(shard, self._fetching(shard, stop), stop)
+            except UserError:  # the reader meets it, too, and what is left is asked for anew
+                self._ahead = self._ahead - {number, *missing}
+                missing.clear()
+            except IndexError:  # another thread took the last one
                 return
 
     def _local(self, number: int) -> _File:

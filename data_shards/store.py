@@ -92,7 +92,7 @@ class Store:
                 return self.patient(self.path(name).stat).st_size
             except OSError as error:
                 raise UserError(f"{self.url(name)}: {error.strerror}; is it complete?") from None
-        return self._guarded(name, lambda beat: self._fs().info(self.url(name)).get("size"))
+        return self._guarded(name, lambda beat: self._size(self.url(name)))
 
     def read(self, name: str) -> bytes:
         """A small file's bytes.
@@ -201,6 +201,15 @@ class Store:
                 f"{setting}: {into.parent}: {error.strerror}; free some space or choose another "
                 "folder"
             ) from None
+
+    def _size(self, where: str) -> int | None:
+        try:
+            return self._fs().info(where).get("size")
+        except FileNotFoundError as error:
+            # Over HTTP any failure is told as this one, with what it was as its cause.
+            if self.protocol == "s3" or not isinstance(error.__cause__, Exception):
+                raise
+            raise error.__cause__ from None
 
     def _fs(self) -> Any:
         """The file system, opened once in each process (its event loop does not survive a fork)."""

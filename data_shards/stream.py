@@ -138,6 +138,23 @@ class Stream:
         self.step = part.request.step + 1
         return self._batch(part)
 
+    @property
+    def distant(self) -> bool:
+        """Whether batches may have to wait for a store."""
+        return self.resident is None and not self.opened.shards.store.local
+
+    def wait(self, seconds: float) -> bool:
+        """Whether the next batch is there, after so many seconds at most."""
+        started = time.perf_counter()
+        there = self._source is None or self._source.wait(seconds)
+        self.wait_seconds += time.perf_counter() - started
+        return there
+
+    def moved(self) -> bool:
+        """Whether bytes of the store have come to this node since the last call."""
+        cache = self.opened.shards.cache
+        return cache is not None and cache.moved()
+
     def __enter__(self) -> Stream:
         return self
 
@@ -189,7 +206,7 @@ class Stream:
     def _requests(self) -> Iterator[Request]:
         step = self.step
         while True:
-            if not self.opened.shards.store.local:
+            if self.distant:
                 self.opened.shards.fetch_ahead(self.plan.shards_ahead(step))
             yield self.request(step)
             step += 1

@@ -17,7 +17,7 @@ from trainer.lowrank import LowRankConfig
 from trainer.residence import NO_SCRATCH, RESIDENCES
 from trainer.rowfile import record_bytes
 from trainer.rowopt import RULES
-from trainer.snapshot import BLOCK_BYTES
+from trainer.snapshot import WORK_BYTES
 from trainer.spread import spread_over
 from trainer.staging import KEPT
 from trainer.table import replicated
@@ -118,8 +118,8 @@ def promise_bytes(
         if gpu and where != "device":  # rows of batches there, and what a step makes of them
             place["device"] += (KEPT + 5) * batch * row
             place["host"] += KEPT * batch * row
-        page = ownership.depth(count) * row  # and a block of it, as it is read and as it was
-        place["saving"] = max(place["saving"], page + 2 * min(page, BLOCK_BYTES))
+        page = ownership.depth(count) * row
+        place["saving"] = max(place["saving"], page + min(page, max(3 * row, WORK_BYTES)))
         place["aside"] += _aside(slots, row, step=min(batch, slots))
     if spread_over(config.low_rank, transient_rows):  # sums of pages
         place["host"] += -(-ownership.PAGES // world) * 8 * config.transient**2

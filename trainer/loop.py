@@ -30,6 +30,7 @@ from trainer.observe import Observer
 from trainer.saves import Saves
 from trainer.segment import OneMachine
 from trainer.telemetry import Telemetry
+from trainer.waiting import await_batch
 from trainer.watchdog import Watchdog
 
 
@@ -198,15 +199,14 @@ def rate(config: Config, steps: int | None, at: Progress) -> float:
 def read(parts: Parts, stream: Stream, visit: int) -> tuple[ClipBatch, str]:
     """The batch of a visit; or an empty one and why, so that this rank takes part in the step in
     which all ranks learn of it. Rows of the visit after it are announced."""
+    await_batch(stream, comm=parts.engine.ranks.comm, watchdog=parts.watchdog)
     try:
         batch = next(stream)
         fetch_ahead(parts.engine, stream, visit + 1)
         return batch, ""
     except UserError as error:
-        facts, none = stream.opened.manifest, torch.zeros(0, dtype=torch.int64)
-        shape = (0, facts.frames, 3, facts.height, facts.width)
-        frames_BTCHW = torch.zeros(shape, dtype=torch.uint8)
-        return ClipBatch(frames_BTCHW, none, none, none, none, none, none.bool()), str(error)
+        of = stream.opened.manifest
+        return ClipBatch.empty(of.frames, of.height, of.width), str(error)
 
 
 def fetch_ahead(engine: Engine, stream: Stream, visit: int) -> None:

@@ -30,6 +30,8 @@ from trainer.networks import NavSynth
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 DEEPSPEED = "ACCELERATE_USE_DEEPSPEED"
 """Set by `accelerate launch` where its config asks for DeepSpeed."""
+MIXED_PRECISION = "ACCELERATE_MIXED_PRECISION"
+"""Set by `accelerate launch` from its options, its config file, or the user's own one."""
 AMPERE = (8, 0)
 """The compute capability from which on a GPU has units for bf16 and tf32."""
 
@@ -48,19 +50,11 @@ def start(*, threads: int, precision: str, timeout_seconds: float) -> Ranks:
     """Join the process group that the launcher describes; alone without one.
 
     Raises:
-        UserError: mixed precision on a CPU or on a GPU that only imitates it; fewer processes than
-            the launcher was asked for.
+        UserError: mixed precision on a CPU or on a GPU that only imitates it, or another one that
+            the launcher was asked for; fewer processes than it was asked for.
     """
     gpu = torch.cuda.is_available()
-    if precision != "no" and not gpu:
-        raise UserError(
-            f"train.precision: {precision} on a CPU is tens of times slower than no; leave it at no"
-        )
-    if precision != "no" and torch.cuda.get_device_capability() < AMPERE:
-        raise UserError(
-            f"train.precision: {precision} needs an Ampere GPU or a newer one, which "
-            f"{torch.cuda.get_device_name()} is not; leave it at no"
-        )
+    _check_precision(precision)
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if gpu and local > torch.cuda.device_count():
         raise UserError(
@@ -89,6 +83,7 @@ def start(*, threads: int, precision: str, timeout_seconds: float) -> Ranks:
     accelerator = Accelerator(
         # With cpu=True Accelerate gives plain DDP where DeepSpeed was asked for, and says nothing.
         cpu=not gpu and not zero,
+        mixed_precision="no",  # what `compute_in_` and the engine do, it would do once more
         kwargs_handlers=[group, alike] if asked > 1 or zero else [],
     )
     if accelerator.num_processes != asked:
@@ -99,6 +94,26 @@ def start(*, threads: int, precision: str, timeout_seconds: float) -> Ranks:
     device = accelerator.device
     comm = Comm.from_environment(device=device, timeout_seconds=timeout_seconds or 1800)
     return Ranks(accelerator, comm, device, zero)
+
+
+def _check_precision(precision: str) -> None:
+    """`UserError` where this machine only imitates it, or the launcher was asked for another."""
+    if precision != "no" and not torch.cuda.is_available():
+        raise UserError(
+            f"train.precision: {precision} on a CPU is tens of times slower than no; leave it at no"
+        )
+    if precision != "no" and torch.cuda.get_device_capability() < AMPERE:
+        raise UserError(
+            f"train.precision: {precision} needs an Ampere GPU or a newer one, which "
+            f"{torch.cuda.get_device_name()} is not; leave it at no"
+        )
+    outside = os.environ.get(MIXED_PRECISION, "no").lower()
+    if outside not in ("", "no", precision):
+        raise UserError(
+            f"launch: mixed_precision is {outside} for Accelerate and train.precision is "
+            f"{precision}; launch with accelerate_config.yaml or --mixed_precision no, and set "
+            "train.precision"
+        )
 
 
 def keep_freed_memory() -> None:

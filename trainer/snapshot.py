@@ -19,7 +19,10 @@ from trainer.aside import Aside
 from trainer.residence import Store
 
 BLOCK_BYTES = 4 << 20
-"""What is read at once; a step waits for so much at most."""
+"""What is read at once, or one row where that is more; a step waits for so much at most."""
+WORK_BYTES = 32 << 20
+"""What reading a page takes beside the page, at most: the block before, the next one, what was set
+aside of it, and what drawing rows that were never written takes. Three rows where they are more."""
 
 
 class Snapshot:

@@ -108,14 +108,14 @@ class StreamedSafetensors:
             self._file = None
 
     def _append(self, data: memoryview) -> None:
-        assert self._file is not None
-        for at in range(0, len(data), PIECE):
-            part = data[at : at + PIECE]
+        while len(data):
+            left = PIECE - self._unsynced
+            part, data = data[:left], data[left:]
             _write_all(self._file, part)
-            self._unsynced += len(part)
-            if self._beside and self._unsynced >= PIECE:
+            self._unsynced = (self._unsynced + len(part)) % PIECE
+            if self._beside and not self._unsynced:
+                assert self._file is not None
                 os.fsync(self._file.fileno())
-                self._unsynced = 0
 
     def _is_full(self, entry: str) -> bool:
         """Whether a tensor with such an entry in the header goes to a further file."""

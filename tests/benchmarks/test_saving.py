@@ -70,6 +70,8 @@ def test_a_save_that_holds_training_up_is_told_by_the_exit_code(
     assert not times or code == 1
     judged = "more than the 2" if code else "within the 2"
     assert f"takes {told['held_up']:.2f} usual ones, {judged} of a save" in lines[-2]
+    assert told["without_ms"] >= 1e3 * pause
+    assert lines[-2].endswith(f"as many without a save takes {told['without']:.2f}.")
 
 
 @LINUX

@@ -7,6 +7,7 @@ import hashlib
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -130,6 +131,68 @@ def test_a_downloader_that_stands_still_is_an_error_and_no_hang(tmp_path):
         fcntl.flock(held, fcntl.LOCK_EX)
         with pytest.raises(UserError, match=r"data\.cache_dir: .*\.lock"):
             cache.ensure(item, writes(data))
+
+
+def test_a_dead_store_is_told_to_all_who_wait_for_it(tmp_path):
+    """Of three who want a shard one tries the store; the others, which have waited for as long, are
+    told what it met. Who comes later tries again, and leaves nothing behind."""
+    item, data = shard("a", 10)
+    here, calls = threading.Barrier(3), []
+
+    def dead(part: Path) -> None:
+        calls.append(part)
+        time.sleep(0.5)  # until the others wait
+        raise UserError("http://store: nothing came")
+
+    def ask(_: int) -> str:
+        cache = NodeCache(tmp_path, limit=100, timeout=5, keep_damaged=False)
+        here.wait()
+        with pytest.raises(UserError) as told:
+            cache.ensure(item, dead)
+        return str(told.value)
+
+    with ThreadPoolExecutor(3) as pool:
+        assert set(pool.map(ask, range(3))) == {"http://store: nothing came"}
+    assert len(calls) == 1
+    cache = NodeCache(tmp_path, limit=100, timeout=5, keep_damaged=False)
+    assert cache.ensure(item, writes(data)).read_bytes() == data
+    assert names(tmp_path, ".failed", ".lock", ".tmp") == {"cache.lock"}
+
+
+def test_a_fetch_that_was_ended_is_no_dead_store(tmp_path):
+    """Another process that waited for it tries itself."""
+    item, data = shard("a", 10)
+    cache, stop = NodeCache(tmp_path, limit=100, timeout=5, keep_damaged=False), threading.Event()
+
+    def ended(_: Path) -> None:
+        time.sleep(0.3)  # until the other one waits
+        stop.set()
+        raise UserError("download abandoned")
+
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(cache.ensure, item, ended, stop)
+        time.sleep(0.1)
+        assert cache.ensure(item, writes(data)).read_bytes() == data
+        assert isinstance(first.exception(), UserError)
+
+
+def test_room_that_others_are_about_to_leave_is_waited_for(tmp_path):
+    """A shard that comes slowly has the room for longer than the timeout: while it comes, who needs
+    room waits."""
+    (slow, data), (item, more) = shard("a", 10), shard("b", 10)
+    cache, begun = NodeCache(tmp_path, limit=15, timeout=0.3, keep_damaged=False), threading.Event()
+
+    def trickle(part: Path) -> None:
+        for size in range(1, 11):
+            part.write_bytes(data[:size])
+            begun.set()
+            time.sleep(0.1)
+
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(cache.ensure, slow, trickle)
+        assert begun.wait(5)
+        assert cache.ensure(item, writes(more)).read_bytes() == more
+        assert first.result().name == f"{slow.sha256}.tar"
 
 
 def test_a_part_may_go_while_it_is_being_looked_at(tmp_path, monkeypatch):

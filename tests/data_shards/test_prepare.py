@@ -252,6 +252,10 @@ def test_subset(tmp_path: Path) -> None:
     names = ["action0/person1", "action1/person1", "action1/person3"]
     assert drawn("d", list_file=str(wanted)) == names
     assert drawn("e", list_file=str(wanted), limit=2) == names[:2]
+    assert drawn("e", list_file=str(wanted), limit=2) == names[:2]
+    wanted.write_text("action1/person1.png\n")
+    with pytest.raises(UserError, match=r"already holds footage .* another choice of videos; ch"):
+        drawn("e", list_file=str(wanted), limit=2)
     assert drawn("f", limit=1) == ["action0/person0"]
     archive = raw.pack(raw.golf(tmp_path / "golf"), tmp_path / "golf.tar.bz2")
     options = strip_options(archive, videos=3)

@@ -168,6 +168,7 @@ WORDS = [
         "synthetic --list /nowhere",
         "/nowhere: the list cannot be read (No such file or directory); see --list",
     ),
+    (f"synthetic --seed {1 << 63}", f"--seed: {1 << 63} does not fit into 64 bits"),
     ("synthetic --identities 3000", "identities: synthetic footage has at most 2,142, not 3000"),
     (
         "synthetic --length 2 --identities 1",

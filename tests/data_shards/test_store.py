@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import io
 import itertools
+import os
 import re
 import socket
 import sys
@@ -12,6 +14,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -35,6 +38,14 @@ SHARDS = tuple(f"shard-{number:05d}.tar" for number in range(len(COUNTS)))
 class Handler(SimpleHTTPRequestHandler):
     """Serves a folder and ranges of its files, counts what is asked for and sent, and fails as
     often as it is told to."""
+
+    def do_HEAD(self) -> None:
+        name = Path(self.path).name
+        if self.server.heads[name] > 0:  # type: ignore[attr-defined]
+            self.server.heads[name] -= 1  # type: ignore[attr-defined]
+            self.send_error(503)
+            return
+        super().do_HEAD()
 
     def do_GET(self) -> None:
         name = Path(self.path).name
@@ -83,6 +94,7 @@ def web(footage) -> Iterator[ThreadingHTTPServer]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.asked, server.failures = Counter(), Counter()  # type: ignore[attr-defined]
     server.sent, server.ranges = Counter(), True  # type: ignore[attr-defined]
+    server.heads = Counter()  # type: ignore[attr-defined]
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     yield server
@@ -284,6 +296,60 @@ def test_a_store_that_stumbles_is_tried_again(web, settings, clips):
     web.failures[SHARDS[0]] = 2
     assert len(list(ClipReader(opened).clips(np.arange(clips)))) == clips
     assert opened.shards.store.retries == 2
+
+
+def test_a_store_that_stumbles_over_a_size_is_tried_again(web, settings):
+    """A server that is busy when it is asked how large a shard is has not lost it; one that stays
+    so is told as what it is."""
+    web.heads[SHARDS[1]] = web.failures[SHARDS[1]] = 1
+    opened = open_manifest(address(web), config=settings())
+    assert opened.shards.store.retries == 1
+    web.heads[SHARDS[1]] = web.failures[SHARDS[1]] = 10**6
+    with pytest.raises(UserError, match=rf"{SHARDS[1]}: the store gave nothing .*503"):
+        open_manifest(address(web), config=settings(attempts=2))
+
+
+def test_shards_that_failed_are_fetched_ahead_again(web, settings):
+    """A shard that could not be fetched ahead is asked for with the next batch, and no sooner."""
+    shards = open_manifest(address(web), config=settings(attempts=1)).shards
+    assert shards.cache is not None
+    web.failures[SHARDS[0]] = 1
+    for asked in (1, 2):
+        shards.fetch_ahead([0, 1, 2])
+        while 0 in shards._ahead and not shards.cache.has(shards.manifest.shards[0]):
+            time.sleep(0.01)
+        assert web.asked[SHARDS[0]] == asked
+    assert shards.cache.has(shards.manifest.shards[0])
+
+
+def test_footage_in_memory_is_fetched_once(web, settings):
+    """A set that was decoded into memory asks its store for nothing more, whatever became of the
+    copies."""
+    config = settings(cache_mib=100)
+    with Stream(open_manifest(address(web), config=config), config, seed=1, batch=5) as stream:
+        asked = dict(web.asked)
+        for copy in config.cache_folder().glob("*.tar"):
+            copy.unlink()
+        for _ in itertools.islice(stream, 6):
+            time.sleep(0.01)
+    assert stream.resident is not None and asked == dict(web.asked)
+
+
+def test_a_reader_that_waits_for_another_process_ends_with_its_stream(web, settings):
+    """Somebody else fetches the shard: who waits for it is told when the stream is closed, and asks
+    the store for nothing."""
+    shards = open_manifest(address(web), config=settings()).shards
+    assert shards.cache is not None
+    lock = shards.cache.folder / f"{shards.manifest.shards[0].sha256}.lock"
+    with lock.open("ab") as held, ThreadPoolExecutor(1) as pool:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        waits = pool.submit(shards.read, 0, lambda descriptor: os.pread(descriptor, 10, 0))
+        time.sleep(0.2)
+        assert not waits.done()
+        shards.close()
+        with pytest.raises(UserError, match="abandoned"):
+            waits.result(timeout=5)
+    assert web.asked[SHARDS[0]] == 0
 
 
 def test_a_store_that_keeps_failing_ends_after_its_tries(web, settings):

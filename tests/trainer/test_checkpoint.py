@@ -483,11 +483,11 @@ def test_large_files_are_on_the_disk_piece_by_piece(
 ) -> None:
     """Beside training no more than a piece waits to be written, and a file that is large enough
     leaves the system's cache behind its digest; the files are the same as without."""
-    tensors = {name: torch.randn(size) for name, size in (("a", 700), ("b", 3), ("c", 500))}
+    tensors = {name: torch.randn(size) for name, size in (("a", 700), ("b", 100), ("c", 500))}
 
     def written(folder: Path, *, beside: bool) -> dict[str, commit.FileFacts]:
         folder.mkdir()
-        writer = streamed.StreamedSafetensors(folder, "own", room=400, enough=2812, beside=beside)
+        writer = streamed.StreamedSafetensors(folder, "own", room=400, enough=3200, beside=beside)
         for name, tensor in tensors.items():
             writer.add(name, tensor)
         return writer.close()
@@ -507,13 +507,14 @@ def test_large_files_are_on_the_disk_piece_by_piece(
     monkeypatch.setattr(streamed, "facts_of", read)
     monkeypatch.setattr(streamed, "forget", lambda _: told.append("forgotten"))
     head = 8 + 400
-    ends = [[head + 2812, "own.safetensors read"], [head + 2000, "own.1.safetensors read"]]
+    ends = [[head + 3200, "own.safetensors read"], [head + 2000, "own.1.safetensors read"]]
     whole = written(tmp_path / "whole", beside=False)
     assert told == [*ends[0], *ends[1]]
     told.clear()
     assert written(tmp_path / "pieces", beside=True) == whole
     assert told == [
-        head + 1024, head + 2048, *ends[0], "forgotten", head + 1024, *ends[1], "forgotten",
+        head + 1024, head + 2048, head + 3072, *ends[0], "forgotten",
+        head + 1024, *ends[1], "forgotten",
     ]  # fmt: skip
 
 

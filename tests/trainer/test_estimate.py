@@ -98,7 +98,7 @@ def test_a_save_beside_training_is_in_the_promise(data: Path) -> None:
     )
     # Rows with their moments, four of them a page; all fit into what stays in memory or is queued.
     row = 8 * 2000 * 4 * 3 + 8
-    assert promise.saving == 3 * 4 * row
+    assert promise.saving == 2 * 4 * row
     assert 256 * row < promise.aside < aside.HELD + aside.UNDER_WAY + 3 * 20 * row + 2**20
     apart = estimate(config, opened)
     weights = 4 * (apart.theta + apart.gamma)

@@ -179,6 +179,14 @@ def test_an_old_gpu_has_no_mixed_precision(monkeypatch: pytest.MonkeyPatch, prec
         start(threads=1, precision=precision, timeout_seconds=10)
 
 
+def test_a_launcher_with_a_precision_of_its_own_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What Accelerate was asked for would be computed in beside `train.precision`, unseen."""
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    told = "launch: mixed_precision is bf16 for Accelerate and train.precision is no; launch with"
+    with pytest.raises(UserError, match=told):
+        start(threads=1, precision="no", timeout_seconds=10)
+
+
 def test_missing_footage_is_named(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     """A manifest that is not there, and none at all."""
     assert main([f"data.manifest={tmp_path}/none"]) == 2
