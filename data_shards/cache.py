@@ -4,10 +4,8 @@ A copy is named after the file's SHA-256, so that it serves every run that reads
 is downloaded once per node (a lock file), verified, made durable, and put in place by a rename.
 Room is made by dropping the copies used longest ago; a reader holds a shared lock on the file while
 it reads, and a locked copy is never dropped. Locks are the kernel's (flock): a killed process
-leaves none behind. Clip tables are kept in the same way.
-
-A copy may change after it was made: its size is compared when it is opened, and `discard` drops it
-where a reader finds it altered.
+leaves none behind. Clip tables are kept in the same way. A copy may change after it was made: its
+size is compared when it is opened, and `discard` drops it where a reader finds it altered.
 """
 
 from __future__ import annotations
@@ -18,7 +16,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from pathlib import Path
 
 from data_shards import disk, outage
@@ -27,6 +25,8 @@ from data_shards.filelocks import AT_ONCE, GONE, lock, locked, look, names
 from data_shards.manifest import Shard
 
 _POLL = 0.02
+_PATIENCE = 10
+"""Timeouts that room is waited for at most, however much others fetch."""
 _COPY = re.compile(r"[0-9a-f]{64}\.(?:tar|npy|damaged)")
 _PART = re.compile(r"[0-9a-f]{64}\.(\d+)\.part")
 """Names of copies, and of those under way with their whole size: all else in the folder is not
@@ -46,15 +46,19 @@ class NodeCache:
     Args:
         folder: made where it is missing.
         limit: bytes that all copies may take together.
-        timeout: seconds without any progress of others to wait for room before giving up.
+        timeout: seconds to wait for room while nobody fetches anything.
         keep_damaged: keep a shard whose bytes are not those of the manifest (each clip is verified
             when it is read) instead of refusing it. Every process looks once whether the store has
             been mended since.
+        store: where shards are fetched, for failures that others who fetch there are told of.
     """
 
-    def __init__(self, folder: Path, *, limit: int, timeout: float, keep_damaged: bool) -> None:
+    def __init__(
+        self, folder: Path, *, limit: int, timeout: float, keep_damaged: bool, store: str = ""
+    ) -> None:
         self.folder, self.limit, self.timeout = folder, limit, timeout
         self.keep_damaged = keep_damaged
+        self._from = {"store": store, "timeout": timeout}
         self._seen: frozenset[tuple[str, int]] = frozenset()
         self._damaged: set[str] = set()
         """SHA-256 of shards whose store this process found damaged."""
@@ -97,23 +101,22 @@ class NodeCache:
 
         Raises:
             AlteredError: the store's bytes are not the manifest's.
-            UserError: there is no room, the disk of the copies refuses, or `fetch` failed, here or
-                for who had its turn while this call waited for one.
+            UserError: no room, a disk that refuses, or a `fetch` that failed, here or elsewhere.
         """
         path, damaged = self.path(shard), self._damaged_path(shard)
         part = self.folder / f"{shard.sha256}.{shard.bytes}.part"
         failed = self.folder / f"{shard.sha256}.failed"
-        stop, began = stop or threading.Event(), time.time()
+        stop, before = stop or threading.Event(), outage.known(failed)
         with self._named():
             if ready := self._ready(shard):
                 return ready
-            with self._turn(shard, part, stop):
+            with self._turn(shard, stop):
                 if ready := self._ready(shard):
                     return ready
-                outage.heed(failed, since=began)
+                outage.heed(failed, before, **self._from)
                 with self._room(shard, part, stop):
                     for _ in range(2):
-                        with outage.told(failed, stop):
+                        with outage.told(failed, stop, **self._from):
                             fetch(part)
                         if disk.sha256(part) == shard.sha256:
                             disk.settle(part, path)
@@ -141,10 +144,11 @@ class NodeCache:
                 if ready := self._ready(shard):
                     os.utime(ready)
 
-    def moved(self) -> bool:
-        """Whether bytes have come, for any process of the node, since the last call (UserError)."""
+    def moved(self, of: Container[str]) -> bool:
+        """Whether bytes of files of these SHA-256 have come, for any process of the node, since the
+        last call (UserError)."""
         with self._named():
-            found = frozenset((path.name, size) for path, size in self._sizes())
+            found = frozenset(part for part in self._parts() if part[0][:64] in of)
         before, self._seen = self._seen, found
         return found != before
 
@@ -208,17 +212,14 @@ class NodeCache:
             ) from None
 
     @contextlib.contextmanager
-    def _turn(self, shard: Shard, part: Path, stop: threading.Event) -> Iterator[None]:
-        """Be the one process that fetches a shard, or wait for it for as long as its part grows."""
-        place = self.folder / f"{shard.sha256}.lock"
-        seen, since = -1, time.monotonic()
+    def _turn(self, shard: Shard, stop: threading.Event) -> Iterator[None]:
+        """Be the one process that fetches a shard, or wait for it for as long as a part grows: its
+        own, or another one whose room it waits for."""
+        place, motion = self.folder / f"{shard.sha256}.lock", self._motion()
         while True:
             with place.open("ab") as file:
                 while not lock(file, AT_ONCE):
-                    facts = look(part)
-                    if (size := facts.st_size if facts else 0) != seen:
-                        seen, since = size, time.monotonic()
-                    if time.monotonic() - since > 2 * self.timeout:
+                    if motion.still() > 2 * self.timeout:
                         raise UserError(
                             f"data.cache_dir: another process holds {place} and fetches nothing; "
                             "end it or choose another folder"
@@ -234,12 +235,10 @@ class NodeCache:
 
     @contextlib.contextmanager
     def _room(self, shard: Shard, part: Path, stop: threading.Event) -> Iterator[None]:
-        """Reserve a shard's bytes, by its part's name, for as long as it is being fetched."""
-        seen, since = frozenset(), time.monotonic()
+        """Reserve a shard's bytes, by its part's name, while it is being fetched."""
+        motion, end = self._motion(), time.monotonic() + _PATIENCE * self.timeout
         while not self._reserve(shard, part):
-            if (found := frozenset(self._sizes())) != seen:  # others are still getting theirs
-                seen, since = found, time.monotonic()
-            if time.monotonic() - since > self.timeout:
+            if motion.still() > self.timeout or time.monotonic() > end:
                 raise UserError(
                     f"data.cache_gib: no room for {shard.file} ({shard.bytes} bytes) in "
                     f"{self.folder} beside the shards in use; raise it"
@@ -264,11 +263,13 @@ class NodeCache:
             part.touch()
             return True
 
-    def _sizes(self) -> Iterator[tuple[Path, int]]:
-        """Every copy, finished or under way, and the bytes that are there of it."""
-        for path in self.folder.iterdir():
-            if (_PART.fullmatch(path.name) or _COPY.fullmatch(path.name)) and (facts := look(path)):
-                yield path, facts.st_size
+    def _motion(self) -> outage.Motion:
+        return outage.Motion(self._parts, every=min(0.5, self.timeout / 10))
+
+    def _parts(self) -> frozenset[tuple[str, int]]:
+        """Names of what is under way, and the bytes that are there."""
+        found = ((p.name, look(p)) for p in self.folder.iterdir() if _PART.fullmatch(p.name))
+        return frozenset((name, facts.st_size) for name, facts in found if facts)
 
     def _entries(self) -> list[tuple[float, int, Path]]:
         """(last use, bytes, path) of every copy, finished or under way."""

@@ -87,8 +87,8 @@ def _finished(options: Options, out: Path) -> Manifest:
     except (OSError, ValueError):
         raise UserError(f"{out}: prepared by other means; choose another --out") from None
     now = json.loads(disk.dump(options.facts()))
-    if options.list_file:
-        now["chosen"] = choice.digest_of_list(options)  # the list may be another one by now
+    if options.list_file and Path(options.list_file).exists():  # it may be another one by now
+        now["chosen"] = choice.digest_of_list(options)
     _compare(before, now, f"{out}: already holds footage prepared")
     print(f"{out}: already prepared with these options", file=sys.stderr)
     for folder in (out / HELD_OUT, out):

@@ -114,9 +114,11 @@ class _Counted(torch.utils.data.Dataset):
         self.reader, self.done = reader, done
 
     def __getitem__(self, request: Request) -> Part:
-        part = self.reader[request]
         info = get_worker_info()
-        self.done[info.id if info else 0] += 1
+        try:
+            part = self.reader[request]
+        finally:  # an error is a part, too, for who waits for one
+            self.done[info.id if info else 0] += 1
         # An array travels inside the message; a tensor, however small, has shared memory of its
         # own, for which both processes wait on each other.
         return part._replace(valid_B=part.valid_B.numpy())  # type: ignore[arg-type]

@@ -80,7 +80,7 @@ class Shards:
         if not store.local:
             self.cache = NodeCache(
                 config.cache_folder(), limit=int(config.cache_gib * 2**30),
-                timeout=config.timeout_seconds, keep_damaged=not self.strict,
+                timeout=config.timeout_seconds, keep_damaged=not self.strict, store=store.where,
             )  # fmt: skip
             self._check_room(config)
         self.singles = Singles(store, self.cache) if self.cache else None
@@ -213,17 +213,13 @@ class Shards:
         return lambda part: self.store.fetch(of.file, into=part, size=of.bytes, stop=stop)
 
     def _fetch_all(self, missing: deque[int], stop: threading.Event) -> None:
-        """Download what is left of some shards, which other threads take from, too."""
+        """Download what is left of some shards, which other threads take from, too. A failure is
+        met by the shard's reader again, who reports it where it can be handled."""
         assert self.cache is not None
-        while missing:
-            try:
-                shard = self.manifest.shards[number := missing.popleft()]
+        while missing and not stop.is_set():
+            with contextlib.suppress(IndexError, UserError):  # another thread took the last one
+                shard = self.manifest.shards[missing.popleft()]
                 self.cache.ensure(shard, self._fetching(shard, stop), stop)
-            except UserError:  # the reader meets it, too, and what is left is asked for anew
-                self._ahead = self._ahead - {number, *missing}
-                missing.clear()
-            except IndexError:  # another thread took the last one
-                return
 
     def _local(self, number: int) -> _File:
         with self._lock:

@@ -206,10 +206,11 @@ class Store:
         try:
             return self._fs().info(where).get("size")
         except FileNotFoundError as error:
-            # Over HTTP any failure is told as this one, with what it was as its cause.
-            if self.protocol == "s3" or not isinstance(error.__cause__, Exception):
+            cause = error.__cause__  # over HTTP, where any failure is told as this one
+            absent = self.protocol == "s3" or getattr(cause, "status", None) in (404, 410)
+            if absent or not isinstance(cause, Exception):
                 raise
-            raise error.__cause__ from None
+            raise cause from None
 
     def _fs(self) -> Any:
         """The file system, opened once in each process (its event loop does not survive a fork)."""

@@ -152,8 +152,9 @@ class Stream:
 
     def moved(self) -> bool:
         """Whether bytes of the store have come to this node since the last call."""
-        cache = self.opened.shards.cache
-        return cache is not None and cache.moved()
+        shards = self.opened.shards
+        own = {shard.sha256 for shard in self.opened.manifest.shards}
+        return shards.cache is not None and shards.cache.moved(own)
 
     def __enter__(self) -> Stream:
         return self

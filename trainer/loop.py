@@ -199,7 +199,7 @@ def rate(config: Config, steps: int | None, at: Progress) -> float:
 def read(parts: Parts, stream: Stream, visit: int) -> tuple[ClipBatch, str]:
     """The batch of a visit; or an empty one and why, so that this rank takes part in the step in
     which all ranks learn of it. Rows of the visit after it are announced."""
-    await_batch(stream, comm=parts.engine.ranks.comm, watchdog=parts.watchdog)
+    await_batch(stream, parts.engine, parts.watchdog)
     try:
         batch = next(stream)
         fetch_ahead(parts.engine, stream, visit + 1)

@@ -25,15 +25,21 @@ class Phases:
 
     def __init__(self) -> None:
         self._seconds: dict[str, float] = defaultdict(float)
+        self._around: str | None = None
 
     @contextmanager
     def __call__(self, phase: str) -> Iterator[None]:
-        """Count the body's seconds for `phase`."""
+        """Count the body's seconds for `phase`, and for no other that this one is a part of."""
+        around, self._around = self._around, phase
         start = time.perf_counter()
         try:
             yield
         finally:
-            self._seconds[phase] += time.perf_counter() - start
+            seconds = time.perf_counter() - start
+            self._seconds[phase] += seconds
+            if around is not None:
+                self._seconds[around] -= seconds
+            self._around = around
 
     def take(self) -> dict[str, float]:
         """Seconds by phase since the last call."""

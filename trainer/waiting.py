@@ -12,7 +12,7 @@ import torch
 
 from data_shards.errors import UserError
 from data_shards.stream import Stream
-from trainer.comm import Comm
+from trainer.engine import Engine
 from trainer.watchdog import Watchdog
 
 LOOK_SECONDS = 5.0
@@ -21,15 +21,18 @@ MARGIN_SECONDS = 60.0
 """That silence may last beyond the time after which a store counts as dead."""
 
 
-def await_batch(stream: Stream, *, comm: Comm, watchdog: Watchdog) -> None:
+def await_batch(stream: Stream, engine: Engine, watchdog: Watchdog) -> None:
     """Wait until all ranks have their next batch, or why there is none; at once where footage does
-    not come from a store. A collective of two numbers for each look."""
+    not come from a store. A collective of two numbers for each look, in which who has its batch
+    waits for the others: communication, and no fault of its own footage."""
     if not stream.distant:
         return
     with watchdog.patience(2 * stream.config.timeout_seconds + MARGIN_SECONDS):
         while True:
             waits = not stream.wait(LOOK_SECONDS)
-            flags = comm.max_(torch.tensor([int(waits), int(waits and _moved(stream))])).tolist()
+            found = torch.tensor([int(waits), int(waits and _moved(stream))])
+            with engine.phases("communication"):
+                flags = engine.ranks.comm.max_(found).tolist()
             if not flags[0]:
                 return
             if flags[1]:

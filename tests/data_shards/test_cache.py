@@ -159,40 +159,64 @@ def test_a_dead_store_is_told_to_all_who_wait_for_it(tmp_path):
     assert names(tmp_path, ".failed", ".lock", ".tmp") == {"cache.lock"}
 
 
+@pytest.mark.parametrize("other", [{"store": "s3://another"}, {"timeout": 0.2}])
+def test_another_store_is_not_told_of_a_dead_one(tmp_path, other):
+    """Who fetches the same bytes elsewhere, or gives up later, tries itself."""
+    item, data = shard("a", 10)
+    words = {"store": "http://store", "timeout": 5.0}
+    mine = NodeCache(tmp_path, limit=100, keep_damaged=False, **words)
+    theirs = NodeCache(tmp_path, limit=100, keep_damaged=False, **(words | other))
+    begun = threading.Event()
+
+    def dead(_: Path) -> None:
+        begun.set()
+        time.sleep(0.3)  # until the other one waits
+        raise UserError("nothing came")
+
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(theirs.ensure, item, dead)
+        assert begun.wait(5)
+        assert mine.ensure(item, writes(data)).read_bytes() == data
+        assert isinstance(first.exception(), UserError)
+
+
 def test_a_fetch_that_was_ended_is_no_dead_store(tmp_path):
     """Another process that waited for it tries itself."""
     item, data = shard("a", 10)
     cache, stop = NodeCache(tmp_path, limit=100, timeout=5, keep_damaged=False), threading.Event()
+    begun = threading.Event()
 
     def ended(_: Path) -> None:
+        begun.set()
         time.sleep(0.3)  # until the other one waits
         stop.set()
         raise UserError("download abandoned")
 
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(cache.ensure, item, ended, stop)
-        time.sleep(0.1)
+        assert begun.wait(5)
         assert cache.ensure(item, writes(data)).read_bytes() == data
         assert isinstance(first.exception(), UserError)
 
 
 def test_room_that_others_are_about_to_leave_is_waited_for(tmp_path):
-    """A shard that comes slowly has the room for longer than the timeout: while it comes, who needs
-    room waits."""
+    """A shard that comes slowly has the room for longer than the timeout: while it comes, those who
+    need room wait, and who waits for one of them."""
     (slow, data), (item, more) = shard("a", 10), shard("b", 10)
-    cache, begun = NodeCache(tmp_path, limit=15, timeout=0.3, keep_damaged=False), threading.Event()
+    cache, begun = NodeCache(tmp_path, limit=15, timeout=1.5, keep_damaged=False), threading.Event()
 
     def trickle(part: Path) -> None:
         for size in range(1, 11):
             part.write_bytes(data[:size])
             begun.set()
-            time.sleep(0.1)
+            time.sleep(0.25)
 
-    with ThreadPoolExecutor(1) as pool:
+    with ThreadPoolExecutor(2) as pool:
         first = pool.submit(cache.ensure, slow, trickle)
         assert begun.wait(5)
+        queued = pool.submit(cache.ensure, item, writes(more))  # has the turn, and no part yet
         assert cache.ensure(item, writes(more)).read_bytes() == more
-        assert first.result().name == f"{slow.sha256}.tar"
+        assert queued.result() == cache.path(item) and first.result() == cache.path(slow)
 
 
 def test_a_part_may_go_while_it_is_being_looked_at(tmp_path, monkeypatch):

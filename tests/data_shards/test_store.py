@@ -309,17 +309,14 @@ def test_a_store_that_stumbles_over_a_size_is_tried_again(web, settings):
         open_manifest(address(web), config=settings(attempts=2))
 
 
-def test_shards_that_failed_are_fetched_ahead_again(web, settings):
-    """A shard that could not be fetched ahead is asked for with the next batch, and no sooner."""
+def test_a_shard_that_cannot_be_fetched_ahead_costs_the_others_nothing(web, settings):
+    """They are fetched; that one is left to its reader."""
     shards = open_manifest(address(web), config=settings(attempts=1)).shards
-    assert shards.cache is not None
     web.failures[SHARDS[0]] = 1
-    for asked in (1, 2):
-        shards.fetch_ahead([0, 1, 2])
-        while 0 in shards._ahead and not shards.cache.has(shards.manifest.shards[0]):
-            time.sleep(0.01)
-        assert web.asked[SHARDS[0]] == asked
-    assert shards.cache.has(shards.manifest.shards[0])
+    shards._fetch_all(deque([0, 1, 2]), shards.store.stop)
+    assert [web.asked[shard] for shard in SHARDS] == [1, 1, 1]
+    assert shards.cache is not None
+    assert [shards.cache.has(shard) for shard in shards.manifest.shards] == [False, True, True]
 
 
 def test_footage_in_memory_is_fetched_once(web, settings):
@@ -390,7 +387,8 @@ def test_a_store_that_dies_later_ends_the_stream(web, settings):
 def test_a_missing_file_is_named(footage, web, settings, name, remote):
     """Manifest, table or shard: what is not there is named, near and far."""
     (footage / name).unlink()
-    with pytest.raises(UserError, match=rf"/{name}: "):
+    told = "not in the store; check data.manifest" if remote else "No such file or directory; "
+    with pytest.raises(UserError, match=rf"/{name}: {told}"):
         open_manifest(address(web) if remote else str(footage), config=settings())
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ import torch
 from tests.support.engines import everything, join, make, steps
 from tests.support.footage import tiny_set
 from tests.support.ranks import run_ranks
+from trainer.checkpoint import CheckpointConfig, Checkpointer
 from trainer.comm import Comm
 
 STEPS = 20
@@ -94,3 +97,50 @@ def test_what_was_learned_differs_from_the_beginning(data: str, alone: dict[str,
         for name in ("static", "transient", "weights.generator.first.weight"):
             assert not torch.allclose(learned[name], fresh[name], atol=1e-3), (case, name)
         assert len(set(losses)) == STEPS
+
+
+def train_around(comm: Comm, folder: str, data: str, begun: bool) -> dict[str, Any]:
+    """Twelve steps of micro-batches around clips that are damaged, saved after the sixth; or the
+    last six of them, on other ranks (`begun`)."""
+    join(comm)
+    first = 6 if begun else 0
+    more = ("data.on_damage=quarantine", "data.cache_mib=0")
+    made = make(data, (*words("video-video"), *more), first=first)
+    engine, checkpoints = made.engine, Checkpointer(folder, CheckpointConfig(), comm=comm)
+    if begun:
+        engine.restore(checkpoints.open(checkpoints.at(6)))
+    losses = steps(made, first, 6)
+    if not begun:
+        checkpoints.save(6, common=engine.common(), own=engine.own(), state=engine.identity())
+    losses += steps(made, 6, 12)
+    damaged = {damage.clip for damage in made.stream.damaged}
+    made.stream.close()
+    checkpoints.close()
+    return {"losses": losses, "learned": everything(engine), "damaged": damaged}
+
+
+@pytest.mark.ranks
+def test_a_quarantine_is_the_same_on_any_number_of_ranks(tmp_path: Path, data: str) -> None:
+    """Steps of micro-batches with damaged clips among them, begun or gone on with on two or three
+    ranks, learn what one rank learns; and something else than with the clips whole."""
+    spoiled = tmp_path / "set"
+    shutil.copytree(data, spoiled)
+    shard = min(spoiled.glob("shard-*.tar"))
+    raw = bytearray(shard.read_bytes())
+    for place in (len(raw) // 4, len(raw) // 2):
+        raw[place] ^= 1
+    shard.write_bytes(raw)
+    (alone,) = run_ranks(train_around, 1, str(tmp_path / "1"), str(spoiled), False)
+    (whole,) = run_ranks(train_around, 1, str(tmp_path / "whole"), data, False)
+    assert len(alone["damaged"]) == 2 and not whole["damaged"]
+    assert alone["losses"] != pytest.approx(whole["losses"], rel=1e-4)
+    for world, folder, begun in ((2, "2", False), (3, "1", True)):
+        found = run_ranks(train_around, world, str(tmp_path / folder), str(spoiled), begun)
+        for one in found:
+            expected = alone["losses"][6:] if begun else alone["losses"]
+            assert one["losses"] == pytest.approx(expected, rel=1e-4)
+            for name, tensor in one["learned"].items():
+                error = (tensor.double() - alone["learned"][name].double()).abs().max()
+                assert error < 2e-4, (world, name, float(error))
+        assert set().union(*(one["damaged"] for one in found)) <= alone["damaged"]
+        assert any(one["damaged"] for one in found)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import threading
 import time
 from collections.abc import Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,10 +21,11 @@ from tests.support.ranks import run_ranks
 from tests.support.shards import write_set
 from trainer import waiting
 from trainer.comm import Comm
+from trainer.timing import Phases
 from trainer.waiting import await_batch
 from trainer.watchdog import Watchdog
 
-COUNTS, HANG = (4, 4), 2.0
+COUNTS, HANG = (4, 4), 3.0
 
 
 class Slow(SimpleHTTPRequestHandler):
@@ -53,7 +56,7 @@ def web(tmp_path: Path) -> Iterator[ThreadingHTTPServer]:
     write_set(tmp_path / "footage", COUNTS, size=128)
     handler = functools.partial(Slow, directory=str(tmp_path / "footage"))
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    server.seconds, server.over = 3 * HANG, threading.Event()  # type: ignore[attr-defined]
+    server.seconds, server.over = 2.5 * HANG, threading.Event()  # type: ignore[attr-defined]
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     yield server
@@ -78,9 +81,8 @@ def _first_batch(
     comm: Comm, where: str, folder: str, warm: bool, seconds: float, workers: int
 ) -> dict[str, Any]:
     config = DataConfig(
-        cache_dir=f"{folder}/{comm.rank}", timeout_seconds=seconds, cache_mib=0, workers=workers,
-        attempts=1,
-    )  # fmt: skip
+        cache_dir=f"{folder}/{comm.rank}", timeout_seconds=seconds, cache_mib=0, workers=workers
+    )
     opened = open_manifest(where, config=config)
     if warm and comm.rank == 0:
         for number in range(len(COUNTS)):
@@ -93,11 +95,13 @@ def _first_batch(
         while not over.wait(0.05):
             silent.append(watchdog.silent)
 
-    watcher = threading.Thread(target=watch)
+    engine: Any = SimpleNamespace(ranks=SimpleNamespace(comm=comm), phases=Phases())
+    watcher = threading.Thread(target=watch, daemon=True)
     with Stream(opened, config, seed=1, batch=4, rank=comm.rank, world=comm.world) as stream:
         watcher.start()
         begun, problem = time.monotonic(), ""
-        await_batch(stream, comm=comm, watchdog=watchdog)
+        with engine.phases("data"):
+            await_batch(stream, engine, watchdog)
         waited = time.monotonic() - begun
         over.set()
         watcher.join()
@@ -105,17 +109,23 @@ def _first_batch(
             there = stream.wait(0) and len(next(stream).clip_B) > 0
         except UserError as error:
             there, problem = False, str(error)
-    return {"waited": waited, "silent": any(silent), "there": there, "problem": problem}
+    return {
+        "waited": waited, "silent": any(silent), "there": there, "problem": problem,
+        "data": engine.phases.take()["data"],
+    }  # fmt: skip
 
 
 @pytest.mark.ranks
 def test_a_slow_store_is_no_hang_on_any_rank(tmp_path: Path, web: ThreadingHTTPServer) -> None:
-    """One rank has its footage, the other one's comes for several times as long as a hang takes:
-    neither is silent for so long."""
+    """One rank has its footage, the other one's comes for more than twice as long as a hang takes:
+    neither is silent for so long, and the time is told of the one alone."""
     where = f"http://127.0.0.1:{web.server_address[1]}"
-    for told in run_ranks(first_batch, 2, where, str(tmp_path), True, HANG / 2, 0):
+    found = run_ranks(first_batch, 2, where, str(tmp_path), True, HANG / 2, 0)
+    for told in found:
         assert told["there"] and not told["silent"], told
         assert told["waited"] > 2 * HANG
+    # Who has its footage waits for the other rank, which waits for its own.
+    assert found[0]["data"] < HANG < 2 * HANG < found[1]["data"]
 
 
 def test_what_loader_processes_fetch_is_seen(tmp_path: Path, web: ThreadingHTTPServer) -> None:
@@ -143,5 +153,32 @@ def test_footage_on_a_disk_is_not_waited_for(tmp_path: Path) -> None:
     opened = open_manifest(str(tmp_path / "footage"), config=config)
     with Stream(opened, config, seed=1, batch=4) as stream:
         none: Any = None
-        await_batch(stream, comm=none, watchdog=none)
+        await_batch(stream, none, none)
         assert not stream.distant
+
+
+def test_only_bytes_that_come_are_a_sign_of_life() -> None:
+    """A batch that is not there and brings nothing leaves the watchdog to its clock; one that is
+    waited for with the disk of the copies away, too."""
+    looks = iter([(False, True), (False, False), (False, UserError("gone")), (True, True)])
+    now: list[Any] = []
+
+    def wait(_: float) -> bool:
+        now[:] = next(looks)
+        return now[0]
+
+    def moved() -> bool:
+        if isinstance(now[1], Exception):
+            raise now[1]
+        return now[1]
+
+    beats = []
+    stream: Any = SimpleNamespace(
+        distant=True, wait=wait, moved=moved, config=SimpleNamespace(timeout_seconds=1.0)
+    )
+    engine: Any = SimpleNamespace(ranks=SimpleNamespace(comm=Comm()), phases=Phases())
+    watchdog: Any = SimpleNamespace(
+        beat=lambda: beats.append(now[1]), patience=lambda _: contextlib.nullcontext()
+    )
+    await_batch(stream, engine, watchdog)
+    assert beats == [True] and next(looks, None) is None

@@ -78,11 +78,11 @@ def _frames_dtype(engine: Engine) -> torch.dtype:
 @pytest.mark.slow
 @pytest.mark.ranks
 @NEEDS_DEEPSPEED
-@pytest.mark.parametrize(("stage", "words"), [(1, ("train.accumulate=2",)), (2, ())])
-def test_zero_is_plain_training(tmp_path: Path, stage: int, words: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(("stage", "parts", "sums"), [(1, 2, 1), (2, 1, 1), (2, 2, 2)])
+def test_zero_is_plain_training(tmp_path: Path, stage: int, parts: int, sums: int) -> None:
     """Losses, weights, moments and rows of 10 steps of DDP, resumed in between; alternate is
     refused."""
-    data = str(tiny_set(tmp_path / "set", frames=4, size=32))
+    data, words = str(tiny_set(tmp_path / "set", frames=4, size=32)), (f"train.accumulate={parts}",)
     ddp = (*words, "train.gradients=send")
     plain = run_ranks(train, 2, tmp_path / "plain", data, "", ddp)
     assert [one["gradients"] for one in plain] == ["send"] * 2
@@ -95,10 +95,10 @@ def test_zero_is_plain_training(tmp_path: Path, stage: int, words: tuple[str, ..
         assert one["learned"].keys() == other["learned"].keys()
         for name, tensor in one["learned"].items():
             assert (tensor.double() - other["learned"][name].double()).abs().max() < 1e-4, name
-        # A step adds up all gradients (of ZeRO-1 once, whatever the micro-batches) and hands around
-        # all weights, dealt evenly but for a little padding: of two ranks, each sends as much as
-        # they take, and half of it.
-        assert other["sent"]["gradients"] == pytest.approx(4 * one["weights"], rel=1e-3)
+        # A step adds up all gradients (of ZeRO-1 once, whatever the micro-batches, of ZeRO-2 once
+        # for each) and hands around all weights, dealt evenly but for a little padding: of two
+        # ranks, each sends as much as they take, and half of it.
+        assert other["sent"]["gradients"] == pytest.approx(4 * sums * one["weights"], rel=1e-3)
         assert other["sent"]["weights"] == pytest.approx(4 * one["weights"] / 2, rel=1e-2)
         assert other["mixed"] == torch.bfloat16
         assert other["refused"].startswith("schedule.kind: alternate moves one network at a time")
