@@ -186,6 +186,28 @@ def test_killed_command_goes_on(tmp_path: Path) -> None:
     assert tree(out) == tree(tmp_path / "whole")
 
 
+def test_ctrl_c_ends_all_processes_with_one_line(tmp_path: Path) -> None:
+    """A terminal sends it to every process of the command: the first one tells, in a line, how to
+    go on; those that decode say nothing, and end."""
+    root = raw.strips(tmp_path / "in", frames=160, people=8)
+    words = ["strips", "--root", str(root), "--frames", "4", "--windows", "all", "--size", "48"]
+    out = tmp_path / "out"
+    words += ["--shard-clips", "12", "--workers", "2", "--out", str(out)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "data_shards.prepare", *words], stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not (out / ".partial" / "shard-00001.tar").exists() and time.monotonic() < deadline:
+        time.sleep(0.001)
+    workers = psutil.Process(process.pid).children(recursive=True)
+    os.killpg(process.pid, signal.SIGINT)
+    told = process.communicate(timeout=60)[1]
+    assert process.returncode == 130, told
+    assert "Traceback" not in told and "KeyboardInterrupt" not in told
+    assert len(workers) >= 2 and psutil.wait_procs(workers, timeout=60)[1] == []
+
+
 def test_archive_resumes_without_decoding_what_is_done(tmp_path: Path) -> None:
     """After a kill, a golf archive is read on: the same bytes as its folder's, and the images of
     finished shards are not decoded again."""
