@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import multiprocessing
 import multiprocessing.connection
@@ -131,7 +132,8 @@ def results(items: Iterable[Item], options: Options, *, workers: int) -> Iterato
         try:
             for item in items:
                 try:
-                    waiting.append(Waiting(item, pool.submit(read_video, item, options)))
+                    with _no_interrupt():
+                        waiting.append(Waiting(item, pool.submit(read_video, item, options)))
                 except BrokenProcessPool as error:  # those before it may be whole, and come first
                     waiting.append(Waiting(item, Future()))
                     waiting[-1].future.set_exception(error)
@@ -157,10 +159,19 @@ def _next(waiting: deque[Waiting]) -> Result:
     return result
 
 
+@contextlib.contextmanager
+def _no_interrupt() -> Iterator[None]:
+    """Processes that the body starts never hear Ctrl-C, which a terminal sends to all of them and
+    is this one's to tell of; this one hears it behind the body."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _end_with_parent() -> None:
-    """A killed parent must not leave its workers waiting for ever; Ctrl-C, which a terminal sends
-    to all of them, is the parent's to tell of."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """A killed parent must not leave its workers waiting for ever."""
     parent = multiprocessing.parent_process()
     assert parent is not None
 
