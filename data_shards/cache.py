@@ -105,18 +105,17 @@ class NodeCache:
         """
         path, damaged = self.path(shard), self._damaged_path(shard)
         part = self.folder / f"{shard.sha256}.{shard.bytes}.part"
-        failed = self.folder / f"{shard.sha256}.failed"
-        stop, before = stop or threading.Event(), outage.known(failed)
         with self._named():
+            wait = outage.Wait(self.folder / f"{shard.sha256}.failed", stop, **self._from)
             if ready := self._ready(shard):
                 return ready
-            with self._turn(shard, stop):
+            with self._turn(shard, wait):
                 if ready := self._ready(shard):
                     return ready
-                outage.heed(failed, before, **self._from)
-                with self._room(shard, part, stop):
+                wait.heed()
+                with self._room(shard, part, wait):
                     for _ in range(2):
-                        with outage.told(failed, stop, **self._from):
+                        with wait.told():
                             fetch(part)
                         if disk.sha256(part) == shard.sha256:
                             disk.settle(part, path)
@@ -212,7 +211,7 @@ class NodeCache:
             ) from None
 
     @contextlib.contextmanager
-    def _turn(self, shard: Shard, stop: threading.Event) -> Iterator[None]:
+    def _turn(self, shard: Shard, wait: outage.Wait) -> Iterator[None]:
         """Be the one process that fetches a shard, or wait for it for as long as a part grows: its
         own, or another one whose room it waits for."""
         place, motion = self.folder / f"{shard.sha256}.lock", self._motion()
@@ -224,7 +223,7 @@ class NodeCache:
                             f"data.cache_dir: another process holds {place} and fetches nothing; "
                             "end it or choose another folder"
                         )
-                    outage.pause(_POLL, stop)
+                    wait.pause(_POLL)
                 if not names(place, file.fileno()):
                     continue  # taken away by whoever held it: the next one is another file
                 try:
@@ -234,7 +233,7 @@ class NodeCache:
                 return
 
     @contextlib.contextmanager
-    def _room(self, shard: Shard, part: Path, stop: threading.Event) -> Iterator[None]:
+    def _room(self, shard: Shard, part: Path, wait: outage.Wait) -> Iterator[None]:
         """Reserve a shard's bytes, by its part's name, while it is being fetched."""
         motion, end = self._motion(), time.monotonic() + _PATIENCE * self.timeout
         while not self._reserve(shard, part):
@@ -243,7 +242,7 @@ class NodeCache:
                     f"data.cache_gib: no room for {shard.file} ({shard.bytes} bytes) in "
                     f"{self.folder} beside the shards in use; raise it"
                 )
-            outage.pause(_POLL, stop)
+            wait.pause(_POLL)
         try:
             yield
         finally:

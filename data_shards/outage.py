@@ -17,40 +17,60 @@ from pathlib import Path
 from data_shards.errors import UserError
 
 
-def known(place: Path) -> bytes:
-    """The failure that a file tells of before a wait begins; nothing where there is none."""
-    with contextlib.suppress(OSError):
-        return place.read_bytes()
-    return b""
+class Wait:
+    """One call's wait for a file that it fetches, or that another one fetches meanwhile.
 
+    Args:
+        place: the file in which those who fetch leave why they failed; what it tells when the wait
+            begins is no news.
+        stop: ends the wait.
+        store: failures with another one are none of this call's.
+        timeout: seconds; failures of less patient ones are none, either.
+    """
 
-@contextlib.contextmanager
-def told(place: Path, stop: threading.Event, *, store: str, timeout: float) -> Iterator[None]:
-    """Leave the reason in a file where the body fails, and none where it does not; a body that was
-    ended by `stop` says nothing of the store."""
-    try:
-        yield
-    except UserError as error:
-        if not stop.is_set():
-            facts = {"store": store, "timeout": timeout, "reason": str(error)}
-            with contextlib.suppress(OSError):  # the first error is the one to tell
-                place.write_text(json.dumps({**facts, "of": secrets.token_hex(8)}))
-        raise
-    place.unlink(missing_ok=True)
+    def __init__(
+        self, place: Path, stop: threading.Event | None, *, store: str, timeout: float
+    ) -> None:
+        self._place, self._stop = place, stop or threading.Event()
+        self._store, self._timeout = store, timeout
+        self._before = self._known()
 
+    def heed(self) -> None:
+        """`UserError` where another one has failed since the wait began."""
+        now = self._known()
+        try:
+            facts = json.loads(now)
+            same = facts["store"] == self._store and facts["timeout"] >= self._timeout
+            reason = str(facts["reason"])
+        except (ValueError, KeyError, TypeError):  # none, or one that is being written
+            return
+        if same and now != self._before:
+            raise UserError(reason)
 
-def heed(place: Path, before: bytes, *, store: str, timeout: float) -> None:
-    """`UserError` where another failed since `before` was `known`: with the same store, in no less
-    time than this one would take."""
-    now = known(place)
-    try:
-        facts = json.loads(now)
-        same = facts["store"] == store and facts["timeout"] >= timeout
-        reason = str(facts["reason"])
-    except (ValueError, KeyError, TypeError):  # none, or what is left of one
-        return
-    if same and now != before:
-        raise UserError(reason)
+    def pause(self, seconds: float) -> None:
+        """Wait on; `UserError` where another one has failed or the wait was ended."""
+        self.heed()
+        if self._stop.wait(seconds):
+            raise UserError("download abandoned")
+
+    @contextlib.contextmanager
+    def told(self) -> Iterator[None]:
+        """Leave the reason where the body fails, and none where it does not; a body that was ended
+        by `stop` says nothing of the store."""
+        try:
+            yield
+        except UserError as error:
+            if not self._stop.is_set():
+                facts = {"store": self._store, "timeout": self._timeout, "reason": str(error)}
+                with contextlib.suppress(OSError):  # the first error is the one to tell
+                    self._place.write_text(json.dumps({**facts, "of": secrets.token_hex(8)}))
+            raise
+        self._place.unlink(missing_ok=True)
+
+    def _known(self) -> bytes:
+        with contextlib.suppress(FileNotFoundError):
+            return self._place.read_bytes()
+        return b""
 
 
 class Motion:
@@ -69,9 +89,3 @@ class Motion:
             if (found := self._look()) != self._seen:
                 self._seen, self._since = found, now
         return self._looked - self._since
-
-
-def pause(seconds: float, stop: threading.Event) -> None:
-    """`UserError` where the wait was ended."""
-    if stop.wait(seconds):
-        raise UserError("download abandoned")

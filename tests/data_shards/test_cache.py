@@ -159,6 +159,34 @@ def test_a_dead_store_is_told_to_all_who_wait_for_it(tmp_path):
     assert names(tmp_path, ".failed", ".lock", ".tmp") == {"cache.lock"}
 
 
+def test_who_asks_again_does_not_keep_the_others_waiting(tmp_path):
+    """Readers that begin anew after a failure, and fail again, may have every next turn: who has
+    waited since before is told of the first."""
+    item, _ = shard("a", 10)
+    cache, begun = NodeCache(tmp_path, limit=100, timeout=5, keep_damaged=False), threading.Event()
+
+    def dead(_: Path) -> None:
+        begun.set()
+        time.sleep(1.0)
+        raise UserError("nothing came")
+
+    def again() -> None:
+        for _ in range(3):
+            with pytest.raises(UserError, match="nothing came"):
+                cache.ensure(item, dead)
+
+    with ThreadPoolExecutor(4) as pool:
+        others = [pool.submit(again) for _ in range(4)]
+        assert begun.wait(5)
+        start = time.monotonic()
+        with pytest.raises(UserError, match="nothing came"):
+            cache.ensure(item, dead)
+        waited = time.monotonic() - start
+        for other in others:
+            other.result()
+    assert waited < 2.0
+
+
 @pytest.mark.parametrize("other", [{"store": "s3://another"}, {"timeout": 0.2}])
 def test_another_store_is_not_told_of_a_dead_one(tmp_path, other):
     """Who fetches the same bytes elsewhere, or gives up later, tries itself."""
