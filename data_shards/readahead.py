@@ -43,6 +43,10 @@ class Source(Protocol):
         """Parts that lie ready."""
         ...
 
+    def cancel(self) -> None:
+        """Begin to read no further part."""
+        ...
+
     def close(self) -> None:
         """End threads and processes."""
         ...
@@ -67,6 +71,9 @@ class Memory:
     def ready(self) -> int:
         """The next batch always is."""
         return 1
+
+    def cancel(self) -> None:
+        """Nothing is read any more."""
 
     def close(self) -> None:
         """Nothing to end."""
@@ -98,6 +105,10 @@ class Threads:
     def ready(self) -> int:
         """Batches decoded."""
         return sum(future.done() for future in self._queue)
+
+    def cancel(self) -> None:
+        """Threads go on with what they are reading alone."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
 
     def close(self) -> None:
         """End the threads."""
@@ -167,6 +178,9 @@ class Processes:
     def ready(self) -> int:
         """Batches decoded."""
         return sum(self._done) - self._taken
+
+    def cancel(self) -> None:
+        """The processes are ended in what they are doing."""
 
     def close(self) -> None:
         """End the processes."""

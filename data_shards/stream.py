@@ -182,6 +182,7 @@ class Stream:
         """End loader processes, threads and downloads. The stream cannot be read any more."""
         source, self._source = self._source, None
         if source is not None:
+            source.cancel()  # what is begun behind the next line is not ended by it
             self.opened.shards.close()
             source.close()
 
