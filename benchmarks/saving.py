@@ -12,9 +12,9 @@ Prints the usual step, and the worst of the steps in which a save begins, that r
 commit it, and that follow while the old one's files are removed; beside them the longest of as many
 steps behind each save, as this machine takes them by itself (not with `--unwritten`: those would
 write the rows that the next save is to draw), seconds and size of a save, and the memory that it
-took and was promised. Ends with one line of JSON. Exit code 1 where a save holds
-training up for more than one step: where the longest whole step of a save, pause and waiting for
-the other rank included, takes more than twice as long as a whole step usually does.
+took and was promised. Ends with one line of JSON. Exit code 1 where a save holds training up for
+more than one step: where the longest whole step of a save, pause and waiting for the other rank
+included, takes more than twice as long as a whole step usually does.
 """
 
 from __future__ import annotations
