@@ -35,7 +35,7 @@ WARM = 3
 
 
 def measure(comm: Comm, data: str, words: tuple[str, ...], steps: int) -> dict[str, Any]:
-    """Median step and mean bytes sent of each stage, on one rank."""
+    """Median step and mean bytes sent of each stage, of this rank."""
     join(comm)
     made = make(data, words, base=WORDS)
     engine, found = made.engine, {}
@@ -62,6 +62,14 @@ def measure(comm: Comm, data: str, words: tuple[str, ...], steps: int) -> dict[s
     return found
 
 
+def averaged(ranks: list[Any]) -> Any:
+    """Figures of the ranks, each averaged over them: one that owns more rows sends more of them."""
+    if not isinstance(ranks[0], dict):
+        return statistics.fmean(ranks)
+    kinds = sorted({kind for figures in ranks for kind in figures})
+    return {kind: averaged([figures.get(kind, 0.0) for figures in ranks]) for kind in kinds}
+
+
 def table(found: dict[str, Any], *, ranks: int, size: int, clips: int, way: str) -> str:
     """Markdown: a line for each stage."""
     head = ["stage", "ms a step", "GFLOP", "KiB of gradients", "KiB of rows and flags"]
@@ -72,9 +80,9 @@ def table(found: dict[str, Any], *, ranks: int, size: int, clips: int, way: str)
         rows.append([f"`{name}`", f"{figures['milliseconds']:.1f}", f"{figures['gflop']:.2f}",
                      f"{gradients / 1024:,.1f}", f"{rest / 1024:,.1f}"])  # fmt: skip
     return (
-        f"{pages.table(head, rows)}\n\nOf rank 0 of {ranks}, a step of {clips} clips in all, "
-        f"{size}x{size}, one thread each, `train.gradients={way}`. `{GENERATOR.name}` moves the "
-        f"generator, `{LATENT.name}` the recurrence and the rows, `together` all of them."
+        f"{pages.table(head, rows)}\n\nEach of {ranks} ranks on average, a step of {clips} clips "
+        f"in all, {size}x{size}, one thread each, `train.gradients={way}`. `{GENERATOR.name}` "
+        f"moves the generator, `{LATENT.name}` the recurrence and the rows, `together` all of them."
     )
 
 
@@ -96,14 +104,14 @@ def main(argv: list[str] | None = None) -> int:
         ranks = run_ranks(
             measure, args.ranks, str(data), tuple(args.words), args.steps, timeout=3600
         )
-    config = resolve([*WORDS, *args.words])
+    found, config = averaged(ranks), resolve([*WORDS, *args.words])
     text = table(
-        ranks[0], ranks=args.ranks, size=args.size, clips=pace(config.schedule).clips,
+        found, ranks=args.ranks, size=args.size, clips=pace(config.schedule).clips,
         way=config.train.gradients,
     )  # fmt: skip
     print(text)
     pages.put(args.write, "stages", text)
-    print(line("stages", ranks=args.ranks, size=args.size, stages=ranks[0]))
+    print(line("stages", ranks=args.ranks, size=args.size, stages=found))
     return 0
 
 

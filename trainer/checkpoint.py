@@ -2,8 +2,7 @@
 
 Every rank writes its share into one temporary folder and makes it durable; all ranks exchange sizes
 and digests; only if every rank succeeded does rank 0 write the manifest and rename the folder. From
-the first commit on there is always a loadable checkpoint, whatever is killed whenever. Files are
-safetensors and JSON; nothing is ever unpickled.
+the first commit on there is always a loadable checkpoint, whatever is killed. Nothing is unpickled.
 
     checkpoints/step-00000120/
         common-NAME.safetensors         tensors that are equal on all ranks, written by rank 0
@@ -171,7 +170,7 @@ class Checkpointer:
             has = ", ".join(map(str, steps)) or "none"
             raise UserError(f"{self._folder}: no checkpoint of step {step}; there are: {has}")
         reason = agreed_damage(self._folder / name, comm=self._comm, whole=False)
-        if reason:
+        if reason and (self._folder / name).is_dir():  # else `open` tells that it is gone
             raise UserError(f"{self._folder / name}: damaged ({reason}); choose another step")
         return self._folder / name
 
@@ -266,6 +265,9 @@ class Checkpointer:
                 # Later ones will be made again, and what rank 0 dropped is known to it alone.
                 self._known = {known for known in self._known if known < step} | {step}
                 return self._folder / name
+            gone = not set_aside and not (self._folder / name).is_dir()
+            if self._comm.gather_json(gone)[0]:  # a training has replaced it by a newer one
+                return self._newest(set_aside=False)
             damaged.append(name)
             self._known.discard(step)
             if self._comm.rank == 0:

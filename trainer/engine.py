@@ -7,7 +7,6 @@ the clips follow from the step.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -26,7 +25,7 @@ from trainer.leaving import LOST_RANK, ending_of
 from trainer.losses import Triplets
 from trainer.networks import NavSynth
 from trainer.optim import GROUPS, NetworkOptimiser
-from trainer.parallel import Parallel, Ranks
+from trainer.parallel import Parallel, Ranks, micro_batches
 from trainer.reshard import Restored
 from trainer.schedule import pace
 from trainer.shared import Shared, shared_memory
@@ -76,8 +75,10 @@ IDENTITY = {
     "visit_steps": "schedule (steps on each batch)",
     "shuffle_shards": "data.shuffle_shards",
     "shuffle_block": "data.shuffle_block",
+    "static_key": "latents.static_key",
+    "transient_key": "latents.transient_key",
 }
-"""What a step's number means depends on these; the settings that give them."""
+"""What a step's number and a row mean depends on these; the settings that give them."""
 TERMS = ("total", "rec", "static", "triplet", "mse")
 
 
@@ -246,8 +247,9 @@ class Engine:
         """This rank's latent rows and their optimiser's state."""
         return self.dictionary.export()
 
-    def identity(self) -> dict[str, int]:
-        """What gives a step's number its meaning: the order of clips, the draws, the visits."""
+    def identity(self) -> dict[str, int | str]:
+        """What gives a step's number its meaning (the order of clips, the draws, the visits), and a
+        row: keys of a clip and of a video that has no other are the same."""
         return {
             "seed": self.config.seed,
             "clips": self.pace.clips,
@@ -255,6 +257,8 @@ class Engine:
             "visit_steps": self.pace.visit_steps,
             "shuffle_shards": self.config.data.shuffle_shards,
             "shuffle_block": self.config.data.shuffle_block,
+            "static_key": self.config.latents.static_key,
+            "transient_key": self.config.latents.transient_key,
         }
 
     def restore(self, saved: Any) -> dict[str, Restored]:
@@ -291,9 +295,3 @@ class Engine:
         self.networks.load_state_dict(saved.common("networks"))
         self.optimiser.load(saved.common("optimiser"))
         self.average.load(saved.common("average"))
-
-
-def micro_batches(clips: int, count: int) -> list[slice]:
-    """`count` slices of a rank's clips, in order; some are empty where there are too few clips."""
-    edges = [clips * i // count for i in range(count + 1)]
-    return [slice(first, last) for first, last in pairwise(edges)]

@@ -50,6 +50,7 @@ RESULT = "evaluation.json"
 UNSEEN = "held-out"
 """Name of the fitted videos of an evaluation."""
 STILL = "footage and generated videos move alike, to the last bit: the log10 of 0 is no figure"
+AFAR = "the footage is in a store, where they are not looked for; give --held-out URL"
 
 
 def evaluate(
@@ -248,6 +249,8 @@ def _evaluate(options: argparse.Namespace) -> dict[str, Any]:
     )
     if not vgg:
         found["left_out"].append({"name": "MCS", "why": why})
+    if not held_out and "://" in str(run.config.data.manifest):
+        found["left_out"].append({"name": CELLS, "why": AFAR})
     part = run.folder / f".{RESULT}.part"
     part.unlink(missing_ok=True)  # whatever lies there, a link out of the folder too
     part.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n")

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -18,10 +16,9 @@ from data_shards.dataset import ClipReader, Request, problem_of
 from data_shards.errors import UserError
 from data_shards.rows import rows_of
 from data_shards.stream import OpenManifest
-from trainer import beginning, lives, other_footage, room, setup
+from trainer import beginning, last_words, lives, other_footage, room, setup
 from trainer.checkpoint import Checkpointer
 from trainer.claim import claim, open_telemetry
-from trainer.commit import read_json
 from trainer.config import Config
 from trainer.engine import Engine
 from trainer.fidelity import fidelity
@@ -32,7 +29,6 @@ from trainer.leaving import (
     HANG,
     LOST_RANK,
     PREEMPTED,
-    RUN_FILE,
     Asked,
     Ending,
     ending_of,
@@ -48,15 +44,9 @@ from trainer.run import open_run
 from trainer.runlock import InUse, take_lock
 from trainer.saves import Saves
 from trainer.sheet import write_sheet
-from trainer.summary import write_samples
+from trainer.summary import next_steps, write_samples
 from trainer.watchdog import Watchdog
 
-NEXT = """next:
-  {python} -m trainer.generate {run} sample          new combinations of content and motion
-  {python} -m trainer.evaluate {run}                 PSNR, SSIM, FCS and MCS with their protocol
-  {run}/report.html                                everything on one page"""
-
-TOLD_SECONDS = 2.0
 log = logging.getLogger("navsynth")
 
 
@@ -76,35 +66,35 @@ def run_job(
             open_parts = partial(
                 _open, config, opened, folder, ranks, watchdog, asked, change=change_footage
             )
-            ending = _with_lock(folder, ranks, watchdog, open_parts)
-        watchdog.stop()
-        return ending
+            return _with_lock(folder, ranks, watchdog, open_parts)
     except Exception as error:
-        ending, reason = ending_of(error), one_line(error)
-        if ending is LOST_RANK and (hung := watchdog.culprit()):
-            ending, reason = HANG, hung
-        if ending is FAILED:
-            log.exception("rank %d", ranks.comm.rank)
-            reason = f"{type(error).__name__}: {reason}"
-        elif ranks.comm.rank == 0 or ending in (LOST_RANK, HANG):
-            print(f"error: {reason}", file=sys.stderr)
-        elif not isinstance(error, InUse) and not _told(folder, reason):
-            print(f"error: rank {ranks.comm.rank}: {reason}", file=sys.stderr)
+        ending, reason = _why(error, watchdog, folder, ranks)
         first, told = ranks.comm.rank == 0, None if isinstance(error, InUse) else folder
         if first and told is None:
             lives.refuse(folder, reason, in_use=True)
         fields = lives.failure(folder, reason) if first and told is not None else {}
         leave(ending, folder=told, rank=ranks.comm.rank, **fields)
+    finally:
+        watchdog.stop()  # what is no error of the run's goes on to a caller that may live on
 
 
-def _told(folder: Path, reason: str) -> bool:
-    """Whether rank 0 ended for the same reason, and has said so; it may be a moment behind."""
-    end = time.monotonic() + TOLD_SECONDS
-    while time.monotonic() < end:
-        if read_json(folder / RUN_FILE).get("reason") == reason:
-            return True
-        time.sleep(0.05)
-    return False
+def _why(error: Exception, watchdog: Watchdog, folder: Path, ranks: Ranks) -> tuple[Ending, str]:
+    """How this rank ends, and the line that says why, which goes to stderr: once, where ranks end
+    for the same reason."""
+    (ending, reason), rank = last_words.told_of(error), ranks.comm.rank
+    if ending is FAILED:
+        log.exception("rank %d", rank)
+        return ending, reason
+    if ending is LOST_RANK and (hung := watchdog.culprit()):
+        ending, reason = HANG, hung
+    elif ending is LOST_RANK:
+        others = last_words.of_others(folder, rank, ranks.comm.world)
+        ending, reason = others or (ending, reason)
+    if rank == 0 or ending in (LOST_RANK, HANG):
+        print(f"error: {reason}", file=sys.stderr)
+    elif not isinstance(error, InUse) and not last_words.said(folder, reason):
+        print(f"error: rank {rank}: {reason}", file=sys.stderr)
+    return ending, reason
 
 
 def _join(config: Config, folder: Path) -> Ranks:
@@ -133,8 +123,9 @@ def _with_lock(
     watchdog: Watchdog,
     open_parts: Callable[[], tuple[Parts, Progress]],
 ) -> Ending:
-    lock = take_lock(folder, comm=ranks.comm)
+    lock, rank = take_lock(folder, comm=ranks.comm), ranks.comm.rank
     try:
+        last_words.forget(folder, rank)
         if lock is not None:
             lives.accept(folder)
         watchdog.start()
@@ -149,6 +140,9 @@ def _with_lock(
             parts.checkpoints.close()
             parts.telemetry.close(done=ending is not None)
             parts.engine.dictionary.close()
+    except Exception as error:
+        last_words.write(folder, rank, error)
+        raise
     finally:
         if lock is not None:
             lock.release()
@@ -186,7 +180,14 @@ def _open(
             _begin_at_footage(config, opened, engine)
     if not finished(config, length(config, opened.manifest.clips), begin.step, begin.seconds):
         weights = sum(weight.numel() for weight in networks.parameters())
-        room.require(config, opened.manifest, folder, parameters=weights, comm=comm)
+        room.require(
+            config,
+            opened.manifest,
+            folder,
+            parameters=weights,
+            comm=comm,
+            fresh=newest is None and config.begin.latents == "random",
+        )
     # Only now, when nothing can be wrong with the settings any more, is the run this config's.
     changed = claim(config, opened, folder, engine) + rows
     telemetry = open_telemetry(config, opened, folder, ranks, begin)
@@ -244,14 +245,6 @@ def _sample(parts: Parts, at: Progress) -> None:
     parts.engine.ranks.comm.barrier()
 
 
-def python_name() -> str:
-    """What a user calls this Python by: its path, where it is of an environment (such as that of
-    `make train`) which is not activated."""
-    if sys.prefix == sys.base_prefix or os.environ.get("VIRTUAL_ENV") == sys.prefix:
-        return "python"
-    return os.path.relpath(sys.executable)
-
-
 def _train(parts: Parts, begin: Progress) -> Ending:
     """Train, then look at the whole: PSNR, samples, report."""
     at, stopped = train_with_rollbacks(parts, begin, on_sample=lambda at: _sample(parts, at))
@@ -294,4 +287,4 @@ def finish(parts: Parts) -> None:
     told = subprocess.run(report, capture_output=True, text=True, check=False)
     if told.returncode:
         log.warning("no report: %s", told.stderr.strip() or told.stdout.strip())
-    parts.telemetry.say(NEXT.format(python=python_name(), run=parts.folder))
+    parts.telemetry.say(next_steps(parts.folder))

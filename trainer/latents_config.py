@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import shutil
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -133,14 +134,18 @@ def _aside(slots: int, row: int, *, step: int) -> int:
     return marks + copied + min(slots * (row + aside.PART), aside.HELD + queued)
 
 
+def local_world() -> int:
+    """Ranks of this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
 def check_scratch(config: LatentsConfig, *, comm: Comm, **sizes: int) -> None:
     """`UserError`, on every rank, where some rank finds no room in `latents.scratch` for the rows
     of all ranks of its machine; `sizes` as in `promise_bytes`."""
     need = promise_bytes(config, world=comm.world, gpu=False, **sizes).disk
     if not need:
         return
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    told = comm.gather_json(_problem_of(config.scratch, need * local))
+    told = comm.gather_json(_problem_of(config.scratch, need * local_world()))
     problem = next((problem for problem in told if problem), "")
     if problem:
         raise UserError(problem)
@@ -154,6 +159,8 @@ def _problem_of(scratch: str, need: int) -> str:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(folder).free
+        with tempfile.TemporaryFile(dir=folder):  # as the rows will be, before they are all drawn
+            pass
     except OSError as error:
         return f"latents.scratch: {folder}: {error.strerror}; choose another folder"
     if need <= free:

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -182,3 +183,9 @@ class Parallel:
     def loss_scale(self) -> float:
         """What gradients of latents are too large by."""
         return float(self._world)
+
+
+def micro_batches(clips: int, count: int) -> list[slice]:
+    """`count` slices of a rank's clips, in order; some are empty where there are too few clips."""
+    edges = [clips * i // count for i in range(count + 1)]
+    return [slice(first, last) for first, last in pairwise(edges)]

@@ -14,6 +14,7 @@ import torch
 
 from data_shards.errors import UserError
 from trainer import ownership
+from trainer.saved import AbsentPageError
 from trainer.table import ShardedTable
 
 Reader = Callable[[str], torch.Tensor]
@@ -30,8 +31,8 @@ class Restored(NamedTuple):
 def restore_table(table: ShardedTable, reader: Reader) -> Restored:
     """Fill `table` from saved pages; the same counts on every rank.
 
-    `reader(name)` gives the tensor saved under `name` and raises KeyError or
-    UserError for an unknown one.
+    `reader(name)` gives the tensor saved under `name` and raises KeyError or AbsentPageError
+    for an unknown one.
     `UserError` when no key matches, or the shapes or the row optimiser differ.
     """
     same = all(
@@ -154,7 +155,7 @@ def _read(reader: Reader, table: ShardedTable, field: str, page: int) -> torch.T
     name = f"{table.name}.{field}.{page:02d}"
     try:
         return reader(name)
-    except KeyError:
+    except (KeyError, AbsentPageError):
         raise UserError(
             f"checkpoint: {name} is missing; it was saved with another latents.optimiser "
             f"than {table.spec.optimiser!r}, or is no checkpoint of a dictionary"

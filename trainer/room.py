@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +20,7 @@ from trainer import aside, commit
 from trainer.checkpoint import CHECKPOINTS
 from trainer.comm import Comm
 from trainer.config import Config
+from trainer.latents_config import LatentsConfig, local_world, promise_bytes
 from trainer.rowfile import record_bytes
 from trainer.rowopt import RULES
 
@@ -79,9 +81,10 @@ def room_of(config: Config, manifest: Manifest, *, parameters: int) -> Room:
 
 
 def require(
-    config: Config, manifest: Manifest, folder: Path, *, parameters: int, comm: Comm
+    config: Config, manifest: Manifest, folder: Path, *, parameters: int, comm: Comm, fresh: bool
 ) -> None:
-    """Before training, on all ranks together: see that the disk of a run's folder has room.
+    """Before training, on all ranks together: see that the disk of a run's folder has room. In a
+    `fresh` run rows that live on that disk, too, have taken nothing of it yet.
 
     Warns where it has less than the checkpoints that are there at once take, and, with
     `checkpoint.on_full=continue`, where it has less than one takes.
@@ -92,7 +95,8 @@ def require(
     problem, warning = "", ""
     if comm.rank == 0:
         room = room_of(config, manifest, parameters=parameters)
-        problem, warning = _shortage(room, folder)
+        rows = _scratch(config.latents, manifest, folder, world=comm.world) if fresh else 0
+        problem, warning = _shortage(room, folder, rows=rows)
     problem = comm.gather_json(problem)[0]
     if problem and config.checkpoint.on_full == "stop":
         raise UserError(problem)
@@ -107,12 +111,26 @@ def size_text(size: float) -> str:
     return f"{size / unit:.1f} {name}"
 
 
-def _shortage(room: Room, folder: Path) -> tuple[str, str]:
-    """Why not one checkpoint can be saved, or why room will not last; empty where that is not so.
-    What the run's checkpoints take by now is theirs."""
+def _scratch(latents: LatentsConfig, manifest: Manifest, folder: Path, *, world: int) -> int:
+    """Bytes that rows will take of the disk of a run's folder, of all ranks of this machine."""
+    rows = promise_bytes(
+        latents, world=world, frames=manifest.frames, static_rows=manifest.rows(latents.static_key),
+        transient_rows=manifest.rows(latents.transient_key),
+    ).disk  # fmt: skip
+    if not rows:
+        return 0
+    with suppress(OSError):  # of the run's folder, which is told where its room is asked for
+        if Path(latents.scratch).stat().st_dev == folder.stat().st_dev:
+            return rows * local_world()
+    return 0
+
+
+def _shortage(room: Room, folder: Path, *, rows: int) -> tuple[str, str]:
+    """Why not one checkpoint can be saved beside so many bytes of rows, or why room will not last;
+    empty where that is not so. What the run's checkpoints take by now is theirs."""
     where = folder / CHECKPOINTS
     try:
-        free = shutil.disk_usage(folder).free
+        free = shutil.disk_usage(folder).free - rows
         there = sum(
             file.stat().st_size
             for step in commit.committed(where)
@@ -120,7 +138,8 @@ def _shortage(room: Room, folder: Path) -> tuple[str, str]:
         )
     except OSError as error:  # which costs no run; a save will tell
         return "", f"{folder}: {error.strerror}: no telling whether checkpoints have room"
-    told = f"{folder}: its disk has {size_text(free)} free and "
+    beside = f" beside the {size_text(rows)} of rows in latents.scratch" if rows else ""
+    told = f"{folder}: its disk has {size_text(max(0, free))} free{beside} and "
     fix = "free some space, choose another disk by --runs, or set "
     if free < room.one:
         return (

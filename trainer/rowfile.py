@@ -57,7 +57,7 @@ class RowFile:
         """Where bytes between those that are asked for go."""
         self._file = tempfile.TemporaryFile(prefix="latents-", dir=folder, buffering=0)  # noqa: SIM115
         self._file.truncate(max(1, slots * self.record))
-        os.posix_fadvise(self._file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
+        self._advise(0, 0, "RANDOM")
 
     def read(self, slots: torch.Tensor, names: Collection[str]) -> dict[str, torch.Tensor]:
         """The first fields of slots (n,), or all of them: (n, ...) by name."""
@@ -90,13 +90,13 @@ class RowFile:
         """Have the system begin to read records into its cache, all of them at once."""
         for slot in slots.tolist():
             at = slot * self.record
-            os.posix_fadvise(self._file.fileno(), at, self._used, os.POSIX_FADV_WILLNEED)
+            self._advise(at, self._used, "WILLNEED")
 
     def sync(self) -> None:
         """Wait until all that was stored is on the disk: the system tells of a write that failed
         once, and here, and would give old bytes for it later."""
         try:
-            os.fdatasync(self._file.fileno())
+            getattr(os, "fdatasync", os.fsync)(self._file.fileno())
         except OSError as error:
             raise UserError(
                 f"latents.scratch: {self._folder}: rows of the dictionary could not be written: "
@@ -105,7 +105,12 @@ class RowFile:
 
     def forget(self) -> None:
         """Have the system drop from its cache what is on the disk already."""
-        os.posix_fadvise(self._file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        self._advise(0, 0, "DONTNEED")
+
+    def _advise(self, at: int, size: int, what: str) -> None:
+        """Tell the system what becomes of a part of the file, where it asks (macOS does not)."""
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(self._file.fileno(), at, size, getattr(os, f"POSIX_FADV_{what}"))
 
     def _first(self, names: Collection[str]) -> dict[str, Field]:
         """Fields of these names, which must be the first ones of the record."""

@@ -28,6 +28,10 @@ PATIENCE = 60.0
 """Seconds for which a disk that refuses to read a checkpoint is asked again."""
 
 
+class AbsentPageError(UserError):
+    """A checkpoint has no such page."""
+
+
 class Saved:
     """One checkpoint; tensors are read when asked for."""
 
@@ -62,7 +66,7 @@ class Saved:
         """A latent page, whichever rank wrote it.
 
         Raises:
-            UserError: the checkpoint has no such page.
+            AbsentPageError: the checkpoint has no such page.
         """
         # A file of its own for each page: the mapping of what was read goes with the tensor.
         return self._map(self._file_of(name)).get_tensor(name)
@@ -90,7 +94,7 @@ class Saved:
 
     def _file_of(self, name: str) -> str:
         if name not in self.manifest.index:
-            raise UserError(f"{self.path}: holds no tensor {name!r}; it is of another layout")
+            raise AbsentPageError(f"{self.path}: holds no tensor {name!r}; it is of another layout")
         return self.manifest.index[name]
 
     def _file(self, name: str) -> Any:

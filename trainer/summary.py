@@ -6,6 +6,8 @@ the data set, since only some videos are looked at.
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +22,10 @@ if TYPE_CHECKING:
 
 LOOKED_AT = 32
 """Videos among which the best and the worst are sought."""
+NEXT = """next:
+  {python} -m trainer.generate {run} sample          new combinations of content and motion
+  {python} -m trainer.evaluate {run}                 PSNR, SSIM, FCS and MCS with their protocol
+  {run}/report.html                                everything on one page"""
 
 
 def write_samples(run: Run, *, count: int = 8) -> list[Path]:
@@ -81,3 +87,12 @@ def _wall(path: Path, real: np.ndarray, fake: np.ndarray) -> list[Path]:
         pictures.write_gif(path.with_suffix(".gif"), small),
         pictures.write_mp4(path.with_suffix(".mp4"), page, loops=4),
     ]
+
+
+def next_steps(run: Path) -> str:
+    """What can be done with a finished run, in commands of this Python as a user would call it: by
+    its path, where it is of an environment (as that of `make train`) which is not activated."""
+    python = "python"
+    if sys.prefix != sys.base_prefix and os.environ.get("VIRTUAL_ENV") != sys.prefix:
+        python = os.path.relpath(sys.executable)
+    return NEXT.format(python=python, run=run)

@@ -160,8 +160,8 @@ def require(names: tuple[str, ...], manifest: Manifest, *, where: str, vgg: str)
         held_out = name == "exchange" or name in UNSEEN
         if held_out and not (Path(where) / "held-out").is_dir():
             raise UserError(
-                f"--objective: {name} needs {where}/held-out; prepare the footage with held-out "
-                "cells"
+                f"--objective: {name} needs {where}/held-out on a disk; prepare the footage with "
+                "held-out cells"
             )
         if needs_vgg((name,)) and not vgg:
             raise UserError(

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from launch.chaos.processes import alive, children, kill
 from launch.slurm.inside import verdict
 from tests.support.cluster import wait_for
+from tests.support.footage import tiny_set
 from tests.support.training import command, environment, launch, run_script, tensors, train
 from trainer import commit
 
@@ -172,6 +173,40 @@ def test_a_rank_that_hangs_ends_the_run_with_its_name(
         gone = "rank 1 hung and is gone" if str(rank) == patient else "no sign of life for 25 s"
         assert f"rank {rank} of 2: {gone}, in step 3" in told
     assert "hanging" in told and "exitcode  : 4" in ended.stderr
+
+
+FULL = """
+import errno, os
+from trainer import rowfile
+write = rowfile.RowFile.write_
+calls = iter(range(10**9))
+
+def full(self, slots, rows):
+    if os.environ["RANK"] == "1" and len(slots) and next(calls) == 3:
+        raise OSError(errno.ENOSPC, "No space left on device", "/scratch/of/one/machine")
+    write(self, slots, rows)
+
+rowfile.RowFile.write_ = full
+"""
+
+
+@pytest.mark.ranks
+def test_a_full_scratch_disk_of_one_rank_ends_all_for_that_reason(tmp_path: Path) -> None:
+    """Rank 0 only sees that rank 1 is gone, and yet the run is no lost one, which would be queued
+    again to meet the same disk."""
+    # 36 rows: rank 1 owns the last four.
+    data = tiny_set(tmp_path / "set", identities=6, actions=6, frames=6, size=32)
+    ended = run_script(
+        tmp_path / "full.py", FULL, tmp_path, data, "train.steps=80", "train.pictures=false",
+        "latents.residence=disk", f"latents.scratch={tmp_path}", "latents.replicate_kib=0",
+        "begin.latents=random", ranks=2,
+    )  # fmt: skip
+    assert ended.returncode, ended.stderr
+    told, why = record(tmp_path / "run"), "latents.scratch: /scratch/of/one/machine is full; choose"
+    assert (told["status"], told["code"]) == ("user-error", 2), ended.stderr
+    assert told["reason"].startswith(f"rank 1: {why}")
+    assert f"error: rank 1: {why}" in ended.stderr and "exitcode  : 2" in ended.stderr
+    assert verdict(tmp_path / "run", since=0, retries=1) == "2 stop"
 
 
 @pytest.mark.ranks

@@ -24,7 +24,7 @@ from data_shards.errors import UserError
 from tests.support import checkpoints as little
 from tests.support.dictionaries import make, train
 from tests.support.ranks import run_ranks
-from trainer import aside, commit, saved, streamed
+from trainer import aside, checkpoint, commit, saved, streamed
 from trainer.checkpoint import TOUCH, CheckpointConfig, Checkpointer
 from trainer.comm import Comm
 from trainer.retention import kept
@@ -57,6 +57,33 @@ def test_many_ranks_save_and_one_reads(tmp_path: Path, background: bool) -> None
     own = [f"own-{rank}-of-3.safetensors" for rank in range(3)]
     common = ["common-average.safetensors", "common-networks.safetensors"]
     assert names == sorted(["MANIFEST.json", "state.json", *common, *own])
+
+
+def test_a_checkpoint_that_is_replaced_while_it_is_looked_at_is_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reader gets the newer one of a training that goes on meanwhile; who asked for the step that
+    is gone is told so. One that is damaged and there is damaged."""
+    training, reader = saver(tmp_path, keep=1, best=False), saver(tmp_path)
+    little.save(training, 1, Comm())
+    look, newer = checkpoint.agreed_damage, iter((2, 3))
+
+    def while_it_goes_on(folder: Path, **more: Any) -> str | None:
+        if (step := next(newer, None)) is not None:
+            little.save(training, step, Comm())
+            training.finish()
+            training._thread.submit(lambda: None).result()  # what it dropped is removed
+        return look(folder, **more)
+
+    monkeypatch.setattr(checkpoint, "agreed_damage", while_it_goes_on)
+    path = reader.latest()
+    assert path is not None and path.name == "step-00000003" and little.holds(path, 3)
+    newer = iter((4,))
+    with pytest.raises(UserError, match="step-00000003: is gone; a training that goes on has"):
+        reader.open(reader.at(3))
+    (tmp_path / "checkpoints" / "step-00000004" / "MANIFEST.json").write_text("{}")
+    with pytest.raises(UserError, match="no loadable checkpoint, damaged: step-00000004"):
+        reader.latest()
 
 
 def save_with_one_failing(comm: Comm, folder: str, on_full: str) -> str:

@@ -18,9 +18,10 @@ from trainer import objective
 from trainer.comm import Comm
 from trainer.config import resolve
 from trainer.draws import Draw
-from trainer.engine import Engine, micro_batches
+from trainer.engine import Engine
 from trainer.losses import Triplets
 from trainer.networks.generator import Generator
+from trainer.parallel import micro_batches
 from trainer.schedule import EVERYTHING, GENERATOR, LATENT
 
 PAPER = ("latents.optimiser=momentum", "latents.rate=1.0")
@@ -208,6 +209,19 @@ def test_rollbacks_are_refused_with_deepspeed(data: str) -> None:
             networks=made.engine.networks,
             dictionary=made.engine.dictionary,
         )
+
+
+def test_a_run_does_not_go_on_with_another_layout(data: str) -> None:
+    """A video of one clip has that clip's key: one such row of thousands would be found in the
+    other table, and all others begin anew, unsaid. Checkpoints that do not tell theirs are taken
+    as they were."""
+    engine = make(data, ("schedule.clips=4", "latents.transient_key=video")).engine
+    state = engine.identity() | {"transient_key": "clip"}
+    message = (
+        r"^latents\.transient_key: the run was trained with clip and cannot go on with video; "
+    )
+    with pytest.raises(UserError, match=message):
+        engine.restore(SimpleNamespace(state=state))
 
 
 def test_a_run_of_the_older_order_does_not_go_on(data: str) -> None:

@@ -162,6 +162,15 @@ def test_without_weights_mcs_is_left_out_and_the_way_is_told(run: TinyRun, capsy
     assert {"best.png", "worst.png"} <= {p.name for p in (run.folder / "samples").iterdir()}
 
 
+def test_held_out_cells_of_a_store_are_not_left_out_unsaid(run: TinyRun, capsys):
+    """Beside a manifest in a store nothing is looked for; the table says what to give."""
+    run.config.data.manifest = "s3://footage/chairs"
+    assert evaluate.main([str(run.folder), "--no-mcs"]) == 0
+    assert "give --held-out URL" in capsys.readouterr().out
+    stored = json.loads((run.folder / "evaluation.json").read_text())
+    assert {"name": "held-out cells", "why": evaluate.AFAR} in stored["left_out"]
+
+
 def test_weights_that_were_named_must_be_there(run: TinyRun, tmp_path: Path, capsys):
     """A typing error must not turn into a missing figure."""
     assert evaluate.main([str(run.folder), "--vgg", str(tmp_path / "none.safetensors")]) == 2

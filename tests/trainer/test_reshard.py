@@ -24,6 +24,7 @@ from tests.support.dictionaries import FRAMES, ROWS, contents, make, train
 from tests.support.ranks import run_ranks
 from tests.support.raw_footage import moving, write_image
 from trainer import aside, ownership, snapshot
+from trainer.checkpoint import CheckpointConfig, Checkpointer
 from trainer.comm import Comm
 from trainer.latents import LatentDictionary, LatentsConfig
 from trainer.latents_config import WORKSPACE, promise_bytes
@@ -123,33 +124,59 @@ def test_rows_are_read_straight_from_pages(saved: dict[int, dict]) -> None:
         saved_rows(pages.__getitem__, "moving", rows)
 
 
-def change(comm: Comm, pages: dict, names: list[int], kib: int) -> dict:
+def change(comm: Comm, pages: dict, names: list[int], kib: int, settings: dict) -> dict:
     rows = {"static": 5, "transient": names}
-    dictionary = make(comm, rows=rows, replicate_kib=kib)
+    dictionary = make(comm, rows=rows, replicate_kib=kib, **settings)
     counts = dictionary.restore(pages.__getitem__)
-    fresh = make(comm, rows=rows)
-    return {"counts": counts, "now": contents(dictionary), "fresh": contents(fresh)}
+    fresh = make(comm, rows=rows, **settings)
+    state = by_row(dict(dictionary.export()), rows=len(names))
+    return {"counts": counts, "now": contents(dictionary), "fresh": contents(fresh), "state": state}
+
+
+def by_row(pages: dict[str, torch.Tensor], *, rows: int) -> dict[tuple[str, int], torch.Tensor]:
+    """What the row optimiser keeps of the transient rows that are among `pages`."""
+    found = {}
+    for name, saved in pages.items():
+        kind, field, *page = name.split(".")
+        if kind == "transient" and field not in ("key", "value"):
+            at = ownership.page_rows(int(page[0]), rows).tolist()
+            found |= {(field, row): part.clone() for row, part in zip(at, saved, strict=True)}
+    return found
 
 
 @pytest.mark.ranks
+@pytest.mark.parametrize("kind", ["momentum", "adam"])
 @pytest.mark.parametrize(("world", "kib"), [(1, 0), (3, 0), (2, 64)])
-def test_videos_may_come_and_go(world: int, kib: int, saved: dict[int, dict]) -> None:
-    """Rows follow their keys to new places; new videos begin anew; the counts say so."""
+def test_videos_may_come_and_go(world: int, kib: int, kind: str, saved: dict[int, dict]) -> None:
+    """Rows follow their keys to new places with all that the row optimiser knows of them; new
+    videos begin anew; the counts say so."""
     names = [500, *range(130, 9, -1), 501, 502]
-    old = make(Comm())
+    old, state = make(Comm(), **KINDS[kind]), {}
     train(old, Comm(), last=4)
-    want = contents(old)["transient"]
-    for out in run_ranks(change, world, saved[2]["momentum"], names, kib):
+    want, kept = contents(old)["transient"], by_row(dict(old.export()), rows=131)
+    for out in run_ranks(change, world, saved[2][kind], names, kib, KINDS[kind]):
+        state |= out["state"]
         assert tuple(out["counts"]["transient"]) == (121, 3, 10)
         assert tuple(out["counts"]["static"]) == (5, 0, 0)
         now, fresh = out["now"]["transient"], out["fresh"]["transient"]
         for place, name in enumerate(names):
             assert torch.equal(now[place], want[name] if name < 131 else fresh[place])
+    fields = {field for field, _ in kept}
+    assert len(state) == len(fields) * len(names) and any(bool(x.any()) for x in kept.values())
+    for field in fields:
+        for place, name in enumerate(names):
+            known = kept[field, name] if name < 131 else torch.zeros_like(kept[field, 0])
+            assert torch.equal(state[field, place], known), (field, name)
 
 
-def test_wrong_checkpoints_are_refused(saved: dict[int, dict]) -> None:
-    """Other data, another optimiser or another width is named in one line."""
-    pages = saved[1]["momentum"].__getitem__
+def test_wrong_checkpoints_are_refused(tmp_path: Path) -> None:
+    """Other data, another optimiser or another width is named in one line, of a checkpoint as it
+    lies on a disk."""
+    old, checkpoints = make(Comm()), Checkpointer(tmp_path, CheckpointConfig(), comm=Comm())
+    train(old, Comm(), last=2)
+    path = checkpoints.save(2, common={}, own=old.export(), state={})
+    assert path is not None
+    pages = checkpoints.open(path).read
     with pytest.raises(UserError, match="no key of the checkpoint is in this data set"):
         make(Comm(), rows={"static": 5, "transient": range(1000, 1100)}).restore(pages)
     with pytest.raises(UserError, match=r"exp_avg.* another latents.optimiser than 'adam'"):

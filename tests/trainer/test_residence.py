@@ -280,6 +280,31 @@ def test_a_disk_that_fills_up_is_named(tmp_path: Path) -> None:
             dictionary.assign("static", torch.zeros(5, 4))
 
 
+@pytest.mark.skipif(not Path("/sys/kernel").exists(), reason="needs a folder that takes no files")
+def test_a_folder_that_takes_no_files_is_refused_in_a_line() -> None:
+    """Before training, with its setting, whoever asks."""
+    with pytest.raises(
+        UserError, match=r"^latents\.scratch: /sys/kernel: .*; choose another folder"
+    ):
+        make(Comm(), residence="disk", scratch="/sys/kernel", static=1, transient=1)
+
+
+def test_rows_live_on_a_disk_of_a_system_that_takes_no_advice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """macOS has neither posix_fadvise nor fdatasync: the same rows, fetched ahead and saved."""
+    for name in ("posix_fadvise", "fdatasync"):
+        monkeypatch.delattr(rowfile.os, name)
+    found = []
+    for where in ("device", "disk"):
+        dictionary = make(Comm(), residence=where, scratch=str(tmp_path))
+        train(dictionary, Comm(), last=5, ahead=True)
+        found.append(dict(dictionary.snapshot()) | contents(dictionary))
+        dictionary.close()
+    assert found[0].keys() == found[1].keys()
+    assert all(torch.equal(x, found[1][name]) for name, x in found[0].items())
+
+
 def test_a_snapshot_of_rows_that_were_not_written_is_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

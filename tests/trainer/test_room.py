@@ -76,7 +76,7 @@ def test_a_disk_with_too_little_room_is_told_before_training(
     def look(*words: str) -> str:
         caplog.clear()
         config = config_of(data, *words)
-        room.require(config, manifest, run, parameters=10**6, comm=Comm())
+        room.require(config, manifest, run, parameters=10**6, comm=Comm(), fresh=True)
         return caplog.text
 
     found = room.room_of(config_of(data), manifest, parameters=10**6)
@@ -93,6 +93,29 @@ def test_a_disk_with_too_little_room_is_told_before_training(
     with pytest.raises(UserError, match=r"run: its disk has 15.3 MiB free and a checkpoint takes"):
         look()
     assert "a checkpoint takes 15.3 MiB; free some space" in look("checkpoint.on_full=continue")
+
+
+def test_rows_on_the_same_disk_take_their_room_first(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a fresh run nothing of them is on the disk yet; of other disks and in a run that goes on
+    (whose rows were read back) nothing is counted twice."""
+    manifest, words = open_manifest(str(data)).manifest, ("latents.transient=100000",)
+    scratch = (*words, "latents.residence=disk", f"latents.scratch={tmp_path}")
+    one = room.room_of(config_of(data, *words), manifest, parameters=9).one
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+
+    def look(words: tuple[str, ...], *, fresh: bool = True) -> None:
+        room.require(
+            config_of(data, *words), manifest, tmp_path, parameters=9, comm=Comm(), fresh=fresh
+        )
+
+    free(monkeypatch, one + 10)
+    look(words)
+    look(scratch, fresh=False)
+    told = r" 0\.0 MiB free beside the .* MiB of rows in latents\.scratch and a checkpoint takes"
+    with pytest.raises(UserError, match=told):
+        look(scratch)
 
 
 NO_ROOM = """

@@ -7,9 +7,15 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
+import pytest
+
+from tests.support.footage import tiny_set
+from tests.support.training import train
+from trainer import job
 from trainer.watchdog import Watchdog, hang_file
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -145,6 +151,25 @@ def test_a_watchdog_can_be_stopped_and_switched_off(tmp_path: Path) -> None:
     off.start()
     assert off._thread is None
     off.stop()
+
+
+def test_no_watchdog_outlives_a_training_that_is_interrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An exception that is no error of the run's, such as a notebook's interrupt, reaches the
+    caller, whose process is not ended as a hang minutes later."""
+    seen = []
+
+    def interrupted(*_: object) -> None:
+        seen.extend(thread.name for thread in threading.enumerate())
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(job, "_train", interrupted)
+    data = tiny_set(tmp_path / "set", identities=2, actions=2, frames=4, size=32)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "runs", data, "train.steps=3")
+    assert "watchdog" in seen
+    assert "watchdog" not in [thread.name for thread in threading.enumerate()]
 
 
 def test_who_finds_a_peer_gone_says_whether_it_hung(tmp_path: Path) -> None:

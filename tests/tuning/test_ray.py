@@ -181,7 +181,7 @@ def test_a_killed_worker_and_a_killed_raylet_cost_no_trial(tmp_path: Path, data:
     same PSNR bit for bit."""
     needs_ray()
     out = tmp_path / "study"
-    line = words(data, out, "--steps", "1500", "--scheduler", "none", "--interval", "1", trials=1)
+    line = words(data, out, "--steps", "700", "--scheduler", "none", "--interval", "1", trials=1)
     driver = search(line)
     try:
         first = training(out)
@@ -201,7 +201,7 @@ def test_a_killed_worker_and_a_killed_raylet_cost_no_trial(tmp_path: Path, data:
     told, _ = again.communicate()
     assert again.returncode == 0, told
     (record,) = read_records(out)
-    assert (record.status, record.step) == (DONE, 1500)
+    assert (record.status, record.step) == (DONE, 700)
     assert len(starts(out / "trials" / "t0000")) >= 3
     account = Ledger(out).account()
     assert len(account.leases) >= 3 and not account.open()

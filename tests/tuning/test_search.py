@@ -256,7 +256,7 @@ def test_a_search_whose_workers_never_start_ends(tmp_path: Path, data: Path) -> 
         (("--space", "SPACE"), r"latents.statc: no such setting; did you mean latents.static\?"),
         (("--gpus-per-trial", "1"), "the budget is of cores"),
         (("--trial-cap", "0.01"), "--trial-cap: 0.01 accelerator-seconds are less than the"),
-        (("--objective", "exchange"), "exchange needs .*/held-out; prepare"),
+        (("--objective", "exchange"), "exchange needs .*/held-out on a disk; prepare"),
         (
             ("--manifest", "UNLABELLED", "--objective", "exchange"),
             "exchange needs footage with identities and actions; .*/unlabelled has none$",
@@ -273,7 +273,7 @@ def test_a_search_whose_workers_never_start_ends(tmp_path: Path, data: Path) -> 
             ("--manifest", "HELD_OUT", "--objective", "exchange", "latents.static_key=dataset"),
             "latents.static_key: dataset: all videos share one row",
         ),
-        (("--objective", "unseen-fcs"), "unseen-fcs needs .*/held-out; prepare"),
+        (("--objective", "unseen-fcs"), "unseen-fcs needs .*/held-out on a disk; prepare"),
         (("--searcher", "pb2", "--scheduler", "asha"), "asha: pb2 ranks its members itself"),
         (("--searcher", "pb2", "--population", "1"), "--population: 1: at least 2 members"),
         (("--objective", "speed"), "'speed' is none of"),
