@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import torch
@@ -16,12 +17,13 @@ from data_shards.dataset import ClipReader, Request, problem_of
 from data_shards.errors import UserError
 from data_shards.rows import rows_of
 from data_shards.stream import OpenManifest
-from trainer import beginning, last_words, lives, other_footage, room, setup
+from trainer import beginning, lives, other_footage, room, setup
 from trainer.checkpoint import Checkpointer
 from trainer.claim import claim, open_telemetry
 from trainer.config import Config
 from trainer.engine import Engine
 from trainer.fidelity import fidelity
+from trainer.last_words import LastWords, said, told_of
 from trainer.latents import KINDS
 from trainer.leaving import (
     DONE,
@@ -61,40 +63,47 @@ def run_job(
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore
     watchdog = Watchdog(folder, hang_seconds=config.train.hang_seconds, rank=ranks.comm.rank,
                         world=ranks.comm.world)  # fmt: skip
+    words = LastWords(folder, rank=ranks.comm.rank, world=ranks.comm.world)
     try:
-        with signals() as asked:
+        with signals() as asked:  # until the way out is gone: launchers ask all to end at once
             open_parts = partial(
                 _open, config, opened, folder, ranks, watchdog, asked, change=change_footage
             )
-            return _with_lock(folder, ranks, watchdog, open_parts)
-    except Exception as error:
-        ending, reason = _why(error, watchdog, folder, ranks)
-        first, told = ranks.comm.rank == 0, None if isinstance(error, InUse) else folder
-        if first and told is None:
-            lives.refuse(folder, reason, in_use=True)
-        fields = lives.failure(folder, reason) if first and told is not None else {}
-        leave(ending, folder=told, rank=ranks.comm.rank, **fields)
+            try:
+                return _with_lock(folder, ranks, watchdog, words, open_parts)
+            except Exception as error:
+                ending, reason = _why(error, watchdog, words, folder, ranks.comm.rank)
+                _end(ending, reason, folder, ranks.comm.rank, in_use=isinstance(error, InUse))
     finally:
         watchdog.stop()  # what is no error of the run's goes on to a caller that may live on
 
 
-def _why(error: Exception, watchdog: Watchdog, folder: Path, ranks: Ranks) -> tuple[Ending, str]:
+def _why(
+    error: Exception, watchdog: Watchdog, words: LastWords, folder: Path, rank: int
+) -> tuple[Ending, str]:
     """How this rank ends, and the line that says why, which goes to stderr: once, where ranks end
     for the same reason."""
-    (ending, reason), rank = last_words.told_of(error), ranks.comm.rank
+    ending, reason = told_of(error)
     if ending is FAILED:
         log.exception("rank %d", rank)
         return ending, reason
     if ending is LOST_RANK and (hung := watchdog.culprit()):
         ending, reason = HANG, hung
     elif ending is LOST_RANK:
-        others = last_words.of_others(folder, rank, ranks.comm.world)
-        ending, reason = others or (ending, reason)
+        ending, reason = words.of_others() or (ending, reason)
     if rank == 0 or ending in (LOST_RANK, HANG):
         print(f"error: {reason}", file=sys.stderr)
-    elif not isinstance(error, InUse) and not last_words.said(folder, reason):
+    elif not isinstance(error, InUse) and not said(folder, reason):
         print(f"error: rank {rank}: {reason}", file=sys.stderr)
     return ending, reason
+
+
+def _end(ending: Ending, reason: str, folder: Path, rank: int, *, in_use: bool) -> NoReturn:
+    """Leave with what is to be known; of a folder that another job has, beside `run.json`."""
+    if rank == 0 and in_use:
+        lives.refuse(folder, reason, in_use=True)
+    fields = lives.failure(folder, reason) if rank == 0 and not in_use else {}
+    leave(ending, folder=None if in_use else folder, rank=rank, **fields)
 
 
 def _join(config: Config, folder: Path) -> Ranks:
@@ -121,11 +130,12 @@ def _with_lock(
     folder: Path,
     ranks: Ranks,
     watchdog: Watchdog,
+    words: LastWords,
     open_parts: Callable[[], tuple[Parts, Progress]],
 ) -> Ending:
-    lock, rank = take_lock(folder, comm=ranks.comm), ranks.comm.rank
+    lock = take_lock(folder, comm=ranks.comm)
     try:
-        last_words.forget(folder, rank)
+        words.begin()
         if lock is not None:
             lives.accept(folder)
         watchdog.start()
@@ -141,7 +151,7 @@ def _with_lock(
             parts.telemetry.close(done=ending is not None)
             parts.engine.dictionary.close()
     except Exception as error:
-        last_words.write(folder, rank, error)
+        words.write(error)
         raise
     finally:
         if lock is not None:

@@ -2,7 +2,7 @@
 
 An error that ranks have not agreed on, such as a full scratch disk of one machine, ends its rank
 alone; the others meet a closed connection. Before it goes the rank leaves a file in the run's
-folder, and the others end as it did, for the same reason. Under the run's lock only.
+folder, for the others to read. Under the run's lock only.
 """
 
 from __future__ import annotations
@@ -14,49 +14,68 @@ from contextlib import suppress
 from pathlib import Path
 
 from trainer.commit import read_json
-from trainer.leaving import ENDINGS, FAILED, RUN_FILE, USER_ERROR, Ending, ending_of, one_line
+from trainer.leaving import (
+    FAILED,
+    LOST_RANK,
+    RUN_FILE,
+    USER_ERROR,
+    Ending,
+    ending_of,
+    one_line,
+)
 
 PATIENCE = 2.0
 """Seconds that rank 0 may be behind."""
+PREFIX = "ended-rank-"
+
 log = logging.getLogger("navsynth")
 
 
-def file_of(folder: Path, rank: int) -> Path:
-    """Where a rank tells why it ended."""
-    return folder / f"ended-rank-{rank}.json"
+class LastWords:
+    """What this rank leaves, and what it finds of others, in one life of a run."""
 
+    def __init__(self, folder: Path, *, rank: int, world: int) -> None:
+        self._folder, self._rank, self._world = folder, rank, world
+        self._begun = False
 
-def forget(folder: Path, rank: int) -> None:
-    """Remove those of this rank's earlier life."""
-    file_of(folder, rank).unlink(missing_ok=True)
+    def begin(self) -> None:
+        """Forget those of this rank's earlier life, and of ranks that the run has no more."""
+        for path in self._folder.glob(f"{PREFIX}*"):
+            number = path.stem.removeprefix(PREFIX)
+            rank = int(number) if number.isdecimal() else -1
+            if rank == self._rank or (rank >= self._world and not self._rank):
+                path.unlink(missing_ok=True)
+        self._begun = True
 
+    def write(self, error: Exception) -> None:
+        """Tell the others, before this rank goes; nothing where a lost rank is the reason."""
+        ending, reason = told_of(error)
+        if ending not in (USER_ERROR, FAILED):
+            return
+        path = self._folder / f"{PREFIX}{self._rank}.json"
+        part = path.with_suffix(".part")
+        reason = f"rank {self._rank}: {reason}" if self._rank else reason
+        try:
+            part.unlink(missing_ok=True)
+            part.write_text(json.dumps({"status": ending.status, "reason": reason}))
+            part.replace(path)
+        except OSError as failure:  # the others will say that this rank is lost
+            log.warning("%s: not written: %s", path, failure)
 
-def write(folder: Path, rank: int, error: Exception) -> None:
-    """Tell the others, before this rank goes; nothing where a lost rank is the reason."""
-    ending, reason = told_of(error)
-    if ending not in (USER_ERROR, FAILED):
-        return
-    path = file_of(folder, rank)
-    part = path.with_suffix(".part")
-    words = {"status": ending.status, "reason": f"rank {rank}: {reason}"}
-    try:
-        part.unlink(missing_ok=True)
-        part.write_text(json.dumps(words))
-        part.replace(path)
-    except OSError as failure:  # the others will say that this rank is lost
-        log.warning("%s: not written: %s", path, failure)
-
-
-def of_others(folder: Path, rank: int, world: int) -> tuple[Ending, str] | None:
-    """How the first of the other ranks ended that left words, and why."""
-    for other in range(world):
-        words = {}
-        with suppress(OSError, ValueError):  # of a disk that is away, too
-            words = read_json(file_of(folder, other)) if other != rank else {}
-        for ending in ENDINGS:
-            if words and ending.status == words.get("status"):
-                return ending, str(words.get("reason"))
-    return None
+    def of_others(self) -> tuple[Ending, str] | None:
+        """How this rank ends for what the first of the others has left, and why. A mistake of the
+        user's is one on every rank. What failed there may be a sick card: to the others the rank
+        is lost, and why is known."""
+        others = range(self._world) if self._begun else ()
+        for rank in others:
+            words = {}
+            with suppress(OSError, ValueError):  # of a disk that is away, too
+                if rank != self._rank:
+                    words = read_json(self._folder / f"{PREFIX}{rank}.json")
+            if words:
+                mistake = words.get("status") == USER_ERROR.status
+                return USER_ERROR if mistake else LOST_RANK, str(words.get("reason"))
+        return None
 
 
 def told_of(error: Exception) -> tuple[Ending, str]:
