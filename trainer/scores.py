@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from skimage.metrics import structural_similarity
 
 
 def psnr(fake_XHWC: np.ndarray, real_XHWC: np.ndarray) -> np.ndarray:
@@ -28,6 +27,8 @@ def ssim(fake_XHWC: np.ndarray, real_XHWC: np.ndarray) -> np.ndarray:
     """SSIM of every frame (scikit-image, window 7, over colour channels), float64, shape X."""
     fake_XHWC, real_XHWC = np.broadcast_arrays(fake_XHWC, real_XHWC)
     leading = fake_XHWC.shape[:-3]
+    from skimage.metrics import structural_similarity  # takes a second, and a training needs none
+
     pairs = zip(
         fake_XHWC.reshape(-1, *fake_XHWC.shape[-3:]),
         real_XHWC.reshape(-1, *real_XHWC.shape[-3:]),

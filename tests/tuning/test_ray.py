@@ -53,7 +53,7 @@ def count():
     return sum(state != "REMOVED" for state in groups), sum(map(processes.alive, known))
 
 def watch():
-    while not over.wait(0.1):
+    while not over.wait(0.2):
         if (out / engine.DRIVER).exists():  # Ray is connected
             seen.append(count())
 
@@ -81,7 +81,7 @@ def test_a_trial_stopped_at_a_rung_gives_back_all_that_it_held(tmp_path: Path, d
     space, out, counted = tmp_path / "space.yaml", tmp_path / "study", tmp_path / "counted"
     space.write_text("optim.gamma_rate: [0.005, 0.3, 0.25, 0.2]\n")
     line = ["--manifest", str(data), "--cpu-hours", "1", "--space", str(space), "--out", str(out),
-            "--searcher", "grid", "--max-concurrent", "1", "--steps", "900", "--interval", "1",
+            "--searcher", "grid", "--max-concurrent", "1", "--steps", "360", "--interval", "1",
             *SMALL]  # fmt: skip
     done = subprocess.run(
         [sys.executable, "-c", COUNTED, str(counted), *line], env=environment(),
@@ -91,8 +91,8 @@ def test_a_trial_stopped_at_a_rung_gives_back_all_that_it_held(tmp_path: Path, d
     records, account = read_records(out), Ledger(out).account()
     assert [record.status for record in records] == [DONE, *[STOPPED] * 3], done.stdout
     for record in records[1:]:
-        assert record.reason == "stopped at a rung" and record.rungs[0][0] == 100
-        assert record.step < 900 and account.of_trial(record.id) > 0
+        assert record.reason == "stopped at a rung" and record.rungs[0][0] == 40
+        assert record.step < 360 and account.of_trial(record.id) > 0
     found = json.loads(counted.read_text())
     groups, trainings = zip(*found["seen"], strict=True)
     assert 1 <= max(groups) <= 2 and max(trainings) == 1
