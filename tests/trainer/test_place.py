@@ -33,5 +33,5 @@ def test_the_place_in_the_data_is_a_few_numbers(tmp_path: Path) -> None:
         assert state.pop("fingerprint") == facts.fingerprint and state.pop("seconds") > 0
         states.append(state)
     assert states[0] == states[1]
-    meaning = ["clips", "order", "rollbacks", "seed", "shuffle_block", "shuffle_shards", "step"]
-    assert sorted(states[0]) == [*meaning, "visit_steps"]
+    data = ["clips", "order", "rollbacks", "seed", "shuffle_block", "shuffle_shards", "static_key"]
+    assert sorted(states[0]) == [*data, "step", "transient_key", "visit_steps"]
