@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -43,13 +45,56 @@ def inline(text: str) -> list[list[str]]:
     return [re.sub(r"[\[\]]", "", command).split() for command in found]
 
 
-def help_of(words: list[str]) -> str:
-    run = subprocess.run(
-        [sys.executable, *words, "--help"], cwd=ROOT, env=environment(),
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert run.returncode == 0, run.stderr
-    return run.stdout
+MODULES = """
+import json, os, runpy, sys, tempfile, traceback
+import torch  # takes seconds: once for all that are run
+
+def run(words):
+    code, sys.argv = 1, words
+    try:
+        runpy.run_module(words[0], run_name="__main__", alter_sys=True)
+        code = 0
+    except SystemExit as ended:
+        code = ended.code or 0
+    except BaseException:
+        traceback.print_exc()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code if isinstance(code, int) else 1)
+
+nothing = os.open(os.devnull, os.O_RDONLY)
+for line in sys.stdin:
+    with tempfile.TemporaryFile() as told:
+        child = os.fork()
+        if not child:
+            for source, place in ((nothing, 0), (told.fileno(), 1), (told.fileno(), 2)):
+                os.dup2(source, place)
+            run(json.loads(line))
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        told.seek(0)
+        print(json.dumps([code, told.read().decode()]), flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def help_of() -> Iterator[Callable[..., str]]:
+    """What `python -m` with these words and --help prints; each runs in a process of its own."""
+    with subprocess.Popen(
+        [sys.executable, "-c", MODULES], cwd=ROOT, env=environment(), text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    ) as forks:  # fmt: skip
+        assert forks.stdin is not None and forks.stdout is not None
+        ask, answers = forks.stdin, forks.stdout
+
+        def told(*words: str) -> str:
+            ask.write(json.dumps([*words, "--help"]) + "\n")
+            ask.flush()
+            code, text = json.loads(answers.readline())
+            assert code == 0, text
+            return text
+
+        yield told
+        ask.close()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
@@ -79,7 +124,7 @@ def test_the_tour_begins_in_the_environment_that_make_train_has_made() -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_modules_and_options_that_are_named_exist() -> None:
+def test_modules_and_options_that_are_named_exist(help_of: Callable[..., str]) -> None:
     """Every `python -m MODULE [ACTION] --option` of any page, in its code blocks and its running
     text, is understood by that module."""
     wanted: dict[str, list[list[str]]] = {}
@@ -92,14 +137,14 @@ def test_modules_and_options_that_are_named_exist() -> None:
     assert {"data_shards.prepare", "trainer.generate", "trainer.evaluate"} <= wanted.keys()
     assert ["write", "runs"] in wanted["launch.prometheus"], "running text is read, too"
     for module, uses in wanted.items():
-        told = help_of(["-m", module])
+        told = help_of(module)
         # A module with actions refuses a first word that is none of them, asked for help or not.
         first = {use[0] for use in uses if use and re.fullmatch(r"[a-z][a-z-]*", use[0])}
-        told += "".join(help_of(["-m", module, word]) for word in sorted(first))
+        told += "".join(help_of(module, word) for word in sorted(first))
         words = {word for use in uses for word in use if re.fullmatch(r"[a-z][a-z-]*", word)}
         listed = set(re.findall(r"^ +([a-z][a-z-]*)\b", told, flags=re.M)) - first
         for command in sorted(words & listed):
-            told += help_of(["-m", module, command])
+            told += help_of(module, command)
         options = {w.split("=")[0] for use in uses for w in use if re.match(r"--[a-z]", w)}
         missing = [o for o in options if not re.search(rf"{re.escape(o)}(?![\w-])", told)]
         assert not missing, f"{module}: {missing}"
