@@ -28,10 +28,11 @@ def test_a_slow_row_and_a_long_wait_are_told() -> None:
         "the loop waited for 2.10 %",
         "the training waited for 3.01 %",
     ]
-    told = table([ROW, slow], 0.021, late, parse([]))
+    told = table([ROW, slow], [0.0732, 0.001, 0.021], late, parse([]))
+    assert "data 2.10 % of the time (the middle one of 3 loops, 0.10 to 7.32; png, 100 ms" in told
     assert "0.95, waiting for at most 2 % of the time: jpg with 2 loader processes" in told
     assert "it was 0.50 % in the steady state until a batch was there, 3.01 % in the phase" in told
-    assert table([ROW], 0.0, TRAINED, parse([])).endswith(": all within the targets.")
+    assert table([ROW], [0.0, 0.0], TRAINED, parse([])).endswith(": all within the targets.")
 
 
 def test_waiting_is_read_from_the_steady_part_of_a_metric_log() -> None:
@@ -68,7 +69,18 @@ def test_it_measures_loaders_loop_and_training(
     page.write_text("before\n{}\n{}\nafter\n".format(*pages.marks("stream")))
     loaders = ["--codecs", "jpg", "--train-codec", "jpg", "--size", "32", "--workers", "0"]
     sizes = ["--clips", "48", "--shards", "3", "--processes", "1", "--rounds", "1"]
-    times = ["--seconds", "0.2", "--steps", "10", "--step-ms", "5", "--train-seconds", "4"]
+    times = [
+        "--seconds",
+        "0.2",
+        "--steps",
+        "10",
+        "--step-ms",
+        "5",
+        "--train-seconds",
+        "4",
+        "--loops",
+        "2",
+    ]
     words = ["networks.channels=4", "networks.group_channels=4", "networks.hidden=8"]
     where = ["--folder", str(tmp_path), "--write", str(page)]
     code = main([*loaders, *sizes, *times, *where, *words])
