@@ -190,14 +190,8 @@ def _open(
             _begin_at_footage(config, opened, engine)
     if not finished(config, length(config, opened.manifest.clips), begin.step, begin.seconds):
         weights = sum(weight.numel() for weight in networks.parameters())
-        room.require(
-            config,
-            opened.manifest,
-            folder,
-            parameters=weights,
-            comm=comm,
-            fresh=newest is None and config.begin.latents == "random",
-        )
+        fresh = newest is None and config.begin.latents == "random"
+        room.require(config, opened.manifest, folder, parameters=weights, comm=comm, fresh=fresh)
     # Only now, when nothing can be wrong with the settings any more, is the run this config's.
     changed = claim(config, opened, folder, engine) + rows
     telemetry = open_telemetry(config, opened, folder, ranks, begin)

@@ -14,15 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from trainer.commit import read_json
-from trainer.leaving import (
-    FAILED,
-    LOST_RANK,
-    RUN_FILE,
-    USER_ERROR,
-    Ending,
-    ending_of,
-    one_line,
-)
+from trainer.leaving import FAILED, LOST_RANK, RUN_FILE, USER_ERROR, Ending, ending_of, one_line
 
 PATIENCE = 2.0
 """Seconds that rank 0 may be behind."""
@@ -48,9 +40,10 @@ class LastWords:
         self._begun = True
 
     def write(self, error: Exception) -> None:
-        """Tell the others, before this rank goes; nothing where a lost rank is the reason."""
+        """Tell the others, where there are any, before this rank goes; nothing where a lost rank is
+        the reason."""
         ending, reason = told_of(error)
-        if ending not in (USER_ERROR, FAILED):
+        if self._world == 1 or ending not in (USER_ERROR, FAILED):
             return
         path = self._folder / f"{PREFIX}{self._rank}.json"
         part = path.with_suffix(".part")
@@ -66,12 +59,12 @@ class LastWords:
         """How this rank ends for what the first of the others has left, and why. A mistake of the
         user's is one on every rank. What failed there may be a sick card: to the others the rank
         is lost, and why is known."""
-        others = range(self._world) if self._begun else ()
-        for rank in others:
+        if not self._begun:
+            return None
+        for rank in (rank for rank in range(self._world) if rank != self._rank):
             words = {}
             with suppress(OSError, ValueError):  # of a disk that is away, too
-                if rank != self._rank:
-                    words = read_json(self._folder / f"{PREFIX}{rank}.json")
+                words = read_json(self._folder / f"{PREFIX}{rank}.json")
             if words:
                 mistake = words.get("status") == USER_ERROR.status
                 return USER_ERROR if mistake else LOST_RANK, str(words.get("reason"))

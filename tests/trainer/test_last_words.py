@@ -32,6 +32,12 @@ def test_what_a_user_has_to_mend_ends_all_and_what_failed_is_told(tmp_path: Path
     assert second.of_others() == (USER_ERROR, "latents.scratch: /mine is full")
 
 
+def test_who_trains_alone_leaves_no_words(tmp_path: Path) -> None:
+    """There is nobody to read them."""
+    begun(tmp_path, 0, 1).write(UserError("full"))
+    assert not list(tmp_path.iterdir())
+
+
 def test_words_of_an_earlier_life_say_nothing_of_this_one(tmp_path: Path) -> None:
     """Each rank forgets its own before it may read, and rank 0 those of ranks there are no more;
     what others wrote in this life stays."""
