@@ -69,18 +69,8 @@ def test_it_measures_loaders_loop_and_training(
     page.write_text("before\n{}\n{}\nafter\n".format(*pages.marks("stream")))
     loaders = ["--codecs", "jpg", "--train-codec", "jpg", "--size", "32", "--workers", "0"]
     sizes = ["--clips", "48", "--shards", "3", "--processes", "1", "--rounds", "1"]
-    times = [
-        "--seconds",
-        "0.2",
-        "--steps",
-        "10",
-        "--step-ms",
-        "5",
-        "--train-seconds",
-        "4",
-        "--loops",
-        "2",
-    ]
+    times = ["--seconds", "0.2", "--steps", "10", "--step-ms", "5", "--train-seconds", "4"]
+    times += ["--loops", "2"]
     words = ["networks.channels=4", "networks.group_channels=4", "networks.hidden=8"]
     where = ["--folder", str(tmp_path), "--write", str(page)]
     code = main([*loaders, *sizes, *times, *where, *words])

@@ -172,27 +172,30 @@ def test_footage_held_on_the_device_gives_the_same_batches(data: str) -> None:
     assert steps(here, 0, 3) == steps(there, 0, 3)
 
 
+def checkpoint_of(engine: Engine, state: dict[str, Any]) -> SimpleNamespace:
+    """What is read of a checkpoint of this moment, with `state` beside it."""
+    copies = {
+        kind: {name: tensor.clone() for name, tensor in tensors.items()}
+        for kind, tensors in engine.common().items()
+    }
+    rows = {name: tensor.clone() for name, tensor in engine.own()}
+    return SimpleNamespace(state=state, common=copies.__getitem__, read=rows.__getitem__)
+
+
 def test_an_engine_that_goes_back_is_as_it_was(data: str) -> None:
     """Put back in place to before its first step (moments, average, directions), it repeats every
     bit."""
     low_rank = ("latents.low_rank.rank=2", "latents.low_rank.scope=dictionary")
     made = make(data, (*low_rank, "latents.low_rank.every=2", "schedule.clips=4"))
     engine = made.engine
-    copies = {
-        kind: {name: tensor.clone() for name, tensor in tensors.items()}
-        for kind, tensors in engine.common().items()
-    }
-    rows = {name: tensor.clone() for name, tensor in engine.own()}
-    saved = SimpleNamespace(
-        state=engine.identity(), common=copies.__getitem__, read=rows.__getitem__
-    )
+    saved = checkpoint_of(engine, engine.identity())
     batches = [next(made.stream) for _ in range(5)]
     losses = steps(made._replace(stream=iter(batches)), 0, 5)
     expected = everything(engine)
     assert engine.dictionary.basis is not None
     engine.restore(saved)
     assert engine.dictionary.basis is not None and engine.dictionary.steps == 0
-    assert torch.equal(engine.dictionary.basis.vectors_MR, rows["dictionary.basis"])
+    assert torch.equal(engine.dictionary.basis.vectors_MR, saved.read("dictionary.basis"))
     assert not engine.optimiser.state()
     assert steps(made._replace(stream=iter(batches)), 0, 5) == losses
     again = everything(engine)
@@ -217,12 +220,7 @@ def test_a_run_does_not_go_on_with_another_layout(data: str) -> None:
     as they were."""
     engine = make(data, ("schedule.clips=4", "latents.transient_key=video")).engine
     silent = {name: value for name, value in engine.identity().items() if not name.endswith("key")}
-    copies = {
-        kind: {name: tensor.clone() for name, tensor in tensors.items()}
-        for kind, tensors in engine.common().items()
-    }
-    rows = {name: tensor.clone() for name, tensor in engine.own()}
-    engine.restore(SimpleNamespace(state=silent, common=copies.__getitem__, read=rows.__getitem__))
+    engine.restore(checkpoint_of(engine, silent))
     state = engine.identity() | {"transient_key": "clip"}
     message = (
         r"^latents\.transient_key: the run was trained with clip and cannot go on with video; "
